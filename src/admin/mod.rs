@@ -1,0 +1,1 @@
+//! (placeholder: the admin room is being written)

@@ -1,0 +1,1 @@
+//! (placeholder: the cli room is being written)

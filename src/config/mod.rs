@@ -1,0 +1,1 @@
+//! (placeholder: the config room is being written)

@@ -1,0 +1,120 @@
+//! One spelling of a path, so that the policy and the upstream read the same bytes.
+//!
+//! Percent-encoded unreserved characters are decoded and hexadecimal digits made upper-case (RFC 3986 §6.2.2);
+//! whatever another parser could read as a second path (dot segments, `//`, `\`, encoded dots and backslashes, double
+//! and overlong encodings) is refused.
+
+use http::uri::PathAndQuery;
+
+use super::Unclean;
+
+/// A canonical path and query.
+#[derive(Debug)]
+pub(super) struct Canonical {
+    pub(super) text: Box<str>,
+    pub(super) path_len: usize,
+    pub(super) encoded_slash: bool,
+}
+
+pub(super) fn canonical(given: &PathAndQuery) -> Result<Canonical, Unclean> {
+    let (path, query) = (given.path(), given.query());
+    if path == "*" {
+        return Ok(Canonical {
+            text: "*".into(),
+            path_len: 1,
+            encoded_slash: false,
+        });
+    }
+    if !path.starts_with('/')
+        || path
+            .bytes()
+            .any(|b| !(0x21..0x7f).contains(&b) || matches!(b, b'\\' | b'#'))
+    {
+        return Err(Unclean::Path);
+    }
+    let (decoded, encoded_slash) = if path.contains('%') {
+        decode(path)?
+    } else {
+        (None, false)
+    };
+    let path = decoded.as_deref().unwrap_or(path);
+    if !segments_are_plain(path) {
+        return Err(Unclean::Path);
+    }
+    let mut text = String::with_capacity(path.len() + query.map_or(0, |query| query.len() + 1));
+    text.push_str(path);
+    if let Some(query) = query {
+        if query
+            .bytes()
+            .any(|b| !(0x21..0x7f).contains(&b) || b == b'#')
+        {
+            return Err(Unclean::Path);
+        }
+        text.push('?');
+        text.push_str(query);
+    }
+    Ok(Canonical {
+        path_len: path.len(),
+        text: text.into(),
+        encoded_slash,
+    })
+}
+
+/// No empty segment but the last, and no dot segment, with or without a parameter behind it (`..;x`).
+fn segments_are_plain(path: &str) -> bool {
+    let body = path.get(1..).unwrap_or_default();
+    let mut segments = body.split('/').peekable();
+    while let Some(segment) = segments.next() {
+        let name = segment.split(';').next().unwrap_or_default();
+        let last = segments.peek().is_none();
+        if matches!(name, "." | "..") || (segment.is_empty() && !last) {
+            return false;
+        }
+    }
+    true
+}
+
+/// Decodes unreserved characters and judges the rest.
+fn decode(path: &str) -> Result<(Option<String>, bool), Unclean> {
+    let mut out = String::with_capacity(path.len());
+    let mut encoded_slash = false;
+    let mut rest = path;
+    while let Some((before, after)) = rest.split_once('%') {
+        out.push_str(before);
+        let byte = after
+            .get(..2)
+            .and_then(|hex| u8::from_str_radix(hex, 16).ok())
+            .ok_or(Unclean::Path)?;
+        if after.starts_with('+') {
+            return Err(Unclean::Path);
+        }
+        rest = after.get(2..).unwrap_or_default();
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'~' => {
+                out.push(char::from(byte))
+            }
+            // An encoded dot is only ever written to hide one; control characters, `\` and overlong UTF-8 likewise.
+            b'.' | b'\\' | 0..=0x1f | 0x7f | 0xc0 | 0xc1 | 0xf5..=0xff => {
+                return Err(Unclean::Path);
+            }
+            // `%25` followed by two hexadecimal digits would decode a second time.
+            b'%' if rest.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2 => {
+                return Err(Unclean::Path);
+            }
+            _ => {
+                encoded_slash |= byte == b'/';
+                out.push('%');
+                out.push(hex_digit(byte >> 4));
+                out.push(hex_digit(byte & 15));
+            }
+        }
+    }
+    out.push_str(rest);
+    Ok((Some(out), encoded_slash))
+}
+
+fn hex_digit(nibble: u8) -> char {
+    char::from_digit(u32::from(nibble), 16)
+        .unwrap_or('0')
+        .to_ascii_uppercase()
+}

@@ -1,0 +1,30 @@
+//! What a credential is made of.
+
+use std::sync::Arc;
+
+use crate::secret::Secret;
+
+/// The material of one lease. Providers make it, injections use it up.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Material {
+    /// One opaque token or key.
+    Token(Arc<Secret>),
+    /// A user name and a password, as database engines issue them.
+    UserPass {
+        /// The user name: not a secret, but part of what is sent.
+        user: Arc<str>,
+        /// The password.
+        password: Arc<Secret>,
+    },
+}
+
+impl Material {
+    /// Every byte string of it that must never reach an agent.
+    pub fn secrets(&self) -> impl Iterator<Item = &Secret> {
+        match self {
+            Self::Token(token) => std::iter::once(&**token),
+            Self::UserPass { password, .. } => std::iter::once(&**password),
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! keyward: a credential-injecting HTTPS egress proxy for AI agents.
+//!
+//! The agent gets `HTTPS_PROXY` and nothing else. keyward proves who the agent is, decides by policy whether this
+//! call may happen, leases a credential, puts it in the request over TLS that it terminates with its own leaf, scrubs
+//! the answer, and records everything.
+//!
+//! **The map.** The rooms stand in blocks. A room imports only from blocks above its own; rooms of one block do not
+//! know each other. `tests/tidy.rs` reads this order and holds the code to it.
+
+// block 1: words (no I/O)
+pub mod agent;
+pub mod clock;
+pub mod host;
+pub mod secret;
+pub mod syscall;
+
+// block 2: pure decisions
+pub mod head;
+pub mod inject;
+pub mod preset;
+pub mod route;
+pub mod scrub;
+
+// block 3: the decision
+pub mod policy;
+
+// block 4: ports (the trait in `mod.rs`, an adapter a file)
+pub mod audit;
+pub mod credential;
+pub mod identity;
+pub mod tls;
+
+// block 5: adapters of stores
+
+// block 6: the data path
+pub mod proxy;
+
+// block 7: edges
+pub mod admin;
+pub mod config;
+pub mod sandbox;
+pub mod telemetry;
+
+// block 8: assembly
+pub mod app;
+
+// block 9: the command line
+pub mod cli;

@@ -1,0 +1,2 @@
+//! The `keyward` program; everything is in the library.
+fn main() {}

@@ -1,0 +1,195 @@
+//! The decision. Only this room makes a [`Permit`]; the broker leases against one, and the exchange sends nothing else.
+//!
+//! [`Policy::evaluate`] is pure: no clock, no I/O, no async. It takes the clean head by value and gives it back inside
+//! the permit, so nothing can change between judgement and sending.
+
+mod condition;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+pub use condition::{Conditions, Hours, Unmet, Weekdays};
+
+use crate::agent::{AgentId, Name};
+use crate::clock::Now;
+use crate::head::Head;
+use crate::host::Target;
+use crate::route::{Candidates, Route};
+
+/// Everything that judges, made at load time.
+#[derive(Debug, Default)]
+pub struct Policy {
+    /// The guards of each route, by its index.
+    conditions: Vec<Conditions>,
+}
+
+/// Who asks, from where, and when.
+#[derive(Debug, Clone, Copy)]
+pub struct Query<'a> {
+    /// The acting agent.
+    pub agent: &'a AgentId,
+    /// The session it acts in.
+    pub session: &'a Arc<str>,
+    /// The one target of the connection.
+    pub target: &'a Arc<Target>,
+    /// The peer's address; `None` on a unix socket.
+    pub source: Option<IpAddr>,
+    /// The time of the request.
+    pub now: Now,
+    /// The routes that name the target for this agent.
+    pub candidates: &'a Candidates,
+}
+
+/// What the policy says.
+#[must_use]
+#[derive(Debug)]
+pub enum Verdict {
+    /// Send it.
+    Allow(Permit),
+    /// Refuse it; the head comes back for the record.
+    Deny(Denial, Box<Head>),
+}
+
+/// Proof that exactly this request may be sent. It owns the head, and nothing but `policy` can make one.
+#[derive(Debug)]
+pub struct Permit {
+    head: Head,
+    route: Arc<Route>,
+    agent: AgentId,
+    session: Arc<str>,
+    target: Arc<Target>,
+    inject: bool,
+}
+
+/// Why not.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Denial {
+    /// No route of this host covers the method and path.
+    #[error("no route covers this method and path")]
+    NoRoute,
+    /// A guard of the matched route is not met.
+    #[error("a condition of route {route} is not met: {unmet}")]
+    Condition {
+        /// The route that matched.
+        route: Arc<str>,
+        /// The guard.
+        unmet: Unmet,
+    },
+    /// `%2F` stands in the path, and the route does not allow it.
+    #[error("route {route} does not allow an encoded slash in the path")]
+    EncodedSlash {
+        /// The route that matched.
+        route: Arc<str>,
+    },
+    /// The request asks for a WebSocket, and the route does not allow it.
+    #[error("route {route} does not allow WebSockets")]
+    WebSocket {
+        /// The route that matched.
+        route: Arc<str>,
+    },
+}
+
+impl Denial {
+    /// The route that had matched, if one did.
+    pub fn route(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::NoRoute => None,
+            Self::Condition { route, .. }
+            | Self::EncodedSlash { route }
+            | Self::WebSocket { route } => Some(route),
+        }
+    }
+}
+
+impl Policy {
+    /// `conditions` stand in the order of the routes.
+    pub fn new(conditions: Vec<Conditions>) -> Self {
+        Self { conditions }
+    }
+
+    /// The guards of a route, for `explain`.
+    pub fn conditions(&self, route: &Route) -> Option<&Conditions> {
+        self.conditions
+            .get(route.index)
+            .filter(|conditions| !conditions.is_empty())
+    }
+
+    /// Matches, then judges: the first route that covers the request decides, and a guard that is not met refuses.
+    pub fn evaluate(&self, query: &Query<'_>, head: Head) -> Verdict {
+        match self.judge(query, &head) {
+            Ok(route) => {
+                let inject = route.injects(head.method());
+                Verdict::Allow(Permit {
+                    head,
+                    route,
+                    agent: query.agent.clone(),
+                    session: Arc::clone(query.session),
+                    target: Arc::clone(query.target),
+                    inject,
+                })
+            }
+            Err(denial) => Verdict::Deny(denial, Box::new(head)),
+        }
+    }
+
+    fn judge(&self, query: &Query<'_>, head: &Head) -> Result<Arc<Route>, Denial> {
+        let route = query
+            .candidates
+            .find(head.method(), head.path())
+            .ok_or(Denial::NoRoute)?;
+        let named = || Arc::clone(&route.name);
+        if head.has_encoded_slash() && !route.encoded_slash {
+            return Err(Denial::EncodedSlash { route: named() });
+        }
+        if head.is_websocket() && !route.websocket {
+            return Err(Denial::WebSocket { route: named() });
+        }
+        // A route without an entry would be a fault of assembly: refuse rather than skip its guards.
+        let conditions = self.conditions.get(route.index).ok_or(Denial::NoRoute)?;
+        conditions
+            .check(query.source, query.now.wall)
+            .map_err(|unmet| Denial::Condition {
+                route: named(),
+                unmet,
+            })?;
+        Ok(Arc::clone(route))
+    }
+}
+
+impl Permit {
+    /// The route that decided.
+    pub fn route(&self) -> &Arc<Route> {
+        &self.route
+    }
+
+    /// The credential to lease: `None` forwards the request without one.
+    pub fn credential(&self) -> Option<&Name> {
+        self.route.credential.as_ref().filter(|_| self.inject)
+    }
+
+    /// The acting agent.
+    pub fn agent(&self) -> &AgentId {
+        &self.agent
+    }
+
+    /// The session.
+    pub fn session(&self) -> &Arc<str> {
+        &self.session
+    }
+
+    /// Where it goes.
+    pub fn target(&self) -> &Arc<Target> {
+        &self.target
+    }
+
+    /// The judged head.
+    pub fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// Gives up the proof for the head, to be sent now.
+    pub fn into_head(self) -> Head {
+        self.head
+    }
+}

@@ -1,0 +1,1 @@
+//! Services as data: hosts, injection, environment variables, placeholders, operations. (placeholder)

@@ -1,0 +1,5 @@
+//! The data path.
+
+mod settings;
+
+pub use settings::{Identify, Limits, ListenAddr, ListenerSettings, Unmatched, UpstreamSettings};

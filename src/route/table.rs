@@ -1,0 +1,119 @@
+//! All routes, indexed by host at load time so that a tunnel finds its own in one look.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::Route;
+use crate::agent::AgentId;
+use crate::host::{Host, HostMatch, Target};
+
+/// The routes of one configuration, in file order, with an index by host and port.
+#[derive(Debug, Default)]
+pub struct Table {
+    routes: Vec<Arc<Route>>,
+    exact: HashMap<(Host, u16), Vec<usize>>,
+    one_label: HashMap<(Arc<str>, u16), Vec<usize>>,
+}
+
+/// The routes that name one target, for one agent, in file order.
+#[derive(Debug, Clone, Default)]
+pub struct Candidates(Box<[Arc<Route>]>);
+
+impl Table {
+    /// Indexes the routes; their order is the order of decision.
+    pub fn new(routes: Vec<Route>) -> Self {
+        let routes: Vec<Arc<Route>> = routes.into_iter().map(Arc::new).collect();
+        let mut table = Self {
+            routes: Vec::new(),
+            exact: HashMap::new(),
+            one_label: HashMap::new(),
+        };
+        for (place, route) in routes.iter().enumerate() {
+            for pattern in &route.hosts {
+                let places = match &pattern.kind {
+                    HostMatch::Exact(host) => {
+                        table.exact.entry((host.clone(), pattern.port)).or_default()
+                    }
+                    HostMatch::OneLabel(parent) => table
+                        .one_label
+                        .entry((Arc::clone(parent), pattern.port))
+                        .or_default(),
+                };
+                if places.last() != Some(&place) {
+                    places.push(place);
+                }
+            }
+        }
+        table.routes = routes;
+        table
+    }
+
+    /// Every route, in file order.
+    pub fn routes(&self) -> &[Arc<Route>] {
+        &self.routes
+    }
+
+    /// The routes that name this target and admit this agent.
+    pub fn candidates(&self, target: &Target, agent: &AgentId) -> Candidates {
+        Candidates(
+            self.naming(target)
+                .filter(|route| route.admits(agent))
+                .cloned()
+                .collect(),
+        )
+    }
+
+    /// Whether some route, for whatever agent, gives this host a credential, at this port or another: then it is never tunnelled.
+    pub fn is_credentialed(&self, target: &Target) -> bool {
+        let same_host = |route: &&Arc<Route>| {
+            route.hosts.iter().any(|pattern| {
+                let mut at_pattern = target.clone();
+                at_pattern.port = pattern.port;
+                pattern.matches(&at_pattern)
+            })
+        };
+        self.routes
+            .iter()
+            .filter(|route| route.credential.is_some())
+            .any(|route| same_host(&route))
+    }
+
+    /// The routes that name this target, in file order: the merge of two ascending lists.
+    fn naming(&self, target: &Target) -> impl Iterator<Item = &Arc<Route>> {
+        let exact = self
+            .exact
+            .get(&(target.host.clone(), target.port))
+            .map_or(&[][..], Vec::as_slice);
+        let parent = target
+            .host
+            .name()
+            .and_then(|name| name.split_once('.'))
+            .map(|(_, parent)| Arc::from(parent));
+        let wild = parent
+            .and_then(|parent: Arc<str>| self.one_label.get(&(parent, target.port)))
+            .map_or(&[][..], Vec::as_slice);
+        let mut places: Vec<usize> = exact.iter().chain(wild).copied().collect();
+        places.sort_unstable();
+        places.dedup();
+        places
+            .into_iter()
+            .filter_map(|place| self.routes.get(place))
+    }
+}
+
+impl Candidates {
+    /// Whether no route names the target for this agent.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The first route that covers this method and path.
+    pub fn find(&self, method: &http::Method, path: &str) -> Option<&Arc<Route>> {
+        self.0.iter().find(|route| route.covers(method, path))
+    }
+
+    /// The routes, in file order.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Route>> {
+        self.0.iter()
+    }
+}

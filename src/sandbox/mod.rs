@@ -1,0 +1,1 @@
+//! (placeholder: the sandbox room is being written)

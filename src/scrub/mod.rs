@@ -1,0 +1,1 @@
+//! Taking secrets out of answers. (placeholder: the scrub room is being written)

@@ -1,0 +1,1 @@
+//! (placeholder: the telemetry room is being written)
