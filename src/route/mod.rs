@@ -36,6 +36,8 @@ pub struct Route {
     pub credential: Option<Name>,
     /// Where the credential goes; empty where there is none.
     pub placements: Vec<Placement>,
+    /// Which of the credential's placement lists this route uses (`credential::Spec::slots`).
+    pub slot: usize,
     /// `Range` passes on injected requests (`ranges = true`): a slice can cut a secret so that nobody recognises it.
     pub ranges: bool,
     /// `%2F` may stand in the path (`encoded-slash = true`): npm and GitLab write names so.
