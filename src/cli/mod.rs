@@ -1,1 +1,3 @@
 //! (placeholder: the cli room is being written)
+
+pub mod audit;
