@@ -1,1 +1,29 @@
-//! Taking secrets out of answers. (placeholder: the scrub room is being written)
+//! Taking secrets out of answers, so that no answer of an upstream carries one back to the agent.
+//!
+//! [`Patterns`] are the secrets that an answer must not show, compiled; a [`Scrubber`] takes them out of a stream in
+//! any cut, [`Patterns::scrub_value`] out of a header. What was hit is masked with as many bytes, so that every length
+//! said elsewhere (`Content-Length`, gRPC's and WebSocket's framing) stays true.
+//!
+//! **The forms.** As it is; base64 and base64url at each of the three alignments, padded or not; hex of either case;
+//! percent-encoded, with `+` for a space; escaped as in JSON; as HTML character references, numeric ones with up to
+//! eight zeros before; UTF-16 of either byte order. Of the escaped forms any subset of the characters may be escaped,
+//! in any mixture. Not searched for: base64 broken into lines, an encoding of an encoding (save escaped `+` and `/` of
+//! base64), and what anyone can make up (reversed, rot13, encrypted): this is a net under the allow-list, not the wall.
+//!
+//! **The search.** Every form has some forty possible first four bytes. They are searched for with vector instructions,
+//! and only where one stands, a form is read along, atom by atom. So a search is linear in the input; its factor is how
+//! many beginnings of a form overlap, which is one or two for a secret that does not repeat itself.
+
+mod decode;
+mod escape;
+mod form;
+mod openings;
+mod patterns;
+mod stream;
+
+pub use decode::{DecodeError, Decoder, GRACE, PIECE, RATIO};
+pub use patterns::Patterns;
+pub use stream::Scrubber;
+
+#[cfg(test)]
+mod tests;
