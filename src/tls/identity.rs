@@ -1,0 +1,63 @@
+//! A client's certificate and key, for upstreams that ask who calls.
+//!
+//! rustls refuses to resume a session under another resolver object, by pointer. One identity is therefore one
+//! resolver, made here once: two credentials never share a session, and one credential resumes its own.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rustls::client::ResolvesClientCert;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+
+use crate::secret::Secret;
+
+/// A certificate chain with its key, ready to present. Cheap to clone; clones are the same identity.
+#[derive(Clone)]
+pub struct ClientIdentity(pub(super) Arc<dyn ResolvesClientCert>);
+
+/// Why a client's certificate cannot be used. Nothing of the key is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum IdentityError {
+    /// There is no certificate, or what stands there is not PEM.
+    #[error("no client certificate in PEM was found")]
+    Certificate,
+    /// There is no private key, or not one of RSA, ECDSA or Ed25519 without a passphrase.
+    #[error("no usable private key in PEM was found")]
+    Key,
+    /// The key belongs to another certificate.
+    #[error("the private key is not that of the first certificate")]
+    Mismatch,
+}
+
+impl ClientIdentity {
+    /// Reads a chain, the client's own certificate first, and its key in PKCS#8, PKCS#1 or SEC1.
+    ///
+    /// # Errors
+    /// [`IdentityError`].
+    pub fn from_pem(chain: &[u8], key: &Secret) -> Result<Self, IdentityError> {
+        let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(chain)
+            .collect::<Result<_, _>>()
+            .map_err(|_| IdentityError::Certificate)?;
+        if chain.is_empty() {
+            return Err(IdentityError::Certificate);
+        }
+        let key = PrivateKeyDer::from_pem_slice(key.expose()).map_err(|_| IdentityError::Key)?;
+        let key = aws_lc_rs::sign::any_supported_type(&key).map_err(|_| IdentityError::Key)?;
+        let certified = CertifiedKey::new(chain, key);
+        match certified.keys_match() {
+            Ok(()) => {}
+            Err(rustls::Error::InconsistentKeys(_)) => return Err(IdentityError::Mismatch),
+            Err(_) => return Err(IdentityError::Certificate),
+        }
+        Ok(Self(Arc::new(SingleCertAndKey::from(certified))))
+    }
+}
+
+impl fmt::Debug for ClientIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ClientIdentity(..)")
+    }
+}
