@@ -135,7 +135,7 @@ async fn a_server_name_other_than_the_host_gets_an_alert_and_no_leaf() {
         );
         let error = called.unwrap_err();
         let error = error.get_ref().unwrap().downcast_ref::<rustls::Error>();
-        let alert = AlertDescription::UnrecognizedName;
+        let alert = AlertDescription::UnrecognisedName;
         assert_eq!(error, Some(&rustls::Error::AlertReceived(alert)));
         assert_eq!(leaves.len(), before);
     }
@@ -420,11 +420,11 @@ async fn upstreams_are_reached_with_the_hybrid_group_and_the_protocol_asked_for(
 #[tokio::test]
 async fn bad_upstreams_are_refused_each_with_its_reason() {
     let (own, _) = upstream(|_| ());
-    let days = |n: i64| std::time::Duration::from_secs(n.unsigned_abs() * 24 * 3600);
+    let day = Duration::from_secs(24 * 3600);
     let now = rcgen::date_time_ymd(1970, 1, 1)
         + Duration::from_secs(u64::try_from(SystemClock.now().wall.as_second()).unwrap());
-    let (expired_pem, expired) = upstream(|params| params.not_after = now - days(1));
-    let (early_pem, early) = upstream(|params| params.not_before = now + days(1));
+    let (expired_pem, expired) = upstream(|params| params.not_after = now - day);
+    let (early_pem, early) = upstream(|params| params.not_before = now + day);
     let (good_pem, good) = upstream(|_| ());
     let (client_pem, client_only) = upstream(|params| {
         params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
@@ -594,8 +594,8 @@ async fn an_identity_is_shown_to_a_server_that_asks_and_a_foreign_key_is_refused
 #[test]
 fn trust_that_is_empty_missing_or_damaged_is_a_fault() {
     let file = tempfile::NamedTempFile::new().unwrap();
-    let with = |system, pem: Vec<std::path::PathBuf>| {
-        Connector::new(&TrustSettings { system, pem }, None, system_clock()).map(drop)
+    let with = |store, pem: Vec<std::path::PathBuf>| {
+        Connector::new(&TrustSettings { system: store, pem }, None, system()).map(drop)
     };
     assert!(matches!(with(false, vec![]), Err(TrustError::Nothing)));
     assert!(matches!(
@@ -616,8 +616,4 @@ fn trust_that_is_empty_missing_or_damaged_is_a_fault() {
         Err(TrustError::Corrupt { .. })
     ));
     assert!(with(true, vec![]).is_ok());
-}
-
-fn system_clock() -> Arc<dyn Clock> {
-    system()
 }
