@@ -187,7 +187,7 @@ where
         }
         all
     });
-    let (wall, cpu) = (begun.elapsed(), cpu() - before);
+    let (wall, cpu) = (begun.elapsed(), cpu().saturating_sub(before));
     took.sort();
     let records = took.len() * 2;
     let each =

@@ -84,7 +84,7 @@ fn values(bytes: &[u8]) -> Vec<serde_json::Value> {
 
 /// The chain by another hand: docs/audit.md prints this very program.
 fn python_says(files: &[&Path]) -> String {
-    let document = include_str!("../../docs/audit.md");
+    let document = include_str!("../../../docs/audit.md");
     let program = document
         .split("```python\n")
         .nth(1)
@@ -692,7 +692,7 @@ fn a_query_prints_the_raw_lines_that_match() {
             word,
             ..Record::request(who, (host, 443), "GET", "/")
         });
-        hand.advance(std::time::Duration::from_secs(60));
+        hand.advance(std::time::Duration::from_mins(1));
     }
     audit.close();
     let count = |filter: Filter| {
