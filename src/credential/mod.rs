@@ -1,93 +1,192 @@
 //! Credentials: providers issue and revoke, the [`Broker`] does everything else once.
 //!
-//! (placeholder: the credential room is being written)
+//! A [`CredentialProvider`] talks to one issuer. Cache, single flight, deadline, retry, refresh, failure memory and
+//! the bookkeeping of revocation live in the broker, so that no provider can get them wrong.
 
-use std::path::PathBuf;
+mod broker;
+mod cell;
+mod events;
+mod fixed;
+mod lease;
+mod life;
+mod metrics;
+mod sessions;
+mod settings;
+mod shards;
+pub mod source;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::agent::Name;
-use crate::inject::Placement;
+use async_trait::async_trait;
 
-/// Where a secret value is read from. A secret never stands in the configuration file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Source {
-    /// `{ env = "NAME" }`: an environment variable of keyward's own, read once at start and removed from it.
-    Env(String),
-    /// `{ file = "PATH" }`: the file's content without trailing line ends; read again when it changes.
-    File(PathBuf),
-    /// `{ command = ["PROGRAM", "ARG"] }`: the standard output of a command, without trailing line ends.
-    Command {
-        /// Program and arguments; no shell.
-        argv: Vec<String>,
-        /// `deadline = "10s"`: the time it may take.
-        deadline: Duration,
-        /// `max-output = "64KiB"`: what it may print, in bytes.
-        max_output: usize,
-        /// `ttl = "5m"`: how long its answer is used before it is run again.
-        ttl: Duration,
-    },
-    /// `{ keyring = "SERVICE/USER" }`: the operating system's keyring.
-    Keyring {
-        /// The service part.
-        service: String,
-        /// The user part.
-        user: String,
-    },
+pub use broker::{Broker, Order};
+pub use events::{Cause, Events, Failed, Issue, Reason, Revoked, Revoking};
+pub use fixed::StaticProvider;
+pub use lease::{LeaseId, LeaseInfo, LeaseState, Live};
+pub use life::{Expiry, Life, NotPositive};
+pub use settings::{Kind, OnFailure, Share, Source, Spec};
+pub use source::{Env, SourceError, Watched, Watcher};
+
+use crate::agent::{AgentId, Name};
+use crate::inject::Material;
+use crate::secret::Secret;
+
+/// One issuer. It issues and revokes and does nothing else: it must not cache, retry, or keep what it issued.
+#[async_trait]
+pub trait CredentialProvider: fmt::Debug + Send + Sync {
+    /// The name of its kind table (`static`, `vault` …), as audit records call it.
+    fn kind(&self) -> &'static str;
+
+    /// Asks the issuer once. The broker sets the deadline and may drop the future at it.
+    async fn issue(&self, scope: &Scope) -> Result<Issued, IssueError>;
+
+    /// Ends what `handle` stands for. What the issuer no longer knows is revoked: that is `Ok`.
+    async fn revoke(&self, handle: &Handle) -> Result<(), RevokeError>;
 }
 
-/// How far one lease may serve (`share`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Share {
+/// For whom a lease is issued: exactly those whom it may serve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scope {
+    /// The credential.
+    pub credential: Name,
+    /// Whom the lease may serve.
+    pub holder: Holder,
+}
+
+/// Whom one lease may serve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Holder {
     /// One session.
-    #[default]
-    Session,
+    Session {
+        /// Its agent.
+        agent: AgentId,
+        /// Its id.
+        session: Arc<str>,
+    },
     /// All sessions of one agent.
-    Agent,
+    Agent(AgentId),
     /// Everybody.
     All,
 }
 
-/// What happens when an issuer fails while an older lease still lives (`on-failure`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum OnFailure {
-    /// Refuse.
-    #[default]
-    Refuse,
-    /// Use the old lease within its own life.
-    Stale,
+impl Holder {
+    /// The agent, unless the lease serves everybody.
+    pub fn agent(&self) -> Option<&AgentId> {
+        match self {
+            Self::Session { agent, .. } | Self::Agent(agent) => Some(agent),
+            Self::All => None,
+        }
+    }
+
+    /// The session, where the lease serves only one.
+    pub fn session(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Session { session, .. } => Some(session),
+            Self::Agent(_) | Self::All => None,
+        }
+    }
 }
 
-/// `[credential.NAME]`, resolved.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Spec {
-    /// NAME.
-    pub name: Name,
-    /// How far one lease may serve.
-    pub share: Share,
-    /// What a failing issuer leads to.
-    pub on_failure: OnFailure,
-    /// No lease is used longer than this, whatever its issuer says.
-    pub max_life: Option<Duration>,
-    /// The time for one issue, retries included.
-    pub deadline: Duration,
-    /// How long a failure is remembered.
-    pub failure_ttl: Duration,
-    /// The operator's word that answers need not be scrubbed of a secret shorter than 12 bytes.
-    pub unscrubbed: bool,
-    /// The provider.
-    pub kind: Kind,
-    /// The placement lists of the routes that use it, in the order of their slots.
-    pub slots: Vec<Vec<Placement>>,
+/// What an issuer gave.
+#[derive(Debug)]
+pub struct Issued {
+    /// What is injected.
+    pub material: Material,
+    /// How long it is good, by the issuer's word.
+    pub life: Life,
+    /// What revokes it; `None` where the issuer has no revocation.
+    pub handle: Option<Handle>,
+    /// Raised when the issuer has something newer: the lease is then not used again.
+    pub superseded: Option<Superseded>,
 }
 
-/// The provider of a credential: one variant for each kind table.
-#[derive(Debug, Clone, PartialEq)]
+/// What an issuer needs in order to revoke. Often the token itself (RFC 7009), so it is kept as a secret.
+#[derive(Debug, Clone)]
+pub struct Handle(Arc<Secret>);
+
+impl Handle {
+    /// A handle with this content, which only the provider that made it understands.
+    pub fn new(content: Arc<Secret>) -> Self {
+        Self(content)
+    }
+
+    /// The content, for the request that revokes.
+    pub fn content(&self) -> &Secret {
+        &self.0
+    }
+}
+
+/// A flag that says: there is something newer. It is raised once and never lowered.
+#[derive(Debug, Clone, Default)]
+pub struct Superseded(Arc<AtomicBool>);
+
+impl Superseded {
+    /// Raises the flag.
+    pub fn raise(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Whether it is raised.
+    pub fn is_raised(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// Why there is no lease, by what the caller can do. The texts hold nothing of the issuer's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum Kind {
-    /// `[credential.NAME.static]`: a value that somebody else rotates.
-    Static {
-        /// `value`.
-        value: Source,
+pub enum IssueError {
+    /// The issuer said no, or gave what cannot be used: asking again will not help.
+    #[error("the issuer gave no usable credential")]
+    Refused,
+    /// The issuer is out of reach.
+    #[error("the issuer is out of reach")]
+    Unavailable {
+        /// When to ask again, where the issuer or the broker's memory of failures says so.
+        retry_after: Option<Duration>,
     },
+    /// The issuer is sealed: a person must open it.
+    #[error("the issuer is sealed")]
+    Sealed,
+    /// The issuer did not answer within the credential's deadline.
+    #[error("the issuer did not answer in time")]
+    TimedOut,
+}
+
+impl IssueError {
+    /// The refusal's word, for records and labels.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Refused => "broker-refused",
+            Self::Unavailable { .. } => "broker-unavailable",
+            Self::Sealed => "broker-sealed",
+            Self::TimedOut => "broker-timeout",
+        }
+    }
+
+    /// Whether it speaks of the issuer as a whole, not of the one for whom was asked.
+    fn is_of_issuer(self) -> bool {
+        match self {
+            Self::Refused => false,
+            Self::Unavailable { .. } | Self::Sealed | Self::TimedOut => true,
+        }
+    }
+}
+
+/// Why a revocation did not succeed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RevokeError {
+    /// The issuer has no revocation for this.
+    #[error("the issuer cannot revoke this")]
+    Unsupported,
+    /// Not now: it is tried again.
+    #[error("the issuer did not confirm the revocation")]
+    Failed,
 }

@@ -1,0 +1,416 @@
+//! The broker: one lease for each (credential, holder), fetched once for any number of waiters.
+//!
+//! A request that finds a live lease takes no lock and allocates nothing. One that does not joins a flight which runs
+//! as a task of the broker's own, so that the caller who began it may hang up. A sweep in the background refreshes
+//! ahead of expiry what is in use and lets go what is not.
+
+mod entry;
+mod flight;
+mod revoke;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::cell::{Joined, REMEMBERED};
+use super::metrics::Metrics;
+use super::sessions::Sessions;
+use super::{
+    CredentialProvider, Events, IssueError, LeaseId, LeaseInfo, LeaseState, Live, Reason, Share,
+    Spec,
+};
+use crate::agent::{AgentId, Name};
+use crate::clock::{Clock, Now};
+use crate::policy::Permit;
+use crate::scrub::Patterns;
+use entry::{Entry, Unions};
+
+/// The one door to credentials. Cheap to clone.
+#[derive(Clone)]
+pub struct Broker(Arc<Inner>);
+
+/// What [`Broker::revoke`] is to withdraw.
+#[derive(Debug, Clone, Copy)]
+pub enum Order<'a> {
+    /// One lease.
+    Lease(&'a LeaseId),
+    /// Every lease of a credential.
+    Credential(&'a Name),
+    /// Every lease that serves this agent alone.
+    Agent(&'a AgentId),
+}
+
+struct Inner {
+    clock: Arc<dyn Clock>,
+    events: Arc<dyn Events>,
+    metrics: Metrics,
+    catalog: ArcSwap<Catalog>,
+    sessions: Mutex<Sessions>,
+    /// Leases whose issuer has not confirmed the revocation yet.
+    revoking: Mutex<HashMap<LeaseId, LeaseInfo>>,
+    /// How many revocations are asked for at a time: a gateway's shutdown must not be an attack on its issuers.
+    revokers: Semaphore,
+    unions: Unions,
+    none: Arc<Patterns>,
+    tracker: TaskTracker,
+    stop: CancellationToken,
+    closed: AtomicBool,
+}
+
+/// The credentials of one configuration.
+#[derive(Debug, Default)]
+struct Catalog {
+    live: HashMap<Name, Arc<Entry>>,
+    /// Those of earlier ones, while answers may still hold their secrets.
+    retired: Vec<(Arc<Entry>, Now)>,
+}
+
+impl Broker {
+    /// Begins to serve; must be called within a tokio runtime.
+    pub fn new(
+        entries: Vec<(Spec, Arc<dyn CredentialProvider>)>,
+        clock: Arc<dyn Clock>,
+        events: Arc<dyn Events>,
+    ) -> Self {
+        let inner = Arc::new(Inner {
+            clock,
+            events,
+            metrics: Metrics::new(),
+            catalog: ArcSwap::default(),
+            sessions: Mutex::default(),
+            revoking: Mutex::default(),
+            revokers: Semaphore::new(REVOKERS),
+            unions: Unions::default(),
+            none: Arc::new(Patterns::union(&[])),
+            tracker: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            closed: AtomicBool::new(false),
+        });
+        let broker = Self(inner);
+        broker.reconfigure(entries);
+        broker.look_after();
+        broker
+    }
+
+    /// Puts the broker's metrics into `registry`.
+    pub fn register(&self, registry: &mut Registry) {
+        self.0.metrics.register(registry);
+    }
+
+    /// The lease for a permitted request.
+    ///
+    /// # Errors
+    /// [`IssueError`] where there is none: the request must not be sent.
+    pub async fn lease(&self, permit: &Permit) -> Result<Arc<Live>, IssueError> {
+        let now = self.0.clock.now();
+        {
+            let catalog = self.0.catalog.load();
+            let entry = catalog.entry(permit)?;
+            let hit = entry
+                .cells
+                .with(entry.key(permit), |cell| cell.hit(now))
+                .flatten();
+            if let Some(live) = hit {
+                entry.meters.hits.inc();
+                return Ok(live);
+            }
+        }
+        Box::pin(self.0.fetch(permit)).await
+    }
+
+    /// What an answer is scrubbed of: the live and recently retired secrets that this principal could use, of the
+    /// credentials that the host's routes name. Made anew only when a lease changes.
+    pub fn patterns<'a>(
+        &self,
+        agent: &AgentId,
+        session: &str,
+        credentials: impl IntoIterator<Item = &'a Name>,
+    ) -> Arc<Patterns> {
+        let catalog = self.0.catalog.load();
+        let mut found = entry::Found::default();
+        for name in credentials {
+            if let Some(entry) = catalog.live.get(name) {
+                entry.find(agent, session, &mut found);
+            }
+            for (entry, _) in &catalog.retired {
+                if entry.spec.name == *name {
+                    entry.find(agent, session, &mut found);
+                }
+            }
+        }
+        found.together(&self.0.none, &self.0.unions)
+    }
+
+    /// Notes that a session lives. A lease that several sessions share is revoked when the last that was noted here,
+    /// or that waited for a lease itself, has ended.
+    pub fn begin_session(&self, session: &Arc<str>, agent: &AgentId) {
+        let _known = self.0.sessions.lock().join(session, agent);
+    }
+
+    /// Revokes what served this session alone, and what no other living session may use. A second call does nothing.
+    pub fn end_session(&self, session: &Arc<str>) {
+        let now = self.0.clock.now();
+        let Some(ended) = self.0.sessions.lock().end(session, now.mono) else {
+            return;
+        };
+        for entry in self.0.catalog.load().live.values() {
+            let withdrawn = match entry.spec.share {
+                Share::Session => entry
+                    .cells
+                    .take(session)
+                    .map(|cell| cell.withdraw(now, Reason::SessionEnd, true)),
+                Share::Agent => ended.last_of.as_ref().and_then(|agent| {
+                    entry.cells.with(agent.as_str(), |cell| {
+                        cell.withdraw(now, Reason::SessionEnd, false)
+                    })
+                }),
+                Share::All => ended
+                    .last
+                    .then(|| {
+                        entry
+                            .cells
+                            .with("", |cell| cell.withdraw(now, Reason::SessionEnd, false))
+                    })
+                    .flatten(),
+            };
+            for live in withdrawn.unwrap_or_default() {
+                self.0.revoke(entry, live, Reason::SessionEnd, None);
+            }
+        }
+    }
+
+    /// Withdraws leases at once, and revokes them at their issuers in the background. Returns how many.
+    pub fn revoke(&self, order: Order<'_>, reason: Reason, by: Option<&str>) -> usize {
+        let now = self.0.clock.now();
+        let by: Option<Arc<str>> = by.map(Arc::from);
+        let mut count = 0;
+        for entry in self.0.catalog.load().live.values() {
+            if matches!(order, Order::Credential(name) if *name != entry.spec.name) {
+                continue;
+            }
+            for cell in entry.cells.values() {
+                let meant = match order {
+                    Order::Lease(id) => cell.current().is_some_and(|live| live.id() == id),
+                    Order::Credential(_) => true,
+                    Order::Agent(agent) => cell.scope.holder.agent() == Some(agent),
+                };
+                if !meant {
+                    continue;
+                }
+                for live in cell.withdraw(now, reason, false) {
+                    count += 1;
+                    self.0.revoke(entry, live, reason, by.clone());
+                }
+            }
+        }
+        count
+    }
+
+    /// Takes other credentials into service. Those whose [`Spec`] is the same keep their leases and their provider;
+    /// the leases of others are revoked, and their secrets scrubbed for a while.
+    pub fn reconfigure(&self, entries: Vec<(Spec, Arc<dyn CredentialProvider>)>) {
+        let now = self.0.clock.now();
+        let old = self.0.catalog.load_full();
+        let mut live = HashMap::with_capacity(entries.len());
+        for (spec, provider) in entries {
+            let entry = match old.live.get(&spec.name) {
+                Some(entry) if entry.spec == spec => Arc::clone(entry),
+                _ => Arc::new(Entry::new(spec, provider, &self.0.metrics)),
+            };
+            live.insert(entry.spec.name.clone(), entry);
+        }
+        let gone: Vec<_> = old
+            .live
+            .values()
+            .filter(|entry| {
+                let kept = live.get(&entry.spec.name);
+                !kept.is_some_and(|kept| Arc::ptr_eq(kept, entry))
+            })
+            .cloned()
+            .collect();
+        let mut retired = old.retired.clone();
+        retired.extend(gone.iter().map(|entry| (Arc::clone(entry), now)));
+        self.0.catalog.store(Arc::new(Catalog { live, retired }));
+        for entry in gone {
+            // After the catalog: who finds the entry closed finds its successor.
+            entry.closed.store(true, Ordering::SeqCst);
+            for cell in entry.cells.values() {
+                for live in cell.withdraw(now, Reason::Config, true) {
+                    self.0.revoke(&entry, live, Reason::Config, None);
+                }
+            }
+        }
+    }
+
+    /// The leases that live or are being revoked; nothing secret is in the list.
+    pub fn snapshot(&self) -> Vec<LeaseInfo> {
+        let now = self.0.clock.now();
+        let catalog = self.0.catalog.load();
+        let live = catalog
+            .live
+            .values()
+            .flat_map(|entry| entry.cells.values())
+            .filter_map(|cell| cell.current())
+            .filter(|live| live.is_usable(now))
+            .map(|live| live.info(LeaseState::Live));
+        live.chain(self.0.revoking.lock().values().cloned())
+            .collect()
+    }
+
+    /// Issues nothing any more, revokes every live lease, and waits for that until `deadline` has passed.
+    /// Returns how many revocations are not confirmed.
+    pub async fn shutdown(&self, deadline: Duration) -> usize {
+        self.0.closed.store(true, Ordering::SeqCst);
+        let now = self.0.clock.now();
+        for entry in self.0.catalog.load().live.values() {
+            for cell in entry.cells.values() {
+                for live in cell.withdraw(now, Reason::Shutdown, true) {
+                    self.0.revoke(entry, live, Reason::Shutdown, None);
+                }
+            }
+        }
+        self.0.stop.cancel();
+        self.0.tracker.close();
+        let _timely = tokio::time::timeout(deadline, self.0.tracker.wait()).await;
+        self.0.revoking.lock().len()
+    }
+
+    /// Sweeps every [`SWEEP`], for as long as somebody holds the broker.
+    fn look_after(&self) {
+        let inner = Arc::downgrade(&self.0);
+        let stop = self.0.stop.clone();
+        self.0.tracker.spawn(async move {
+            let mut tick = tokio::time::interval(SWEEP);
+            tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            while stop.run_until_cancelled(tick.tick()).await.is_some() {
+                let Some(inner) = inner.upgrade() else { return };
+                inner.sweep();
+            }
+        });
+    }
+}
+
+impl Inner {
+    /// The way of a request that found no usable lease.
+    async fn fetch(self: &Arc<Self>, permit: &Permit) -> Result<Arc<Live>, IssueError> {
+        loop {
+            let entry = Arc::clone(self.catalog.load().entry(permit)?);
+            let now = self.clock.now();
+            let cell = entry.cell(permit, &self.none, now);
+            // After the cell is in the map: either the session's end finds the cell, or we find the end here.
+            let known = self.sessions.lock().join(permit.session(), permit.agent());
+            if !known {
+                return Err(IssueError::Refused);
+            }
+            if self.closed.load(Ordering::SeqCst) {
+                return Err(IssueError::Unavailable { retry_after: None });
+            }
+            if entry.closed.load(Ordering::SeqCst) {
+                continue;
+            }
+            let mut landing = match cell.join(now, entry.remembered(now)) {
+                Joined::Gone => continue,
+                Joined::Failed(error) => return Err(error),
+                Joined::Live(live) => {
+                    cell.touch();
+                    entry.meters.hits.inc();
+                    return Ok(live);
+                }
+                Joined::Wait(landing) => landing,
+                Joined::Lead(flight, landing) => {
+                    self.fly(&entry, &cell, flight);
+                    landing
+                }
+            };
+            entry.meters.waits.inc();
+            let Ok(landed) = landing.wait_for(Option::is_some).await else {
+                return Err(IssueError::Unavailable { retry_after: None });
+            };
+            let outcome = landed.clone().unwrap_or(Err(IssueError::Refused));
+            drop(landed);
+            let live = outcome?;
+            cell.touch();
+            // A life so short that it ended on the way here is no life to send a request with.
+            return if live.is_usable(self.clock.now()) {
+                Ok(live)
+            } else {
+                Err(IssueError::Unavailable { retry_after: None })
+            };
+        }
+    }
+
+    /// Refreshes what is due, retires what has ended, forgets what is old.
+    fn sweep(self: &Arc<Self>) {
+        let now = self.clock.now();
+        let catalog = self.catalog.load_full();
+        let retired = catalog.retired.iter().map(|(entry, _)| entry);
+        for entry in catalog.live.values().chain(retired) {
+            let mut empty = false;
+            for cell in entry.cells.values() {
+                let swept = cell.sweep(now, entry.remembered(now));
+                if let Some(flight) = swept.renew {
+                    self.fly(entry, &cell, flight);
+                }
+                for live in swept.overdue {
+                    self.revoke(entry, live, Reason::MaxLife, None);
+                }
+                empty |= swept.empty;
+            }
+            if empty {
+                entry.cells.remove(|_, cell| cell.close_if_empty(now));
+            }
+        }
+        let old = |at: &Now| now.mono.saturating_duration_since(at.mono) >= REMEMBERED;
+        if catalog.retired.iter().any(|(_, at)| old(at)) {
+            self.catalog.rcu(|catalog| Catalog {
+                live: catalog.live.clone(),
+                retired: catalog
+                    .retired
+                    .iter()
+                    .filter(|(_, at)| !old(at))
+                    .cloned()
+                    .collect(),
+            });
+        }
+        self.sessions.lock().prune(now.mono, REMEMBERED);
+        self.unions.prune();
+    }
+}
+
+impl Catalog {
+    /// The entry of a permit's credential, if its slot is what the permit's route means.
+    fn entry(&self, permit: &Permit) -> Result<&Arc<Entry>, IssueError> {
+        let entry = permit
+            .credential()
+            .and_then(|name| self.live.get(name))
+            .ok_or(IssueError::Refused)?;
+        let route = permit.route();
+        // Around a reload a permit may be of other routes than the catalog: its slot would be another place.
+        if entry.spec.slots.get(route.slot) != Some(&route.placements) {
+            return Err(IssueError::Unavailable {
+                retry_after: Some(Duration::from_secs(1)),
+            });
+        }
+        Ok(entry)
+    }
+}
+
+impl fmt::Debug for Broker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Broker").finish_non_exhaustive()
+    }
+}
+
+/// How often leases are looked after.
+const SWEEP: Duration = Duration::from_millis(250);
+/// How many revocations are under way at a time.
+const REVOKERS: usize = 32;

@@ -1,0 +1,142 @@
+//! What the broker reports: the port that the audit trail listens at.
+
+use std::fmt;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::{IssueError, LeaseId, Scope};
+
+/// Hears of every call to an issuer. It must not block for long: the call's waiters wait for it.
+pub trait Events: fmt::Debug + Send + Sync {
+    /// A lease was issued.
+    fn issued(&self, issue: &Issue<'_>);
+    /// A call to an issuer failed.
+    fn failed(&self, failed: &Failed<'_>);
+    /// A revocation was tried.
+    fn revoked(&self, revoking: &Revoking<'_>);
+}
+
+/// A lease that was issued.
+#[derive(Debug, Clone, Copy)]
+pub struct Issue<'a> {
+    /// For whom.
+    pub scope: &'a Scope,
+    /// The lease.
+    pub lease: &'a LeaseId,
+    /// The provider's kind.
+    pub provider: &'static str,
+    /// When it ends.
+    pub expires: Option<Timestamp>,
+    /// Why it was asked for.
+    pub cause: Cause,
+    /// How long the issuer took.
+    pub duration: Duration,
+}
+
+/// A call that failed.
+#[derive(Debug, Clone, Copy)]
+pub struct Failed<'a> {
+    /// For whom.
+    pub scope: &'a Scope,
+    /// The provider's kind.
+    pub provider: &'static str,
+    /// Why it was asked for.
+    pub cause: Cause,
+    /// What went wrong.
+    pub error: IssueError,
+    /// How long the issuer took.
+    pub duration: Duration,
+}
+
+/// One try to revoke.
+#[derive(Debug, Clone, Copy)]
+pub struct Revoking<'a> {
+    /// Whom the lease served.
+    pub scope: &'a Scope,
+    /// The lease.
+    pub lease: &'a LeaseId,
+    /// The provider's kind.
+    pub provider: &'static str,
+    /// Why it is revoked.
+    pub reason: Reason,
+    /// What came of it.
+    pub outcome: Revoked,
+    /// Which try this is, from 1.
+    pub attempt: u32,
+    /// The operator who ordered it.
+    pub by: Option<&'a str>,
+}
+
+/// Why an issuer is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// There was no lease.
+    First,
+    /// The lease is near its end, or the issuer has something newer.
+    Refresh,
+}
+
+/// Why a lease is revoked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Reason {
+    /// The last session that it may serve has ended.
+    SessionEnd,
+    /// Its agent was suspended.
+    Suspend,
+    /// An operator's order.
+    Order,
+    /// keyward stops.
+    Shutdown,
+    /// `max-life` has passed, and the issuer would have let it live on.
+    MaxLife,
+    /// Its credential was changed or taken out of the configuration.
+    Config,
+}
+
+/// What came of one try to revoke.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Revoked {
+    /// The issuer confirmed it.
+    Revoked,
+    /// It is tried again.
+    Pending,
+    /// The issuer has no revocation: the lease is wiped here, and ends by itself there.
+    Unsupported,
+}
+
+impl Cause {
+    /// As records write it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::First => "first",
+            Self::Refresh => "refresh",
+        }
+    }
+}
+
+impl Reason {
+    /// As records write it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::SessionEnd => "session-end",
+            Self::Suspend => "suspend",
+            Self::Order => "order",
+            Self::Shutdown => "shutdown",
+            Self::MaxLife => "max-life",
+            Self::Config => "config",
+        }
+    }
+}
+
+impl Revoked {
+    /// As records and labels write it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Revoked => "revoked",
+            Self::Pending => "pending",
+            Self::Unsupported => "unsupported",
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! What an operator can set about credentials.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::agent::Name;
+use crate::inject::Placement;
+
+/// Where a secret value is read from. A secret never stands in the configuration file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Source {
+    /// `{ env = "NAME" }`: an environment variable of keyward's own, read once at start and removed from it.
+    Env(String),
+    /// `{ file = "PATH" }`: the file's content without trailing line ends; read again when it changes.
+    File(PathBuf),
+    /// `{ command = ["PROGRAM", "ARG"] }`: the standard output of a command, without trailing line ends.
+    Command {
+        /// Program and arguments; no shell.
+        argv: Vec<String>,
+        /// `deadline = "10s"`: the time it may take.
+        deadline: Duration,
+        /// `max-output = "64KiB"`: what it may print, in bytes.
+        max_output: usize,
+        /// `ttl = "5m"`: how long its answer is used before it is run again.
+        ttl: Duration,
+    },
+    /// `{ keyring = "SERVICE/USER" }`: the operating system's keyring.
+    Keyring {
+        /// The service part.
+        service: String,
+        /// The user part.
+        user: String,
+    },
+}
+
+/// How far one lease may serve (`share`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Share {
+    /// One session.
+    #[default]
+    Session,
+    /// All sessions of one agent.
+    Agent,
+    /// Everybody.
+    All,
+}
+
+/// What happens when an issuer fails while an older lease still lives (`on-failure`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnFailure {
+    /// Refuse.
+    #[default]
+    Refuse,
+    /// Use the old lease within its own life.
+    Stale,
+}
+
+/// `[credential.NAME]`, resolved.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Spec {
+    /// NAME.
+    pub name: Name,
+    /// How far one lease may serve.
+    pub share: Share,
+    /// What a failing issuer leads to.
+    pub on_failure: OnFailure,
+    /// No lease is used longer than this, whatever its issuer says.
+    pub max_life: Option<Duration>,
+    /// The time for one issue, retries included.
+    pub deadline: Duration,
+    /// How long a failure is remembered.
+    pub failure_ttl: Duration,
+    /// The operator's word that answers need not be scrubbed of a secret shorter than 12 bytes.
+    pub unscrubbed: bool,
+    /// The provider.
+    pub kind: Kind,
+    /// The placement lists of the routes that use it, in the order of their slots.
+    pub slots: Vec<Vec<Placement>>,
+}
+
+/// The provider of a credential: one variant for each kind table.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Kind {
+    /// `[credential.NAME.static]`: a value that somebody else rotates.
+    Static {
+        /// `value`.
+        value: Source,
+    },
+}

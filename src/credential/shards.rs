@@ -1,0 +1,120 @@
+//! A map that is read without a lock and copied on write, in shards so that a copy stays small.
+//!
+//! Reads are on every request; writes happen when a session's first lease is asked for and when it ends.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+
+/// Text to shared values.
+#[derive(Debug)]
+pub(super) struct Shards<V>(Box<[Shard<V>]>);
+
+#[derive(Debug)]
+struct Shard<V> {
+    map: ArcSwap<Map<V>>,
+    writing: Mutex<()>,
+}
+
+type Map<V> = HashMap<Arc<str>, Arc<V>>;
+
+impl<V> Shards<V> {
+    /// An empty map in `count` shards, at least one.
+    pub(super) fn new(count: usize) -> Self {
+        let shard = || Shard {
+            map: ArcSwap::from_pointee(Map::new()),
+            writing: Mutex::new(()),
+        };
+        Self((0..count.max(1)).map(|_| shard()).collect())
+    }
+
+    /// Applies `read` to the value under `key`. No lock, no allocation.
+    pub(super) fn with<R>(&self, key: &str, read: impl FnOnce(&Arc<V>) -> R) -> Option<R> {
+        self.shard(key)?.map.load().get(key).map(read)
+    }
+
+    /// The value under `key`, made where there is none.
+    pub(super) fn get_or_insert(&self, key: &str, make: impl FnOnce() -> V) -> Arc<V> {
+        if let Some(value) = self.with(key, Arc::clone) {
+            return value;
+        }
+        let value = Arc::new(make());
+        let Some(shard) = self.shard(key) else {
+            return value;
+        };
+        let _writing = shard.writing.lock();
+        let old = shard.map.load();
+        if let Some(value) = old.get(key) {
+            return Arc::clone(value);
+        }
+        let mut map = Map::clone(&old);
+        map.insert(key.into(), Arc::clone(&value));
+        shard.map.store(Arc::new(map));
+        value
+    }
+
+    /// Takes out all entries that `gone` names, copying each shard once and only where it changes.
+    pub(super) fn remove(&self, mut gone: impl FnMut(&str, &Arc<V>) -> bool) {
+        for shard in &self.0 {
+            let _writing = shard.writing.lock();
+            let old = shard.map.load();
+            let keep: Map<V> = old
+                .iter()
+                .filter(|(key, value)| !gone(key, value))
+                .map(|(key, value)| (Arc::clone(key), Arc::clone(value)))
+                .collect();
+            if keep.len() != old.len() {
+                shard.map.store(Arc::new(keep));
+            }
+        }
+    }
+
+    /// Takes out the entry under `key`.
+    pub(super) fn take(&self, key: &str) -> Option<Arc<V>> {
+        let shard = self.shard(key)?;
+        let _writing = shard.writing.lock();
+        let mut map = Map::clone(&shard.map.load());
+        let value = map.remove(key)?;
+        shard.map.store(Arc::new(map));
+        Some(value)
+    }
+
+    /// Every value.
+    pub(super) fn values(&self) -> Vec<Arc<V>> {
+        self.0
+            .iter()
+            .flat_map(|shard| shard.map.load().values().cloned().collect::<Vec<_>>())
+            .collect()
+    }
+
+    /// FNV-1a over the key: keys are ours (session ids, agent ids), nobody can choose them to collide.
+    fn shard(&self, key: &str) -> Option<&Shard<V>> {
+        let hash = key.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        let count = self.0.len() as u64;
+        self.0.get(usize::try_from(hash % count).unwrap_or(0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_inserted_is_found_once_and_can_be_taken() {
+        let shards = Shards::new(8);
+        for n in 0..1000 {
+            let key = format!("session-{n}");
+            assert_eq!(*shards.get_or_insert(&key, || n), n);
+            assert_eq!(*shards.get_or_insert(&key, || usize::MAX), n);
+        }
+        assert_eq!(shards.values().len(), 1000);
+        assert_eq!(shards.take("session-7").as_deref(), Some(&7));
+        assert_eq!(shards.with("session-7", |_| ()), None);
+        shards.remove(|_, value| **value % 2 == 0);
+        assert_eq!(shards.values().len(), 499);
+    }
+}
