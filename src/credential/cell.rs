@@ -173,11 +173,16 @@ impl Cell {
         now: Now,
         (on_failure, memory): (OnFailure, Duration),
     ) -> Option<(Arc<Live>, Reason)> {
+        let Flight {
+            epoch,
+            landing,
+            cause: _,
+        } = flight;
         let mut state = self.state.lock();
-        if state.dead || state.epoch != flight.epoch {
+        if state.dead || state.epoch != epoch {
             let reason = state.withdrawn;
             drop(state);
-            flight.landing.send_replace(Some(Err(IssueError::Refused)));
+            landing.send_replace(Some(Err(IssueError::Refused)));
             return outcome.ok().map(|live| (live, reason));
         }
         state.flight = None;
@@ -197,7 +202,7 @@ impl Cell {
             }
         }
         drop(state);
-        flight.landing.send_replace(Some(outcome));
+        landing.send_replace(Some(outcome));
         None
     }
 
@@ -387,8 +392,8 @@ impl Failure {
 }
 
 /// How long the secrets of a lease that is no longer used are still taken out of answers.
-pub(super) const REMEMBERED: Duration = Duration::from_secs(10 * 60);
+pub(super) const REMEMBERED: Duration = Duration::from_mins(10);
 /// An endless lease that nobody used for so long is let go.
-const IDLE: Duration = Duration::from_secs(60 * 60);
+const IDLE: Duration = Duration::from_hours(1);
 /// No issuer can shut us out for longer.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(5 * 60);
+const LONGEST_RETRY_AFTER: Duration = Duration::from_mins(5);

@@ -37,7 +37,7 @@ pub struct NotPositive;
 
 impl Life {
     /// What an issuer that says nothing is taken to mean.
-    pub const UNSTATED: Self = Self::For(Duration::from_secs(5 * 60));
+    pub const UNSTATED: Self = Self::For(Duration::from_mins(5));
 
     /// The end of a life that began at `from`, which was read before the issuer was called.
     ///
@@ -113,14 +113,17 @@ impl Expiry {
         } else {
             (life * 4 / 5).min(life.saturating_sub(MARGIN))
         };
-        Self::after(from, wait - wait / 20 * u32::from(jitter) / 255)
+        Self::after(
+            from,
+            wait.saturating_sub(wait / 20 * u32::from(jitter) / 255),
+        )
     }
 }
 
 /// No lease is believed to live longer: ten years.
-const LONGEST: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
+const LONGEST: Duration = Duration::from_hours(10 * 366 * 24);
 /// Lives under this are refreshed at half.
-const SHORT: Duration = Duration::from_secs(60);
+const SHORT: Duration = Duration::from_mins(1);
 /// The least time between refresh and end of longer lives.
 const MARGIN: Duration = Duration::from_secs(30);
 
@@ -151,14 +154,14 @@ mod tests {
     #[test]
     fn either_clock_ends_it() {
         let from = now();
-        let end = Expiry::after(from, Duration::from_secs(600));
+        let end = Expiry::after(from, Duration::from_mins(10));
         let wall_only = Now {
-            wall: from.wall + Duration::from_secs(3600),
+            wall: from.wall + Duration::from_hours(1),
             mono: from.mono,
         };
         let mono_only = Now {
-            wall: from.wall - Duration::from_secs(3600),
-            mono: from.mono + Duration::from_secs(600),
+            wall: from.wall - Duration::from_hours(1),
+            mono: from.mono + Duration::from_mins(10),
         };
         assert!(end.is_past(wall_only), "the wall clock jumped forward");
         assert!(end.is_past(mono_only), "the wall clock was set back");
@@ -196,7 +199,7 @@ mod tests {
     #[test]
     fn jitter_only_makes_it_earlier() {
         let from = now();
-        let end = Expiry::after(from, Duration::from_secs(600));
+        let end = Expiry::after(from, Duration::from_mins(10));
         for jitter in [1, 128, 255] {
             let refresh = end.refresh(from, jitter);
             assert!(refresh.is_past(later(from, 480.0)));

@@ -87,7 +87,7 @@ mod tests {
             !sessions.join(&ids[2], &b),
             "an ended session is not begun again"
         );
-        sessions.prune(now + Duration::from_secs(601), Duration::from_secs(600));
+        sessions.prune(now + Duration::from_secs(601), Duration::from_mins(10));
         assert!(sessions.ended.is_empty() && sessions.agents.is_empty());
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use tokio::sync::Notify;
+use tokio_util::task::TaskTracker;
 
 use super::*;
 use crate::clock::{Clock, ManualClock};
@@ -244,12 +245,12 @@ async fn the_flight_lands_though_its_leader_hung_up() {
     let scene = Arc::new(Scene::new(|_| {}));
     let gate = Arc::new(Notify::new());
     *scene.fake.gate.lock() = Some(Arc::clone(&gate));
-    let leader = tokio::spawn({
+    let leader = TaskTracker::new().spawn({
         let scene = Arc::clone(&scene);
         async move { scene.lease("a", "s1").await }
     });
     settle().await;
-    let follower = tokio::spawn({
+    let follower = TaskTracker::new().spawn({
         let scene = Arc::clone(&scene);
         async move { scene.lease("a", "s1").await }
     });
@@ -386,7 +387,7 @@ async fn a_lease_is_never_used_at_its_end() {
     // No sweep runs in between: the request itself finds the end.
     scene
         .clock
-        .advance(Duration::from_secs(600) - Duration::from_nanos(1));
+        .advance(Duration::from_mins(10) - Duration::from_nanos(1));
     assert_eq!(scene.lease("a", "s1").await.unwrap().id(), first.id());
     scene.clock.advance(Duration::from_nanos(1));
     assert_ne!(scene.lease("a", "s1").await.unwrap().id(), first.id());
@@ -407,7 +408,7 @@ async fn a_wall_clock_that_jumps_an_hour_either_way_lengthens_no_life() {
             hours < 0,
             "forward ends it, back does not"
         );
-        scene.clock.advance(Duration::from_secs(600));
+        scene.clock.advance(Duration::from_mins(10));
         let later = scene.lease("a", "s1").await.unwrap();
         assert!(later.id() != first.id() && later.id() != now.id());
     }
@@ -415,9 +416,9 @@ async fn a_wall_clock_that_jumps_an_hour_either_way_lengthens_no_life() {
 
 #[tokio::test(start_paused = true)]
 async fn max_life_caps_every_lease_and_what_lives_on_is_revoked() {
-    let scene = Scene::new(|spec| spec.max_life = Some(Duration::from_secs(120)));
+    let scene = Scene::new(|spec| spec.max_life = Some(Duration::from_mins(2)));
     let first = scene.lease("a", "s1").await.unwrap();
-    scene.clock.advance(Duration::from_secs(120));
+    scene.clock.advance(Duration::from_mins(2));
     let second = scene.lease("a", "s1").await.unwrap();
     assert_ne!(first.id(), second.id());
     settle().await;
@@ -524,7 +525,7 @@ async fn a_lease_that_lands_after_its_session_ended_is_revoked_and_not_used() {
     let scene = Arc::new(Scene::new(|_| {}));
     let gate = Arc::new(Notify::new());
     *scene.fake.gate.lock() = Some(Arc::clone(&gate));
-    let waiting = tokio::spawn({
+    let waiting = TaskTracker::new().spawn({
         let scene = Arc::clone(&scene);
         async move { scene.lease("a", "s1").await }
     });
@@ -660,7 +661,7 @@ async fn a_reload_keeps_what_is_unchanged_and_retires_the_rest() {
         .await
         .unwrap();
     let mut changed = scene.spec.clone();
-    changed.max_life = Some(Duration::from_secs(60));
+    changed.max_life = Some(Duration::from_mins(1));
     scene.broker.reconfigure(entries(changed));
     settle().await;
     assert_eq!(*scene.fake.revoked.lock(), [exposed(&crm)]);

@@ -99,4 +99,4 @@ impl Inner {
 /// The pause after the first try; each later one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// No pause is longer.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);

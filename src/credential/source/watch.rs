@@ -23,13 +23,13 @@ use crate::secret::Secret;
 
 /// Keeps [`Watched`] values up to date, in one background task, for as long as it or a clone lives.
 #[derive(Debug, Clone)]
-pub struct Watcher(Arc<Inner>);
+pub struct Watcher(pub(super) Arc<Inner>);
 
 #[derive(Debug)]
-struct Inner {
+pub(super) struct Inner {
     clock: Arc<dyn Clock>,
     watched: Mutex<Vec<Weak<Watch>>>,
-    tracker: TaskTracker,
+    pub(super) tracker: TaskTracker,
 }
 
 /// A value that follows its source. Cheap to clone.
@@ -69,13 +69,9 @@ struct Follow {
 impl Watcher {
     /// Begins to look; must be called within a tokio runtime.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        let inner = Arc::new(Inner {
-            clock,
-            watched: Mutex::default(),
-            tracker: TaskTracker::new(),
-        });
-        let weak = Arc::downgrade(&inner);
-        inner.tracker.spawn(async move {
+        let watcher = Self::idle(clock);
+        let weak = Arc::downgrade(&watcher.0);
+        watcher.0.tracker.spawn(async move {
             let mut tick = tokio::time::interval(LOOK);
             tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {
@@ -84,7 +80,16 @@ impl Watcher {
                 inner.look().await;
             }
         });
-        Self(inner)
+        watcher
+    }
+
+    /// A watcher that does not look by itself.
+    pub(super) fn idle(clock: Arc<dyn Clock>) -> Self {
+        Self(Arc::new(Inner {
+            clock,
+            watched: Mutex::default(),
+            tracker: TaskTracker::new(),
+        }))
     }
 
     /// Reads the source, and follows it from then on. A first read that fails is no error here: the value is missing
@@ -101,7 +106,7 @@ impl Watcher {
             Source::Env(_) => watch.set(source.read(env).await.map(Arc::new)),
             Source::File(path) => watch.settle(now, read_file(path.clone()).await, true),
             Source::Command { .. } | Source::Keyring { .. } => {
-                watch.ask(&*self.0.clock, true).await
+                watch.ask(&*self.0.clock, true).await;
             }
         }
         self.0.watched.lock().push(Arc::downgrade(&watch));
@@ -125,7 +130,7 @@ impl Watched {
 
 impl Inner {
     /// Looks at every file, and asks the commands and keyrings whose time has come.
-    async fn look(&self) {
+    pub(super) async fn look(&self) {
         let now = self.clock.now();
         let mut watched: Vec<Arc<Watch>> = Vec::new();
         self.watched
@@ -317,6 +322,6 @@ const LOOK: Duration = Duration::from_millis(500);
 /// How long a file may give nothing before its value is withdrawn.
 const GRACE: Duration = Duration::from_secs(2);
 /// How long a keyring's answer is used.
-const KEYRING_LIFE: Duration = Duration::from_secs(60);
+const KEYRING_LIFE: Duration = Duration::from_mins(1);
 /// When a command or keyring that failed is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
