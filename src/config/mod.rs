@@ -1,1 +1,212 @@
-//! (placeholder: the config room is being written)
+//! The configuration: a TOML file as written becomes either all of its faults at once, or a [`Config`] that holds.
+//!
+//! Each section is a file with the table of its keys; reader, JSON Schema and docs are made from those tables. A
+//! secret never stands in the file, and a report never shows what stands where one could.
+
+mod admin;
+mod agent;
+mod audit;
+mod ca;
+mod conceal;
+mod condition;
+mod credential;
+mod fault;
+mod file;
+mod key;
+mod lint;
+mod listener;
+mod machine;
+mod placement;
+mod reader;
+mod report;
+mod route;
+mod schema;
+mod source;
+mod text;
+mod upstream;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt::Debug;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::time::Duration;
+
+use toml::de::DeTable;
+
+pub use admin::Admin;
+pub use report::{Note, Report, Severity};
+pub use schema::schema;
+
+use crate::audit::Settings as AuditSettings;
+use crate::credential::{Kind, Source, Spec};
+use crate::host::HostPattern;
+use crate::identity::AgentEntry;
+use crate::inject::Placement;
+use crate::policy::Conditions;
+use crate::proxy::{ListenerSettings, UpstreamSettings};
+use crate::route::Route;
+use crate::tls::CaSettings;
+use fault::{Desk, Draft};
+
+/// What holds: every name leads somewhere, every value is in its range.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// `[proxy]` first, then `[listener.NAME]`; never empty.
+    pub listeners: Vec<ListenerSettings>,
+    /// `[admin]`; left out, neither `listen` nor `socket`.
+    pub admin: Admin,
+    /// `[ca]`.
+    pub ca: CaSettings,
+    /// `[audit]`; `None` leaves the place to the subcommand.
+    pub audit: Option<AuditSettings>,
+    /// `[upstream]`.
+    pub upstream: UpstreamSettings,
+    /// `[agent.ID]`, each with the source of its static token.
+    pub agents: Vec<(AgentEntry, Option<Source>)>,
+    /// `[credential.NAME]`, with the placement lists of their routes.
+    pub credentials: Vec<Spec>,
+    /// `[[route]]`, in the order of decision.
+    pub routes: Vec<Route>,
+    /// The guards of each route, in the routes' order.
+    pub conditions: Vec<Conditions>,
+    /// `drain`: how long requests under way may take to end.
+    pub drain: Duration,
+}
+
+/// A configuration, and what its operator should still look at.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Loaded {
+    /// What holds.
+    pub config: Config,
+    /// Warnings only.
+    pub warnings: Report,
+}
+
+/// The services that a route's `preset` can name.
+pub trait Presets: Debug {
+    /// What the preset gives a route.
+    fn find(&self, name: &str) -> Option<PresetRoute>;
+    /// Every name, for suggestions.
+    fn names(&self) -> Vec<&str>;
+}
+
+/// What a preset gives a route that names it; `hosts`, `inject` and `encoded-slash` beside it win.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PresetRoute {
+    /// The service's hosts.
+    pub hosts: Vec<HostPattern>,
+    /// Where the service expects its credential.
+    pub placements: Vec<Placement>,
+    /// Whether its paths hold `%2F`.
+    pub encoded_slash: bool,
+}
+
+/// A file longer than this is no configuration.
+const LONGEST: u64 = 4 << 20;
+
+/// Reads a file and looks at what it needs of this machine.
+///
+/// # Errors
+/// Every fault, and every warning that goes with them.
+pub fn load(path: &Path, presets: &dyn Presets) -> Result<Loaded, Report> {
+    let shown = path.display().to_string();
+    let unreadable = |error: std::io::Error| {
+        Report::of_file(&shown, format!("the file cannot be read: {error}"), None)
+    };
+    let file = File::open(path).map_err(unreadable)?;
+    let metadata = file.metadata().map_err(unreadable)?;
+    let mut bytes = Vec::new();
+    file.take(LONGEST + 1)
+        .read_to_end(&mut bytes)
+        .map_err(unreadable)?;
+    if bytes.len() as u64 > LONGEST {
+        return Err(Report::of_file(
+            &shown,
+            "the file is longer than 4 MiB".into(),
+            None,
+        ));
+    }
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let place = error.utf8_error().valid_up_to();
+        let message = format!("the file is not UTF-8 text: byte {place} and what follows is not");
+        Report::of_file(&shown, message, None)
+    })?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let desk = Desk::new(folder);
+    let config = read(&desk, &text, presets);
+    machine::look_at_file(&desk, &metadata);
+    if config.is_some() {
+        machine::look(&desk);
+    }
+    finish(desk, config, &shown, &text)
+}
+
+/// Reads a text. Relative paths start at `base`; the machine is not looked at.
+///
+/// # Errors
+/// Every fault, and every warning that goes with them.
+pub fn parse(text: &str, file: &str, base: &Path, presets: &dyn Presets) -> Result<Loaded, Report> {
+    let desk = Desk::new(base);
+    let config = read(&desk, text, presets);
+    finish(desk, config, file, text)
+}
+
+/// Syntax first, then meaning. After a syntax error only what stands in the file is judged, not what is missing: the
+/// parser may have lost it.
+fn read(desk: &Desk, text: &str, presets: &dyn Presets) -> Option<Config> {
+    let (root, errors) = DeTable::parse_recoverable(text);
+    let config = file::read(desk, root.get_ref(), presets);
+    if !errors.is_empty() {
+        let lines: Vec<usize> = errors.iter().map(|error| line_of(text, error)).collect();
+        desk.keep(|draft| {
+            !draft.absence && !lines.contains(&text.get(..draft.span.start).map_or(0, lines_in))
+        });
+    }
+    for error in &errors {
+        let span = error.span().unwrap_or(0..0);
+        desk.fault(&span, error.message());
+    }
+    (!desk.has_faults()).then_some(config)
+}
+
+fn line_of(text: &str, error: &toml::de::Error) -> usize {
+    let start = error.span().map_or(0, |span| span.start);
+    text.get(..start).map_or(0, lines_in)
+}
+
+fn lines_in(text: &str) -> usize {
+    text.bytes().filter(|b| *b == b'\n').count()
+}
+
+fn finish(desk: Desk, config: Option<Config>, file: &str, text: &str) -> Result<Loaded, Report> {
+    let drafts: Vec<Draft> = desk.into_drafts();
+    let warnings = Report::new(file, text, drafts);
+    match config {
+        Some(config) => Ok(Loaded { config, warnings }),
+        None => Err(warnings),
+    }
+}
+
+impl Config {
+    /// The environment variables that sources name: `run` takes them out of its child's environment.
+    pub fn env_names(&self) -> Vec<&str> {
+        let of_credentials = self.credentials.iter().map(|spec| match &spec.kind {
+            Kind::Static { value } => value,
+        });
+        let of_agents = self.agents.iter().filter_map(|(_, token)| token.as_ref());
+        let of_admin = self.admin.tokens.iter().map(|(_, token)| token);
+        let sources = of_credentials.chain(of_agents).chain(of_admin);
+        let mut names: Vec<&str> = sources
+            .filter_map(|source| match source {
+                Source::Env(name) => Some(name.as_str()),
+                _ => None,
+            })
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+}

@@ -1,0 +1,114 @@
+//! `[credential.NAME]`: what is common to all kinds, and exactly one kind table below it.
+//!
+//! A new kind is a [`Section`], a function, and a line in [`KINDS`] and [`CREDENTIAL`].
+
+use super::key::{HOUR, Kind as K, Need, Section, key, millis, secs};
+use super::reader::Reader;
+use super::source;
+use crate::agent::Name;
+use crate::credential::{Kind, OnFailure, Share, Spec};
+
+pub(super) static CREDENTIAL: Section = Section {
+    title: "[credential.NAME]",
+    keys: &[
+        key(
+            "static",
+            K::Table(&STATIC),
+            Need::OneOf,
+            "A value that somebody else rotates.",
+        ),
+        key(
+            "share",
+            K::Choice(&["session", "agent", "all"]),
+            Need::Default("\"session\""),
+            "How far one lease may serve: one session, all sessions of one agent, everybody.",
+        ),
+        key(
+            "on-failure",
+            K::Choice(&["refuse", "stale"]),
+            Need::Default("\"refuse\""),
+            "What happens when the issuer fails: `stale` uses the old lease, within its own life.",
+        ),
+        key(
+            "max-life",
+            K::Duration(secs(1), secs(365 * 24 * 3600)),
+            Need::Optional,
+            "No lease is used longer than this, whatever its issuer says.",
+        ),
+        key(
+            "deadline",
+            K::Duration(millis(100), secs(300)),
+            Need::Default("\"10s\""),
+            "The time for one issue, retries included.",
+        ),
+        key(
+            "failure-ttl",
+            K::Duration(secs(0), HOUR),
+            Need::Default("\"5s\""),
+            "How long a failure is remembered.",
+        ),
+        key(
+            "unscrubbed",
+            K::Flag,
+            Need::Default("false"),
+            "Allows a secret shorter than 12 bytes, and leaves it in answers: too short to be told from chance.",
+        ),
+    ],
+};
+
+pub(super) static STATIC: Section = Section {
+    title: "[credential.NAME.static]",
+    keys: &[key(
+        "value",
+        K::Source,
+        Need::Required,
+        "Where the secret is read from.",
+    )],
+};
+
+type ReadKind = fn(&Reader<'_, '_>) -> Option<Kind>;
+
+const KINDS: &[(&str, ReadKind)] = &[("static", static_value)];
+
+fn static_value(reader: &Reader<'_, '_>) -> Option<Kind> {
+    let value = source::read(reader, "value")?;
+    Some(Kind::Static { value })
+}
+
+/// One credential; its `slots` are filled by the routes that use it.
+pub(super) fn read(reader: &Reader<'_, '_>, name: Name) -> Option<Spec> {
+    let kind = reader.chosen().and_then(|word| {
+        let below = reader.table(word)?;
+        let (_, read) = KINDS.iter().find(|(kind, _)| *kind == word)?;
+        read(&below)
+    });
+    let max_life = reader.optional_duration("max-life");
+    let deadline = reader.duration("deadline");
+    if max_life.is_some_and(|life| life <= deadline) {
+        let span = reader
+            .raw("max-life")
+            .map_or(reader.span.clone(), toml::Spanned::span);
+        let message = "\"max-life\" is no longer than \"deadline\"";
+        let help =
+            "a lease can be over before it is handed out: a life counts from before the call";
+        reader.desk.warn(&span, message, help);
+    }
+    Some(Spec {
+        name,
+        share: match reader.choice("share") {
+            Some("agent") => Share::Agent,
+            Some("all") => Share::All,
+            _ => Share::Session,
+        },
+        on_failure: match reader.choice("on-failure") {
+            Some("stale") => OnFailure::Stale,
+            _ => OnFailure::Refuse,
+        },
+        max_life,
+        deadline,
+        failure_ttl: reader.duration("failure-ttl"),
+        unscrubbed: reader.flag("unscrubbed"),
+        kind: kind?,
+        slots: Vec::new(),
+    })
+}

@@ -1,0 +1,287 @@
+//! The file as a whole: its sections, the names that connect them, and the configuration that comes of both.
+
+use std::collections::HashSet;
+
+use toml::Spanned;
+use toml::de::DeTable;
+
+use super::fault::{Desk, Span};
+use super::key::{HOUR, Kind, Need, Section, key, secs};
+use super::reader::Reader;
+use super::{
+    Admin, Config, Presets, admin, agent, audit, ca, credential, lint, listener, route, upstream,
+};
+use crate::credential::{Kind as CredentialKind, Source, Spec};
+use crate::identity::AgentEntry;
+use crate::inject::Placement;
+use crate::proxy::{ListenAddr, ListenerSettings, UpstreamSettings};
+
+pub(super) static ROOT: Section = Section {
+    title: "the top of the file",
+    keys: &[
+        key(
+            "drain",
+            Kind::Duration(secs(0), HOUR),
+            Need::Default("\"30s\""),
+            "How long requests under way may take to end when keyward stops. Stands above the first table.",
+        ),
+        key(
+            "proxy",
+            Kind::Table(&listener::LISTENER),
+            Need::Optional,
+            "The listener `default`.",
+        ),
+        key(
+            "listener",
+            Kind::Named(&listener::LISTENER),
+            Need::Optional,
+            "Other listeners, with the same keys. With one of these and without `[proxy]` there is no `default`.",
+        ),
+        key(
+            "admin",
+            Kind::Table(&admin::ADMIN),
+            Need::Optional,
+            "The operators' side; left out, there is none.",
+        ),
+        key(
+            "ca",
+            Kind::Table(&ca::CA),
+            Need::Optional,
+            "The root that agents trust.",
+        ),
+        key(
+            "audit",
+            Kind::Table(&audit::AUDIT),
+            Need::Optional,
+            "Where records go.",
+        ),
+        key(
+            "upstream",
+            Kind::Table(&upstream::UPSTREAM),
+            Need::Optional,
+            "Whom keyward trusts, and how it gets there.",
+        ),
+        key(
+            "agent",
+            Kind::Named(&agent::AGENT),
+            Need::Optional,
+            "The registry of agents.",
+        ),
+        key(
+            "credential",
+            Kind::Named(&credential::CREDENTIAL),
+            Need::Optional,
+            "The credentials; exactly one kind table below each.",
+        ),
+        key(
+            "route",
+            Kind::Rows(&route::ROUTE),
+            Need::Optional,
+            "The routes: the first one that matches host, method, path and agent decides.",
+        ),
+    ],
+};
+
+/// Reads the whole file. The configuration holds only if the desk has no fault afterwards.
+pub(super) fn read(desk: &Desk, root: &DeTable<'_>, presets: &dyn Presets) -> Config {
+    let reader = Reader::open(desk, &ROOT, "the file".into(), 0..0, root);
+    let mut credentials = credentials(&reader);
+    let mut routes = routes(&reader, presets);
+    assign_slots(desk, &mut routes, &mut credentials);
+    let agents = agents(&reader, &routes);
+    let listeners = listeners(&reader, agents.len());
+    let admin = reader
+        .table("admin")
+        .map(|below| (admin::read(&below), below.span));
+    let parts = Parts {
+        listeners,
+        admin,
+        agents,
+        credentials,
+        routes,
+    };
+    if !desk.has_faults() {
+        lint::look(desk, &parts);
+    }
+    resolve(&reader, parts)
+}
+
+/// What was read, each with its place.
+#[derive(Debug)]
+pub(super) struct Parts {
+    /// Without a span: the listener that nobody wrote.
+    pub(super) listeners: Vec<(ListenerSettings, Option<Span>)>,
+    pub(super) admin: Option<(Admin, Span)>,
+    pub(super) agents: Vec<((AgentEntry, Option<Source>), Span)>,
+    pub(super) credentials: Vec<(Spec, Span)>,
+    pub(super) routes: Vec<route::Written>,
+}
+
+fn resolve(reader: &Reader<'_, '_>, parts: Parts) -> Config {
+    let (routes, conditions) = parts
+        .routes
+        .into_iter()
+        .map(|written| (written.route, written.conditions))
+        .unzip();
+    let upstream = reader.table("upstream");
+    Config {
+        listeners: parts
+            .listeners
+            .into_iter()
+            .map(|(listener, _)| listener)
+            .collect(),
+        admin: parts.admin.map(|(admin, _)| admin).unwrap_or_default(),
+        ca: reader
+            .table("ca")
+            .map(|below| ca::read(&below))
+            .unwrap_or_default(),
+        audit: reader.table("audit").map(|below| audit::read(&below)),
+        upstream: upstream.map_or_else(UpstreamSettings::default, |below| upstream::read(&below)),
+        agents: parts.agents.into_iter().map(|(agent, _)| agent).collect(),
+        credentials: parts
+            .credentials
+            .into_iter()
+            .map(|(spec, _)| spec)
+            .collect(),
+        routes,
+        conditions,
+        drain: reader.duration("drain"),
+    }
+}
+
+fn agents(
+    reader: &Reader<'_, '_>,
+    routes: &[route::Written],
+) -> Vec<((AgentEntry, Option<Source>), Span)> {
+    let routes: Vec<&str> = routes.iter().map(|written| &*written.route.name).collect();
+    let named = reader.named("agent").into_iter();
+    named
+        .map(|(id, below)| {
+            route::look_at_permissions(&below, &routes);
+            (agent::read(&below, id), below.span)
+        })
+        .collect()
+}
+
+fn credentials(reader: &Reader<'_, '_>) -> Vec<(Spec, Span)> {
+    let named = reader.named("credential").into_iter();
+    named
+        .filter_map(|(name, below)| Some((credential::read(&below, name)?, below.span)))
+        .collect()
+}
+
+fn routes(reader: &Reader<'_, '_>, presets: &dyn Presets) -> Vec<route::Written> {
+    let names = |key| {
+        reader
+            .entries(key)
+            .into_iter()
+            .map(|(name, _)| &**name.get_ref())
+            .collect()
+    };
+    let known = route::Known {
+        credentials: if is_table(reader, "credential") {
+            names("credential")
+        } else {
+            Vec::new()
+        },
+        agents: if is_table(reader, "agent") {
+            names("agent")
+        } else {
+            Vec::new()
+        },
+        presets,
+    };
+    let mut found = Vec::new();
+    let mut taken = HashSet::new();
+    for (index, below) in reader.rows("route").iter().enumerate() {
+        let Some(written) = route::read(below, index, &known) else {
+            continue;
+        };
+        if !taken.insert(written.route.name.clone()) {
+            let message = format!("another route is called \"{}\"", written.route.name);
+            let help = "audit, metrics and policy tell routes apart by name; one without a name is route-N";
+            reader.desk.fault_with(&written.span, message, help);
+        }
+        found.push(written);
+    }
+    found
+}
+
+/// Something else than a table is told once, where the section itself is read.
+fn is_table(reader: &Reader<'_, '_>, name: &str) -> bool {
+    matches!(
+        reader.raw(name).map(Spanned::get_ref),
+        Some(toml::de::DeValue::Table(_))
+    )
+}
+
+/// Gives each distinct placement list of a credential a slot, in the order of the routes.
+fn assign_slots(desk: &Desk, routes: &mut [route::Written], credentials: &mut [(Spec, Span)]) {
+    for written in routes {
+        let route = &mut written.route;
+        let of_route = |spec: &&mut (Spec, Span)| Some(&spec.0.name) == route.credential.as_ref();
+        let Some((spec, _)) = credentials.iter_mut().find(of_route) else {
+            continue;
+        };
+        let brings_user = match spec.kind {
+            CredentialKind::Static { .. } => false,
+        };
+        let asks_user = |p: &Placement| matches!(p, Placement::Basic { user } if user.is_empty());
+        if !brings_user && route.placements.iter().any(asks_user) {
+            let message = format!(
+                "inject = {{ basic = \"\" }} needs a user name, and \"{}\" brings none",
+                spec.name
+            );
+            desk.fault_with(
+                &written.span,
+                message,
+                "write the user name: inject = { basic = \"USER\" }",
+            );
+        }
+        let known = spec.slots.iter().position(|slot| *slot == route.placements);
+        route.slot = known.unwrap_or_else(|| {
+            spec.slots.push(route.placements.clone());
+            spec.slots.len() - 1
+        });
+    }
+}
+
+fn listeners(reader: &Reader<'_, '_>, agents: usize) -> Vec<(ListenerSettings, Option<Span>)> {
+    let proxy = reader
+        .table("proxy")
+        .map(|below| (listener::default_name(), below));
+    let mut found: Vec<(ListenerSettings, Option<Span>)> = Vec::new();
+    for (name, below) in proxy.into_iter().chain(reader.named("listener")) {
+        if *name.as_str() == *listener::default_name().as_str() && !found.is_empty() {
+            let message = "the listener \"default\" is [proxy]";
+            reader.desk.fault(&below.span, message);
+            continue;
+        }
+        let settings = listener::read(&below, name, agents);
+        look_at_addresses(reader.desk, &settings, &below.span, &found);
+        found.push((settings, Some(below.span)));
+    }
+    if found.is_empty() {
+        found.push((listener::unwritten(), None));
+    }
+    found
+}
+
+fn look_at_addresses(
+    desk: &Desk,
+    new: &ListenerSettings,
+    span: &Span,
+    others: &[(ListenerSettings, Option<Span>)],
+) {
+    for addr in &new.listen {
+        let picks = matches!(addr, ListenAddr::Tcp(addr) if addr.port() == 0);
+        let taken = |(other, _): &&(ListenerSettings, _)| other.listen.contains(addr);
+        if let Some((other, _)) = others.iter().find(taken).filter(|_| !picks) {
+            let message = format!(
+                "the listener \"{}\" has an address of \"{}\"",
+                new.name, other.name
+            );
+            desk.fault_with(span, message, "each listener has addresses of its own");
+        }
+    }
+}

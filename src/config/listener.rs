@@ -1,0 +1,214 @@
+//! `[proxy]` and `[listener.NAME]`: where agents connect, and what is asked of them.
+
+use std::net::SocketAddr;
+
+use super::fault::Span;
+use super::key::{DAY, Kind, Need, Section, key, millis, secs};
+use super::reader::{self, Reader};
+use crate::agent::Name;
+use crate::proxy::{Identify, Limits, ListenAddr, ListenerSettings, Unmatched};
+
+pub(super) const DEFAULT_LISTEN: &str = "127.0.0.1:8180";
+
+pub(super) static LISTENER: Section = Section {
+    title: "[proxy]",
+    keys: &[
+        key(
+            "listen",
+            Kind::List(&Kind::Text("an address")),
+            Need::Default("[\"127.0.0.1:8180\"]"),
+            "Addresses: `IP:PORT` (port 0 picks one), `unix:PATH`, `systemd` or `systemd:NAME` for sockets that systemd hands over. `[listener.NAME]` must name its own.",
+        ),
+        key(
+            "unmatched",
+            Kind::Choice(&["refuse", "tunnel"]),
+            Need::Default("\"refuse\""),
+            "What happens to hosts that no route names. A host with a credential is never tunnelled.",
+        ),
+        key(
+            "identify",
+            Kind::Choice(&["required", "open"]),
+            Need::Default("\"required\""),
+            "Whether agents must prove who they are. `open` asks nothing: only on loopback and unix sockets, with at most one `[agent.ID]`.",
+        ),
+        key(
+            "max-connections",
+            Kind::Count(1, 1_000_000),
+            Need::Default("10000"),
+            "Connections at once, in all.",
+        ),
+        key(
+            "max-connections-per-agent",
+            Kind::Count(1, 1_000_000),
+            Need::Default("2048"),
+            "Connections at once of one agent.",
+        ),
+        key(
+            "header-timeout",
+            Kind::Duration(millis(100), secs(600)),
+            Need::Default("\"10s\""),
+            "From the first byte of a request's head to its last; also for a TLS handshake.",
+        ),
+        key(
+            "idle-timeout",
+            Kind::Duration(secs(1), DAY),
+            Need::Default("\"5m\""),
+            "Time without a byte in either direction.",
+        ),
+        key(
+            "total-timeout",
+            Kind::Duration(secs(1), secs(30 * 24 * 3600)),
+            Need::Default("\"1h\""),
+            "For one request, its answer included. Event streams and upgraded connections are held to idleness only.",
+        ),
+    ],
+};
+
+/// The listener of a file without `[proxy]` and `[listener.NAME]`.
+pub(super) fn unwritten() -> ListenerSettings {
+    ListenerSettings {
+        name: default_name(),
+        listen: DEFAULT_LISTEN
+            .parse()
+            .map(ListenAddr::Tcp)
+            .into_iter()
+            .collect(),
+        unmatched: Unmatched::Refuse,
+        identify: Identify::Required,
+        limits: Limits::default(),
+    }
+}
+
+/// The name of `[proxy]`.
+pub(super) fn default_name() -> Name {
+    "default".parse().expect("a static name is valid")
+}
+
+/// One listener. `agents` is the number of `[agent.ID]`, which bounds `identify = "open"`.
+pub(super) fn read(reader: &Reader<'_, '_>, name: Name, agents: usize) -> ListenerSettings {
+    let listen = addresses(reader, &name);
+    let identify = match reader.choice("identify") {
+        Some("open") => Identify::Open,
+        _ => Identify::Required,
+    };
+    if identify == Identify::Open {
+        look_at_open(reader, &listen, agents);
+    }
+    ListenerSettings {
+        name,
+        identify,
+        unmatched: match reader.choice("unmatched") {
+            Some("tunnel") => Unmatched::Tunnel,
+            _ => Unmatched::Refuse,
+        },
+        limits: Limits {
+            max_connections: reader.count("max-connections"),
+            max_connections_per_agent: reader.count("max-connections-per-agent"),
+            header_timeout: reader.duration("header-timeout"),
+            idle_timeout: reader.duration("idle-timeout"),
+            total_timeout: reader.duration("total-timeout"),
+        },
+        listen: listen.into_iter().map(|(addr, _)| addr).collect(),
+    }
+}
+
+fn addresses(reader: &Reader<'_, '_>, name: &Name) -> Vec<(ListenAddr, Span)> {
+    if !reader.has("listen") {
+        if *name == default_name() {
+            return unwritten()
+                .listen
+                .into_iter()
+                .map(|addr| (addr, reader.span.clone()))
+                .collect();
+        }
+        let message = format!("{} needs the key \"listen\"", reader.title);
+        reader.desk.missing(
+            &reader.span,
+            message,
+            "for example: listen = [\"127.0.0.1:8280\"]",
+        );
+    }
+    let mut found: Vec<(ListenAddr, Span)> = Vec::new();
+    for (text, span) in reader.texts("listen") {
+        let Some(addr) = address(reader, text, &span) else {
+            continue;
+        };
+        let picks = matches!(addr, ListenAddr::Tcp(addr) if addr.port() == 0);
+        if !picks && found.iter().any(|(known, _)| *known == addr) {
+            reader
+                .desk
+                .fault(&span, "this address stands in the list twice");
+        } else {
+            found.push((addr, span));
+        }
+    }
+    found
+}
+
+fn address(reader: &Reader<'_, '_>, text: &str, span: &Span) -> Option<ListenAddr> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        return reader::path(reader.desk, path, span).map(ListenAddr::Unix);
+    }
+    if text == "systemd" {
+        return Some(ListenAddr::Systemd(None));
+    }
+    if let Some(name) = text.strip_prefix("systemd:") {
+        // sd_listen_fds_with_names(3): what FileDescriptorName= allows, as far as anybody uses it.
+        let clean = |b: u8| b.is_ascii_graphic() && b != b':';
+        if name.is_empty() || name.len() > 255 || !name.bytes().all(clean) {
+            let message = "the name of a systemd socket is 1 to 255 visible characters without `:`";
+            reader.desk.fault(span, message);
+            return None;
+        }
+        return Some(ListenAddr::Systemd(Some(name.to_owned())));
+    }
+    if let Ok(addr) = text.parse::<SocketAddr>() {
+        return Some(ListenAddr::Tcp(addr));
+    }
+    let message = format!(
+        "{} is not an address to listen on",
+        super::text::quoted(text)
+    );
+    reader.desk.fault_with(span, message, address_help(text));
+    None
+}
+
+/// What was probably meant by something that is no address.
+fn address_help(text: &str) -> String {
+    let forms = "write \"IP:PORT\" such as \"127.0.0.1:8180\", \"unix:PATH\" or \"systemd\"";
+    let port = text
+        .strip_prefix(':')
+        .or_else(|| text.strip_prefix("localhost:"))
+        .unwrap_or(text);
+    match port.parse::<u16>() {
+        Ok(port) => format!("did you mean \"127.0.0.1:{port}\"?"),
+        Err(_) if text.starts_with('/') => format!("did you mean \"unix:{text}\"?"),
+        Err(_) => forms.into(),
+    }
+}
+
+/// Whoever reaches an open listener uses the credentials: it must be out of reach of others.
+fn look_at_open(reader: &Reader<'_, '_>, listen: &[(ListenAddr, Span)], agents: usize) {
+    let help = "write identify = \"required\", or listen on 127.0.0.1, [::1] or a unix socket";
+    for (addr, span) in listen {
+        let message = match addr {
+            ListenAddr::Tcp(addr) if !addr.ip().is_loopback() => {
+                format!("identify = \"open\" would lend the credentials to whoever reaches {addr}")
+            }
+            ListenAddr::Systemd(_) => {
+                "identify = \"open\" needs an address that is known to be local, and systemd's is not".into()
+            }
+            ListenAddr::Tcp(_) | ListenAddr::Unix(_) => continue,
+        };
+        reader.desk.fault_with(span, message, help);
+    }
+    if agents > 1 {
+        let message = format!("identify = \"open\" cannot tell {agents} agents apart");
+        let help =
+            "write identify = \"required\" and give each agent a token, or keep one [agent.ID]";
+        let span = reader
+            .raw("identify")
+            .map_or(reader.span.clone(), toml::Spanned::span);
+        reader.desk.fault_with(&span, message, help);
+    }
+}

@@ -1,0 +1,411 @@
+//! `[[route]]`: what it matches, what it injects, and which of the names it uses exist.
+
+use std::sync::Arc;
+
+use toml::Spanned;
+use toml::de::DeValue;
+
+use super::condition::{self, WHEN};
+use super::fault::Span;
+use super::key::{Kind, Need, Section, key};
+use super::placement::{self, INJECT};
+use super::reader::Reader;
+use super::text::{nearest, quoted};
+use super::{PresetRoute, Presets};
+use crate::agent::Name;
+use crate::host::{HostMatch, HostPattern};
+use crate::inject::Placement;
+use crate::policy::Conditions;
+use crate::route::{MethodSet, PathPattern, Route};
+
+pub(super) static ROUTE: Section = Section {
+    title: "[[route]]",
+    keys: &[
+        key(
+            "name",
+            Kind::Text("a name"),
+            Need::Optional,
+            "How audit, metrics and policy call it; left out, `route-N` with its place from 1.",
+        ),
+        key(
+            "preset",
+            Kind::Text("the name of a known service"),
+            Need::Optional,
+            "A known service: gives `hosts`, `inject` and `encoded-slash`, each of which may be written beside it.",
+        ),
+        key(
+            "hosts",
+            Kind::List(&Kind::Text("a host")),
+            Need::Optional,
+            "Matches these hosts; required without `preset`. `*.` is exactly one label; `HOST:PORT` for another port than 443.",
+        ),
+        key(
+            "methods",
+            Kind::List(&Kind::Text("a method")),
+            Need::Default(
+                "[\"GET\", \"HEAD\", \"POST\", \"PUT\", \"PATCH\", \"DELETE\", \"OPTIONS\"]",
+            ),
+            "Matches these methods. An `OPTIONS` request carries the credential only where `OPTIONS` is written here.",
+        ),
+        key(
+            "paths",
+            Kind::List(&Kind::Text("a path pattern")),
+            Need::Default("[\"/**\"]"),
+            "Matches these paths: `*` is anything within a segment, `**` any number of segments.",
+        ),
+        key(
+            "agents",
+            Kind::List(&Kind::Text("an agent's ID")),
+            Need::Optional,
+            "Matches these agents; left out, every agent.",
+        ),
+        key(
+            "credential",
+            Kind::Text("the NAME of a credential"),
+            Need::Optional,
+            "The `[credential.NAME]` that is injected; left out, the request goes on as it came.",
+        ),
+        key(
+            "inject",
+            Kind::Either(&[
+                Kind::Choice(&["bearer"]),
+                Kind::Table(&INJECT),
+                Kind::List(&Kind::Either(&[
+                    Kind::Choice(&["bearer"]),
+                    Kind::Table(&INJECT),
+                ])),
+            ]),
+            Need::Optional,
+            "Where the credential goes: `\"bearer\"`, a table, or a list of both. Required with `credential`, unless `preset` gives it.",
+        ),
+        key(
+            "when",
+            Kind::Table(&WHEN),
+            Need::Optional,
+            "A guard: outside these hours the request is refused, and no later route is tried.",
+        ),
+        key(
+            "source",
+            Kind::List(&Kind::Text("a network, such as \"10.0.0.0/8\"")),
+            Need::Optional,
+            "A guard: the networks that the agent may call from.",
+        ),
+        key(
+            "ranges",
+            Kind::Flag,
+            Need::Default("false"),
+            "Passes `Range` on although a credential is injected: a slice can cut a secret so that nobody recognises it.",
+        ),
+        key(
+            "encoded-slash",
+            Kind::Flag,
+            Need::Default("false"),
+            "Allows `%2F` in the path, as npm and GitLab write it.",
+        ),
+        key(
+            "websocket",
+            Kind::Flag,
+            Need::Default("true"),
+            "Allows WebSocket upgrades.",
+        ),
+    ],
+};
+
+/// A route, and where it stands.
+#[derive(Debug)]
+pub(super) struct Written {
+    pub(super) route: Route,
+    pub(super) conditions: Conditions,
+    /// `[[route]]`, or its name.
+    pub(super) span: Span,
+}
+
+/// The names that a route can refer to.
+#[derive(Debug)]
+pub(super) struct Known<'a> {
+    pub(super) credentials: Vec<&'a str>,
+    pub(super) agents: Vec<&'a str>,
+    pub(super) presets: &'a dyn Presets,
+}
+
+/// One route, `index` from 0.
+pub(super) fn read(reader: &Reader<'_, '_>, index: usize, known: &Known<'_>) -> Option<Written> {
+    let preset = preset(reader, known);
+    let credential = credential(reader, known);
+    let placements = placements(reader, preset.as_ref().map(|(_, preset)| preset));
+    let hosts = hosts(reader, preset.as_ref().map(|(_, preset)| preset));
+    for (host, span) in &hosts {
+        look_at_host(reader, host, span, credential.is_some());
+    }
+    let gives_encoded = preset
+        .as_ref()
+        .is_some_and(|(_, preset)| preset.encoded_slash);
+    let conditions = condition::read(reader);
+    let route = Route {
+        name: name(reader, index)?,
+        index,
+        hosts: hosts.into_iter().map(|(host, _)| host).collect(),
+        methods: methods(reader),
+        paths: reader.list_of::<PathPattern>("paths"),
+        agents: agents(reader, known),
+        slot: 0,
+        ranges: reader.flag("ranges"),
+        encoded_slash: match reader.has("encoded-slash") {
+            true => reader.flag("encoded-slash"),
+            false => gives_encoded,
+        },
+        websocket: reader.flag("websocket"),
+        placements: match credential {
+            Some(_) => placements,
+            None => Vec::new(),
+        },
+        credential,
+        preset: preset.map(|(name, _)| name),
+    };
+    let span = match reader.has("name") {
+        true => reader.key_span("name"),
+        false => reader.span.clone(),
+    };
+    Some(Written {
+        route,
+        conditions,
+        span,
+    })
+}
+
+fn name(reader: &Reader<'_, '_>, index: usize) -> Option<Arc<str>> {
+    if !reader.has("name") {
+        return Some(format!("route-{}", index + 1).into());
+    }
+    let (text, span) = reader.text("name")?;
+    match text.parse::<Name>() {
+        Ok(name) => Some(name.shared()),
+        Err(error) => {
+            let message = format!("{} is not a name", quoted(text));
+            reader.desk.fault_with(&span, message, error);
+            None
+        }
+    }
+}
+
+fn preset(reader: &Reader<'_, '_>, known: &Known<'_>) -> Option<(Name, PresetRoute)> {
+    let (text, span) = reader.text("preset")?;
+    if let Some((name, found)) = text.parse().ok().zip(known.presets.find(text)) {
+        return Some((name, found));
+    }
+    let message = format!("no preset is called {}", quoted(text));
+    let help = match nearest(text, known.presets.names()) {
+        Some(near) => format!("did you mean \"{near}\"?"),
+        None => "name hosts and inject in its place".into(),
+    };
+    reader.desk.fault_with(&span, message, help);
+    None
+}
+
+fn credential(reader: &Reader<'_, '_>, known: &Known<'_>) -> Option<Name> {
+    let (text, span) = reader.text("credential")?;
+    if known.credentials.contains(&text) {
+        return text.parse().ok(); // a bad NAME was told where it is defined
+    }
+    let message = format!("no credential is called {}", quoted(text));
+    let help = match nearest(text, known.credentials.iter().copied()) {
+        Some(near) => format!("did you mean \"{near}\"?"),
+        None => defined("credential", &known.credentials),
+    };
+    reader.desk.fault_with(&span, message, help);
+    None
+}
+
+/// What there is, or how to make it.
+fn defined(what: &str, known: &[&str]) -> String {
+    match known {
+        [] => format!("the file has no [{what}.NAME]"),
+        _ => format!("the file has: {}", known.join(", ")),
+    }
+}
+
+fn agents(reader: &Reader<'_, '_>, known: &Known<'_>) -> Vec<Name> {
+    let mut agents = Vec::new();
+    for (text, span) in reader.texts("agents") {
+        // Without any [agent.ID] the one agent is called `default`.
+        let implied = known.agents.is_empty() && text == "default";
+        if implied || known.agents.contains(&text) {
+            agents.extend(text.parse::<Name>().ok());
+            continue;
+        }
+        let message = format!("no agent is called {}", quoted(text));
+        let help = match nearest(text, known.agents.iter().copied()) {
+            Some(near) => format!("did you mean \"{near}\"?"),
+            None => defined("agent", &known.agents),
+        };
+        reader.desk.fault_with(&span, message, help);
+    }
+    agents
+}
+
+/// The placements that are written, else those of the preset. Placements and credential need each other.
+fn placements(reader: &Reader<'_, '_>, preset: Option<&PresetRoute>) -> Vec<Placement> {
+    let names_credential = reader.has("credential");
+    if reader.has("inject") && !names_credential {
+        let message = "\"inject\" without \"credential\": there is nothing to inject";
+        let help = "name the credential, or leave \"inject\" out";
+        reader
+            .desk
+            .missing(&reader.key_span("inject"), message, help);
+    }
+    if reader.has("inject") {
+        return placement::read(reader, "inject");
+    }
+    let given = preset
+        .map(|preset| preset.placements.clone())
+        .unwrap_or_default();
+    // A preset that nobody knows was told already.
+    let unknown = reader.has("preset") && preset.is_none();
+    if names_credential && given.is_empty() && !unknown {
+        let message = "the route does not say where its credential goes";
+        let help = "add inject = \"bearer\", { header = \"x-api-key\" }, { basic = \"USER\" }, { query = \"key\" } or { cookie = \"sid\" }";
+        reader
+            .desk
+            .missing(&reader.key_span("credential"), message, help);
+    }
+    given
+}
+
+/// Hosts, each with the place in the file that gave it.
+fn hosts(reader: &Reader<'_, '_>, preset: Option<&PresetRoute>) -> Vec<(HostPattern, Span)> {
+    if !reader.has("hosts") {
+        if let Some(preset) = preset {
+            let span = reader
+                .raw("preset")
+                .map_or(reader.span.clone(), Spanned::span);
+            return preset
+                .hosts
+                .iter()
+                .map(|host| (host.clone(), span.clone()))
+                .collect();
+        }
+        if !reader.has("preset") {
+            let message = "the route names no hosts";
+            let help = "add hosts = [\"api.example.com\"], or a preset";
+            reader.desk.missing(&reader.span, message, help);
+        }
+        return Vec::new();
+    }
+    let mut found: Vec<(HostPattern, Span)> = Vec::new();
+    for (text, span) in reader.texts("hosts") {
+        let pattern = match text.parse::<HostPattern>() {
+            Ok(pattern) => pattern,
+            Err(error) => {
+                let message = format!("{} is not a host: {error}", quoted(text));
+                match host_help(text) {
+                    Some(help) => reader.desk.fault_with(&span, message, help),
+                    None => reader.desk.fault(&span, message),
+                }
+                continue;
+            }
+        };
+        if found.iter().any(|(known, _)| *known == pattern) {
+            reader.desk.warn(
+                &span,
+                format!("{pattern} stands in the list twice"),
+                "leave one of them out",
+            );
+        } else {
+            found.push((pattern, span));
+        }
+    }
+    found
+}
+
+/// The host of a URL, or the star's right place.
+fn host_help(text: &str) -> Option<String> {
+    let bare = text.split_once("://").map_or(text, |(_, rest)| rest);
+    let bare = bare.split(['/', '?', '#']).next()?.trim_end_matches('.');
+    let likely = match bare.strip_prefix('.') {
+        Some(rest) => format!("*.{rest}"),
+        None => bare.to_ascii_lowercase(),
+    };
+    let fits = likely != text && likely.parse::<HostPattern>().is_ok();
+    let star = "`*.` stands first and is exactly one label: \"*.example.com\"";
+    match fits {
+        true => Some(format!("did you mean {}?", quoted(&likely))),
+        false => text.contains('*').then(|| star.into()),
+    }
+}
+
+/// A wildcard over a zone in which strangers own names would hand them the credential.
+fn look_at_host(reader: &Reader<'_, '_>, host: &HostPattern, span: &Span, credentialed: bool) {
+    if credentialed && host.port == 80 {
+        let message = format!("{host}: nothing is ever injected over cleartext");
+        reader
+            .desk
+            .warn(span, message, "leave the port out, or the credential");
+    }
+    let HostMatch::OneLabel(parent) = &host.kind else {
+        return;
+    };
+    let suffix = psl::suffix(parent.as_bytes());
+    let public = suffix.is_some_and(|suffix| suffix.is_known() && suffix == parent.as_bytes());
+    if !public {
+        return;
+    }
+    let message = format!("anybody can own a name under \"{parent}\" (the public suffix list)");
+    if credentialed {
+        let help = "name the hosts that the credential is for: a stranger's host would receive it";
+        reader.desk.fault_with(span, message, help);
+    } else {
+        reader
+            .desk
+            .warn(span, message, "name the hosts that are meant");
+    }
+}
+
+fn methods(reader: &Reader<'_, '_>) -> Option<MethodSet> {
+    let texts = reader.texts("methods");
+    if texts.is_empty() {
+        return None;
+    }
+    let mut clean = Vec::new();
+    for (text, span) in texts {
+        match MethodSet::parse([text]) {
+            Ok(_) => clean.push(text),
+            Err(error) => {
+                let upper = text.to_ascii_uppercase();
+                let message = format!("{}: {error}", quoted(text));
+                if upper != text && MethodSet::parse([&*upper]).is_ok() {
+                    let help = format!("did you mean \"{upper}\"?");
+                    reader.desk.fault_with(&span, message, help);
+                } else {
+                    reader.desk.fault(&span, message);
+                }
+            }
+        }
+    }
+    MethodSet::parse(clean).ok()
+}
+
+/// An agent's permissions name routes as `route:NAME`.
+pub(super) fn look_at_permissions(reader: &Reader<'_, '_>, routes: &[&str]) {
+    // What is no list of texts is told where the agent is read.
+    let Some(DeValue::Array(items)) = reader.raw("permissions").map(Spanned::get_ref) else {
+        return;
+    };
+    let texts = items
+        .iter()
+        .filter_map(|item| Some((item.get_ref().as_str()?, item.span())));
+    for (text, span) in texts {
+        let Some(name) = text.strip_prefix("route:") else {
+            continue;
+        };
+        if !routes.contains(&name) {
+            let message = format!("no route is called {}", quoted(name));
+            let help = match nearest(name, routes.iter().copied()) {
+                Some(near) => format!("did you mean \"route:{near}\"?"),
+                None => {
+                    "a route's name is its key \"name\", or route-N with its place from 1".into()
+                }
+            };
+            reader.desk.fault_with(&span, message, help);
+        }
+    }
+}
