@@ -6,7 +6,7 @@
 use std::iter::Peekable;
 use std::str::Chars;
 
-use super::key;
+use super::key::{self, Kind};
 
 /// The text with as many lines and characters as before.
 pub(super) fn conceal(text: &str) -> String {
@@ -159,12 +159,13 @@ fn is_word(c: char) -> bool {
 fn is_harmless(word: &str) -> bool {
     let last = word.rsplit('.').next().unwrap_or(word);
     let sections = key::sections();
-    let mut known = sections
-        .iter()
-        .filter_map(|section| section.find(last))
-        .peekable();
+    let known = || sections.iter().filter_map(|section| section.find(last));
+    // `credential` is the name of a table and, in a route, a text: the text is what stands after a `=`.
+    let plain = known().any(|key| key.kind.is_plain());
+    let risky = known().any(|key| !key.kind.is_plain() && key.kind.sections().is_empty());
+    let source = known().any(|key| matches!(key.kind, Kind::Source | Kind::Map(_)));
     let is_target = word.contains(':') && crate::host::Target::from_connect(word).is_ok();
-    (known.peek().is_some() && known.all(|key| key.kind.is_plain())) || is_target
+    (plain && !risky && !source) || is_target
 }
 
 #[cfg(test)]
