@@ -100,7 +100,7 @@ fn list(presets: &Presets, out: &mut dyn Write) -> io::Result<()> {
         writeln!(
             out,
             "{:name$}  {:var$}  {}",
-            preset.name,
+            preset.name.as_str(),
             first_variable(preset),
             hosts(preset, 3)
         )?;

@@ -8,6 +8,7 @@ mod shipped;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -116,7 +117,7 @@ pub struct Minting {
     pub method: Option<Method>,
     /// Its path as written, for people.
     pub path: Box<str>,
-    /// Its path in lower case.
+    /// Its path, [`folded`].
     folded: PathPattern,
 }
 
@@ -139,26 +140,14 @@ impl Preset {
 
     /// Whether this request would bring a credential into being.
     ///
-    /// A list that refuses must be wider than what the upstream routes: letter case and one slash at the end are not
-    /// looked at, since several services do not look at them either.
+    /// A list that refuses must be wider than what the upstream routes: see [`folded`] for what is not looked at.
     pub fn mints(&self, method: &Method, path: &str) -> bool {
         if self.minting.is_empty() {
             return false;
         }
-        let folded;
-        let path = if path.bytes().any(|b| b.is_ascii_uppercase()) {
-            folded = path.to_ascii_lowercase();
-            &folded
-        } else {
-            path
-        };
-        let path = path
-            .strip_suffix('/')
-            .filter(|p| !p.is_empty())
-            .unwrap_or(path);
-        self.minting
-            .iter()
-            .any(|minting| minting.matches(method, path))
+        let path = folded(path);
+        let within = |path: &str| self.minting.iter().any(|m| m.matches(method, path));
+        within(&path) || (path.contains("%2f") && within(&path.replace("%2f", "/")))
     }
 
     /// Every environment variable that holds one of its secrets.
@@ -172,16 +161,39 @@ impl Preset {
 
 impl Minting {
     fn new(method: Option<Method>, path: &PathPattern) -> Option<Self> {
-        let folded = path.as_str().to_ascii_lowercase().parse().ok()?;
         Some(Self {
             method,
             path: path.as_str().into(),
-            folded,
+            folded: folded(path.as_str()).parse().ok()?,
         })
     }
 
     fn matches(&self, method: &Method, folded_path: &str) -> bool {
         self.method.as_ref().is_none_or(|own| own == method) && self.folded.matches(folded_path)
+    }
+}
+
+/// A path without what some services do not look at when they route: letter case, parameters of a segment (`;a=b`),
+/// one slash at the end, and the extension that names a format.
+fn folded(path: &str) -> Cow<'_, str> {
+    let path = if path.bytes().any(|b| b.is_ascii_uppercase() || b == b';') {
+        let plain = |segment: &str| segment.split(';').next().unwrap_or_default().to_lowercase();
+        Cow::Owned(path.split('/').map(plain).collect::<Vec<_>>().join("/"))
+    } else {
+        Cow::Borrowed(path)
+    };
+    let ends = ["/", ".json", ".xml", ".csv"];
+    let kept = ends
+        .iter()
+        .fold(&*path, |path, end| path.strip_suffix(end).unwrap_or(path))
+        .len();
+    match path {
+        _ if kept == 0 => Cow::Borrowed("/"),
+        Cow::Borrowed(path) => Cow::Borrowed(path.get(..kept).unwrap_or(path)),
+        Cow::Owned(mut path) => {
+            path.truncate(kept);
+            Cow::Owned(path)
+        }
     }
 }
 

@@ -268,12 +268,24 @@ fn credential_minting_is_known_in_every_spelling_that_a_service_takes() {
         "/app/installations/1/access_tokens",
         "/app/installations/1/access_tokens/",
         "/App/Installations/1/Access_Tokens",
+        "/app/installations/1;x=y/access_tokens;z",
+        "/app%2Finstallations/1/access_tokens",
+        "/user/keys.json",
         "/user/keys",
         "/repos/a/b/keys",
     ] {
         assert!(github.mints(&Method::POST, path), "{path}");
     }
     assert!(!github.mints(&Method::GET, "/user/keys"));
+    assert!(!github.mints(&Method::POST, "/"));
+    for path in [
+        "/2010-04-01/Accounts/AC1/Keys",
+        "/2010-04-01/Accounts/AC1/Keys.xml",
+    ] {
+        assert!(preset("twilio").mints(&Method::POST, path), "{path}");
+    }
+    let gitlab = preset("gitlab");
+    assert!(gitlab.mints(&Method::POST, "/api/v4/projects/a%2Fb/access_tokens"));
     assert!(!github.mints(&Method::POST, "/repos/a/b/issues"));
     let google = preset("google");
     let mint = "/v1/projects/-/serviceAccounts/bot@p.iam.gserviceaccount.com:generateAccessToken";
