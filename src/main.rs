@@ -1,2 +1,9 @@
 //! The `keyward` program; everything is in the library.
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    if let Some(code) = keyward::sandbox::helper_main() {
+        return code;
+    }
+    ExitCode::SUCCESS
+}
