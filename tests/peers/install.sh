@@ -1,0 +1,85 @@
+#!/usr/bin/env bash
+# Install the real servers and clients that tests/ drives, pinned, outside the clone.
+#
+#   tests/peers/install.sh            what tests/clients/run.py needs
+#   tests/peers/install.sh --bench    that, and the proxies of benches/compare.py
+#
+# Everything but Debian's packages lands in ${KEYWARD_CACHE:-$HOME/.cache/keyward}; a part whose pins are unchanged is
+# left as it is, so a second run costs a second. Needs a Debian machine with python3 (and venv), cargo and npm.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/../.." && pwd)
+cache=${KEYWARD_CACHE:-$HOME/.cache/keyward}
+bench=no
+case "${1:-}" in
+  "") ;;
+  --bench) bench=yes ;;
+  *) echo "install.sh: unknown argument '$1' (only --bench is known)" >&2; exit 64 ;;
+esac
+
+say() { echo "install.sh: $*" >&2; }
+fail() { say "FAILED: $*"; exit 69; }
+need() { command -v "$1" >/dev/null || fail "'$1' is not on the PATH: $2"; }
+
+# Debian's packages: installed when we are root, demanded when we are not.
+debian() { # debian COMMAND PACKAGE
+  PATH="$PATH:/usr/sbin" command -v "$1" >/dev/null && return
+  [ "$(id -u)" = 0 ] || fail "'$1' is missing and this is not root: apt-get install $2"
+  say "apt-get install $2"
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get install -y -q --no-install-recommends "$2" >"$cache/apt-$2.log" 2>&1 || {
+    apt-get update -q >"$cache/apt-update.log" 2>&1 || fail "apt-get update (see $cache/apt-update.log)"
+    apt-get install -y -q --no-install-recommends "$2" >"$cache/apt-$2.log" 2>&1 ||
+      fail "apt-get install $2 (see $cache/apt-$2.log)"
+  }
+}
+
+# unchanged STAMP FILE…: true where the stamp holds the digest of these files.
+digest() { cat "$@" | sha256sum | cut -d' ' -f1; }
+unchanged() { local stamp=$1; shift; [ "$(cat "$stamp" 2>/dev/null)" = "$(digest "$@")" ]; }
+
+venv() { # venv NAME REQUIREMENTS
+  local dir=$cache/$1
+  unchanged "$dir/.pins" "$2" && return
+  say "Python environment '$1'"
+  rm -rf "$dir"
+  "$cache/uv/bin/uv" venv -q --python "$(command -v python3)" "$dir" || fail "uv venv $dir"
+  "$cache/uv/bin/uv" pip install -q --python "$dir/bin/python" -r "$2" || fail "uv pip install -r $2"
+  digest "$2" >"$dir/.pins"
+}
+
+mkdir -p "$cache"
+need python3 "install Python 3.11 or later"
+need npm "install Node with npm (only to fetch packages: the tests run a pinned Node of their own)"
+need cargo "install Rust"
+debian curl curl
+debian git git
+debian openssl openssl
+debian nginx nginx-light
+
+if [ "$("$cache/uv/bin/uv" --version 2>/dev/null | cut -d' ' -f2)" != 0.13.9 ]; then
+  say "uv"
+  rm -rf "$cache/uv"
+  python3 -m venv "$cache/uv" || fail "python3 -m venv (Debian: apt-get install python3-venv)"
+  "$cache/uv/bin/pip" install -q --disable-pip-version-check uv==0.13.9 || fail "pip install uv==0.13.9"
+fi
+
+venv test "$here/requirements.txt"
+
+if ! unchanged "$cache/node/.pins" "$here/package-lock.json"; then
+  say "npm packages"
+  rm -rf "$cache/node"
+  mkdir -p "$cache/node"
+  cp "$here/package.json" "$here/package-lock.json" "$cache/node/"
+  (cd "$cache/node" && npm ci --silent --no-audit --no-fund --ignore-scripts) || fail "npm ci in $cache/node"
+  digest "$here/package-lock.json" >"$cache/node/.pins"
+fi
+
+if [ "$bench" = yes ]; then
+  debian squid squid-openssl
+  venv bench "$here/bench-requirements.txt"
+  say "load generator, fast upstream, bare proxy, hudsucker (release build)"
+  cargo build --release --quiet --locked --manifest-path "$root/benches/Cargo.toml" \
+    --target-dir "$cache/bench-target" || fail "cargo build of benches/"
+fi
+say "done: $cache"
