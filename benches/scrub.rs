@@ -1,6 +1,12 @@
 //! What scrubbing costs: GB/s on benign and on hostile answers, and the price of compiling a secret.
 //!
 //! `cargo bench --bench scrub`. Each figure is the best of several runs, so that a busy machine shows less.
+#![expect(
+    clippy::print_stdout,
+    clippy::indexing_slicing,
+    clippy::cast_precision_loss,
+    reason = "a bench prints figures, and may panic"
+)]
 
 use std::hint::black_box;
 use std::sync::Arc;

@@ -39,15 +39,16 @@ pub(super) enum Escape {
 }
 
 /// Whether an escape may begin with `byte`.
+#[inline]
 pub(super) fn leads(byte: u8) -> bool {
     matches!(byte, b'%' | b'\\' | b'&' | b'+')
 }
 
 /// Reads the escape at the start of `input`.
+#[inline]
 pub(super) fn read(input: &[u8]) -> Escape {
     match input {
         [b'%', high, low, ..] => percent(*high, *low),
-        [b'%', ..] => Escape::Cut,
         [b'+', ..] => Escape::Byte {
             value: b' ',
             len: 1,
@@ -57,7 +58,7 @@ pub(super) fn read(input: &[u8]) -> Escape {
             .iter()
             .find(|(name, _)| name == letter)
             .map_or(Escape::Not, |&(_, value)| Escape::Byte { value, len: 2 }),
-        [b'\\'] | [b'&'] => Escape::Cut,
+        [b'%', ..] | [b'\\' | b'&'] => Escape::Cut,
         [b'&', b'#', rest @ ..] => numeric(rest),
         [b'&', ..] => named(input),
         _ => Escape::Not,
@@ -166,6 +167,7 @@ fn named(input: &[u8]) -> Escape {
     Escape::Not
 }
 
+#[inline]
 fn digit(byte: u8) -> Option<u8> {
     DIGITS
         .get(usize::from(byte))
@@ -179,10 +181,10 @@ fn digit(byte: u8) -> Option<u8> {
 )]
 const DIGITS: [u8; 256] = {
     let mut table = [u8::MAX; 256];
-    let mut nibble = 0;
+    let mut nibble: u8 = 0;
     while nibble < 16 {
-        table[b"0123456789abcdef"[nibble] as usize] = nibble as u8;
-        table[b"0123456789ABCDEF"[nibble] as usize] = nibble as u8;
+        table[b"0123456789abcdef"[nibble as usize] as usize] = nibble;
+        table[b"0123456789ABCDEF"[nibble as usize] as usize] = nibble;
         nibble += 1;
     }
     table

@@ -20,10 +20,18 @@ mod form;
 mod openings;
 mod patterns;
 mod stream;
+mod websocket;
 
 pub use decode::{DecodeError, Decoder, GRACE, PIECE, RATIO};
 pub use patterns::Patterns;
 pub use stream::Scrubber;
+pub use websocket::{WebSocketError, WebSocketScrubber};
 
 #[cfg(test)]
+#[expect(
+    clippy::format_collect,
+    clippy::cast_possible_truncation,
+    clippy::decimal_bitwise_operands,
+    reason = "a test's oracle is written to be read"
+)]
 mod tests;

@@ -106,7 +106,8 @@ impl Openings {
     /// it opens. The last three offsets, where none can stand, are the caller's: see [`Openings::may_begin`].
     pub(super) fn each(&self, input: &[u8], from: usize, visit: &mut impl FnMut(usize, &[u32])) {
         if self.vectored.is_empty() {
-            return self.each_dense(input, from, input.len(), visit);
+            self.each_dense(input, from, input.len(), visit);
+            return;
         }
         let mut at = from;
         let mut next = [None; MOST_SEARCHES];

@@ -3,6 +3,7 @@
 mod decode;
 mod forms;
 mod stream;
+mod websocket;
 
 use std::sync::Arc;
 
@@ -136,9 +137,12 @@ fn hex(secret: &str, upper: impl Fn(usize) -> bool) -> Vec<u8> {
     digits
         .bytes()
         .enumerate()
-        .map(|(at, digit)| match upper(at) {
-            true => digit.to_ascii_uppercase(),
-            false => digit,
+        .map(|(at, digit)| {
+            if upper(at) {
+                digit.to_ascii_uppercase()
+            } else {
+                digit
+            }
         })
         .collect()
 }
