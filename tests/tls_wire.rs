@@ -6,7 +6,7 @@
     reason = "the test's own tasks end with the test"
 )]
 
-use std::io::Read as _;
+use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -213,8 +213,7 @@ async fn a_hello_in_records_of_one_byte_is_understood() {
         .iter()
         .flat_map(|byte| [22, 3, 1, 0, 1, *byte])
         .collect();
-    // A pipe of one byte cuts every read as well.
-    let (ours, mut theirs) = duplex(1);
+    let (ours, mut theirs) = duplex(64 * 1024);
     let server =
         tokio::spawn(async move { acceptor.accept(ours, Alpn::Both).await.map(|done| done.1) });
     theirs.write_all(&crumbs).await.unwrap();
@@ -391,8 +390,9 @@ async fn call(
     });
     let host: Host = host.parse().unwrap();
     let result = connector.connect(ours, &host, alpn).await;
-    let result = result.map(|(_, protocol)| protocol);
-    (result, server.await.unwrap())
+    // The stream lives until the server has written its tickets.
+    let group = server.await.unwrap();
+    (result.map(|(_, protocol)| protocol), group)
 }
 
 /// Where there is a server name, it is the name.
@@ -419,7 +419,11 @@ async fn upstreams_are_reached_with_the_hybrid_group_and_the_protocol_asked_for(
 
 #[tokio::test]
 async fn bad_upstreams_are_refused_each_with_its_reason() {
-    let (own, _) = upstream(|_| ());
+    // Another name, so that it is not taken for the issuer of the others.
+    let (own, _) = upstream(|params| {
+        let name = &mut params.distinguished_name;
+        name.push(rcgen::DnType::CommonName, "another root");
+    });
     let day = Duration::from_secs(24 * 3600);
     let now = rcgen::date_time_ymd(1970, 1, 1)
         + Duration::from_secs(u64::try_from(SystemClock.now().wall.as_second()).unwrap());
@@ -497,8 +501,9 @@ async fn a_tls_1_1_peer_is_refused_on_both_sides() {
             ])
             .spawn()
             .unwrap();
-        let mut line = [0; 6];
-        server.stdout.take().unwrap().read_exact(&mut line).unwrap();
+        let said = BufReader::new(server.stdout.take().unwrap());
+        let mut lines = said.lines().map(|line| line.unwrap());
+        assert!(lines.any(|line| line == "ACCEPT"));
         let tcp = tokio::net::TcpStream::connect(("127.0.0.1", port))
             .await
             .unwrap();
@@ -586,7 +591,7 @@ async fn an_identity_is_shown_to_a_server_that_asks_and_a_foreign_key_is_refused
             stream.get_ref().1.peer_certificates().is_some()
         });
         let host: Host = "up.test".parse().unwrap();
-        connector.connect(ours, &host, Alpn::Both).await.unwrap();
+        let _alive = connector.connect(ours, &host, Alpn::Both).await.unwrap();
         assert_eq!(task.await.unwrap(), shown);
     }
 }
