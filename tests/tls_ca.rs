@@ -236,7 +236,7 @@ fn the_intermediate_is_renewed_under_its_root_while_serving() {
         let first = leaves.authority();
         for _ in 0..10 {
             leaves.acceptor(&host).unwrap();
-            clock.advance(Duration::from_secs(13 * 24 * 3600));
+            clock.advance(Duration::from_hours(13 * 24));
         }
         let last = leaves.authority();
         assert!(last.expires() > first.expires());
@@ -246,9 +246,9 @@ fn the_intermediate_is_renewed_under_its_root_while_serving() {
     let ca = Authority::open(&dir, set, clock.clone()).unwrap();
     let leaves = Leaves::new(Arc::new(ca), clock.clone()).unwrap();
     std::fs::remove_file(dir.join("root.key")).unwrap();
-    clock.advance(Duration::from_secs(15 * 24 * 3600));
+    clock.advance(Duration::from_hours(15 * 24));
     leaves.acceptor(&host).unwrap();
-    clock.advance(Duration::from_secs(20 * 24 * 3600));
+    clock.advance(Duration::from_hours(20 * 24));
     let error = leaves.acceptor(&host).unwrap_err();
     assert!(matches!(
         error,

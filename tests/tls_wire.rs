@@ -334,12 +334,12 @@ fn a_leaf_is_minted_anew_long_before_its_end_and_when_the_clock_goes_back() {
     let authority = Arc::new(Authority::ephemeral(names, clock.clone()).unwrap());
     let leaves = Leaves::new(authority.clone(), clock.clone()).unwrap();
     let first = acceptor(&leaves, "api.test");
-    clock.advance(Duration::from_secs(11 * 3600));
+    clock.advance(Duration::from_hours(11));
     assert!(Arc::ptr_eq(&first, &acceptor(&leaves, "api.test")));
-    clock.advance(Duration::from_secs(2 * 3600));
+    clock.advance(Duration::from_hours(2));
     let second = acceptor(&leaves, "api.test");
     assert!(!Arc::ptr_eq(&first, &second));
-    clock.set_wall(clock.now().wall - Duration::from_secs(2 * 3600));
+    clock.set_wall(clock.now().wall - Duration::from_hours(2));
     assert!(!Arc::ptr_eq(&second, &acceptor(&leaves, "api.test")));
     leaves.replace(authority);
     assert!(leaves.is_empty());
@@ -424,7 +424,7 @@ async fn bad_upstreams_are_refused_each_with_its_reason() {
         let name = &mut params.distinguished_name;
         name.push(rcgen::DnType::CommonName, "another root");
     });
-    let day = Duration::from_secs(24 * 3600);
+    let day = Duration::from_hours(24);
     let now = rcgen::date_time_ymd(1970, 1, 1)
         + Duration::from_secs(u64::try_from(SystemClock.now().wall.as_second()).unwrap());
     let (expired_pem, expired) = upstream(|params| params.not_after = now - day);

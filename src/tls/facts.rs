@@ -1,5 +1,7 @@
 //! What `keyward ca show` tells: the facts of each certificate, never of a key.
 
+use std::net::IpAddr;
+
 use jiff::Timestamp;
 use rustls::pki_types::CertificateDer;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
@@ -64,15 +66,12 @@ impl CertificateFacts {
 fn spell(name: &GeneralName<'_>) -> Option<String> {
     match name {
         GeneralName::DNSName(name) if !name.ends_with(".invalid") => Some((*name).to_owned()),
-        GeneralName::IPAddress(bytes) => match *bytes {
-            [a, b, c, d, _, _, _, _] => {
-                Some(std::net::Ipv4Addr::from([*a, *b, *c, *d]).to_string())
-            }
-            _ => {
-                let address: [u8; 16] = bytes.get(..16)?.try_into().ok()?;
-                Some(std::net::Ipv6Addr::from(address).to_string())
-            }
-        },
+        GeneralName::IPAddress(bytes) => {
+            let (address, _mask) = bytes.split_at_checked(bytes.len() / 2)?;
+            let v4 = <[u8; 4]>::try_from(address).map(IpAddr::from);
+            let v6 = || <[u8; 16]>::try_from(address).map(IpAddr::from);
+            v4.or_else(|_| v6()).ok().map(|ip| ip.to_string())
+        }
         _ => None,
     }
 }

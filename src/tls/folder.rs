@@ -60,7 +60,7 @@ impl Folder {
             path: path.to_owned(),
             dir: dir.into(),
         };
-        let (mode, ours) = folder.judge(folder.dir.as_fd(), path)?;
+        let (mode, ours) = Self::judge(folder.dir.as_fd(), path)?;
         if !ours || mode & 0o022 != 0 {
             return Err(CaError::Exposed {
                 path: path.to_owned(),
@@ -96,7 +96,7 @@ impl Folder {
             Err(rustix::io::Errno::NOENT) => return Ok(None),
             Err(error) => return Err(fault(error.into())),
         };
-        let (mode, ours) = self.judge(file.as_fd(), &path)?;
+        let (mode, ours) = Self::judge(file.as_fd(), &path)?;
         if kind == Kind::Key && (!ours || mode & 0o077 != 0) {
             return Err(CaError::Exposed {
                 path,
@@ -156,7 +156,7 @@ impl Folder {
     }
 
     /// The permission bits, and whether the owner is this process' user or root.
-    fn judge(&self, fd: impl AsFd, path: &Path) -> Result<(u32, bool), CaError> {
+    fn judge(fd: impl AsFd, path: &Path) -> Result<(u32, bool), CaError> {
         let stat = rustix::fs::fstat(fd).map_err(|error| CaError::Io {
             path: path.to_owned(),
             action: "inspect",

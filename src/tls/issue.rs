@@ -253,12 +253,8 @@ pub(super) fn life(cert: &X509Certificate<'_>) -> Life {
 /// not take one generation for another.
 fn params(name: &str, life: Life) -> Result<CertificateParams, CaError> {
     let serial = serial()?;
-    let tag: String = serial
-        .to_bytes()
-        .iter()
-        .take(4)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let tag = serial.to_string().replace(':', "");
+    let tag = tag.get(..8).unwrap_or_default();
     let mut params = CertificateParams::default();
     date(&mut params, life);
     params.serial_number = Some(serial);

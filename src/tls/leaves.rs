@@ -289,4 +289,4 @@ const SHARDS: usize = 16;
 const PER_SHARD: usize = 256;
 
 /// How long a usable intermediate that could not be renewed is used before the next try.
-const RETRY: Duration = Duration::from_secs(60 * 60);
+const RETRY: Duration = Duration::from_hours(1);
