@@ -159,3 +159,65 @@ fn time(text: &str) -> Result<Timestamp, String> {
     text.parse()
         .map_err(|_| "write a time as 2026-11-21T08:00:00Z or 2026-11-21".to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use clap::Parser;
+
+    use super::*;
+    use crate::audit::{Audit, Record, Settings, Sink};
+    use crate::clock::SystemClock;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        audit: AuditArgs,
+    }
+
+    fn say(words: &[&str], file: &Path) -> (u8, String) {
+        let words = ["audit"].iter().chain(words).map(PathBuf::from);
+        let line = Line::try_parse_from(words.chain([file.to_owned()])).unwrap();
+        let mut out = Vec::new();
+        let code = run(&line.audit, &mut out).unwrap();
+        (code, String::from_utf8(out).unwrap())
+    }
+
+    #[test]
+    fn verify_ends_with_one_where_the_trail_is_broken_and_query_prints_lines() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("audit.jsonl");
+        let settings = Settings::new(Sink::File(file.clone()));
+        let audit = Audit::open(settings, Arc::new(SystemClock)).unwrap();
+        audit.append(&Record {
+            word: Some("denied"),
+            ..Record::config("rejected")
+        });
+        audit.close();
+        let (code, text) = say(&["verify"], &file);
+        assert_eq!(code, 0, "{text}");
+        assert!(
+            text.ends_with("signed up to record 3\nintact: 3 records, 1 to 3\n"),
+            "{text}"
+        );
+        let (code, text) = say(
+            &["query", "--word", "denied", "--since", "2020-01-01"],
+            &file,
+        );
+        assert_eq!((code, text.lines().count()), (0, 1), "{text}");
+        let whole = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, whole.replace("rejected", "accepted")).unwrap();
+        let (code, text) = say(&["verify"], &file);
+        assert_eq!(code, 1);
+        assert!(
+            text.contains("audit.jsonl:2: this line is no record, or was changed"),
+            "{text}"
+        );
+        let (code, text) = say(&["verify", "--json"], &file);
+        let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((code, report["ok"].as_bool()), (1, Some(false)));
+        assert_eq!(report["faults"][0]["line"], 2);
+    }
+}
