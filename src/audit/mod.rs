@@ -7,7 +7,9 @@
 mod chain;
 mod checkpoint;
 mod json;
+mod marks;
 mod metrics;
+mod out;
 mod query;
 mod record;
 mod sink;
