@@ -332,7 +332,7 @@ impl Cell {
         }
         let patterns = match all.as_slice() {
             [one] => Arc::clone(one),
-            many => Arc::new(Patterns::union(many)),
+            many => Patterns::union(many),
         };
         self.patterns.store(patterns);
     }

@@ -203,7 +203,7 @@ impl Unions {
         if let Some((_, union)) = self.0.load().get(&key) {
             return Arc::clone(union);
         }
-        let union = Arc::new(Patterns::union(&parts));
+        let union = Patterns::union(&parts);
         self.0.rcu(|map| {
             let mut map = UnionMap::clone(map);
             if map.len() >= UNIONS {

@@ -90,7 +90,7 @@ impl Broker {
             revoking: Mutex::default(),
             revokers: Semaphore::new(REVOKERS),
             unions: Unions::default(),
-            none: Arc::new(Patterns::union(&[])),
+            none: Patterns::union(&[]),
             tracker: TaskTracker::new(),
             stop: CancellationToken::new(),
             closed: AtomicBool::new(false),
