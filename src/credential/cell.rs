@@ -229,15 +229,17 @@ impl Cell {
     pub(super) fn sweep(&self, now: Now, issuer: Option<IssueError>) -> Swept {
         let mut swept = Swept::default();
         let mut state = self.state.lock();
-        let current = self.current.load_full();
-        let ended = current
-            .as_ref()
-            .is_some_and(|live| live.expires.is_past(now));
-        let idle = current
-            .as_ref()
-            .is_some_and(|live| self.is_idle(&mut state, live, now));
-        if ended || idle {
-            self.replace(&mut state, None, now);
+        let mut due = false;
+        if let Some(live) = self.current.load_full() {
+            if !live.is_usable(now) {
+                // Whoever used it will be back: the next is fetched, once; a failure is left to the next request.
+                due = self.used.swap(false, Ordering::Relaxed);
+                self.replace(&mut state, None, now);
+            } else if self.is_idle(&mut state, &live, now) {
+                self.replace(&mut state, None, now);
+            } else {
+                due = live.refresh.is_past(now) && self.used.load(Ordering::Relaxed);
+            }
         }
         let before = state.retired.len();
         for old in &mut state.retired {
@@ -259,9 +261,6 @@ impl Cell {
         if state.retired.len() != before {
             self.gather(&state);
         }
-        let due = self.current.load_full().is_some_and(|live| {
-            (live.refresh.is_past(now) || !live.is_usable(now)) && self.used.load(Ordering::Relaxed)
-        });
         let quiet = state.under_way().is_none() && state.remembered(now).is_none();
         if due && quiet && issuer.is_none() && !state.dead {
             swept.renew = Some(state.begin(Cause::Refresh).0);

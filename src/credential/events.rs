@@ -91,6 +91,8 @@ pub enum Reason {
     Shutdown,
     /// `max-life` has passed, and the issuer would have let it live on.
     MaxLife,
+    /// Nobody uses it any more, and it has no end of its own.
+    Unused,
     /// Its credential was changed or taken out of the configuration.
     Config,
 }
@@ -125,6 +127,7 @@ impl Reason {
             Self::Order => "order",
             Self::Shutdown => "shutdown",
             Self::MaxLife => "max-life",
+            Self::Unused => "unused",
             Self::Config => "config",
         }
     }

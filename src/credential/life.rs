@@ -156,7 +156,7 @@ mod tests {
         let from = now();
         let end = Expiry::after(from, Duration::from_mins(10));
         let wall_only = Now {
-            wall: from.wall + Duration::from_hours(1),
+            wall: from.wall + Duration::from_mins(10),
             mono: from.mono,
         };
         let mono_only = Now {

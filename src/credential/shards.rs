@@ -71,14 +71,16 @@ impl<V> Shards<V> {
         }
     }
 
-    /// Takes out the entry under `key`.
-    pub(super) fn take(&self, key: &str) -> Option<Arc<V>> {
-        let shard = self.shard(key)?;
+    /// Takes out the value under `key`, if it is the one that is meant.
+    pub(super) fn remove_one(&self, key: &str, meant: impl FnOnce(&Arc<V>) -> bool) {
+        let Some(shard) = self.shard(key) else { return };
         let _writing = shard.writing.lock();
-        let mut map = Map::clone(&shard.map.load());
-        let value = map.remove(key)?;
-        shard.map.store(Arc::new(map));
-        Some(value)
+        let old = shard.map.load();
+        if old.get(key).is_some_and(meant) {
+            let mut map = Map::clone(&old);
+            map.remove(key);
+            shard.map.store(Arc::new(map));
+        }
     }
 
     /// Every value.
@@ -112,7 +114,9 @@ mod tests {
             assert_eq!(*shards.get_or_insert(&key, || usize::MAX), n);
         }
         assert_eq!(shards.values().len(), 1000);
-        assert_eq!(shards.take("session-7").as_deref(), Some(&7));
+        shards.remove_one("session-7", |_| false);
+        assert_eq!(shards.with("session-7", |value| **value), Some(7));
+        shards.remove_one("session-7", |value| **value == 7);
         assert_eq!(shards.with("session-7", |_| ()), None);
         shards.remove(|_, value| **value % 2 == 0);
         assert_eq!(shards.values().len(), 499);

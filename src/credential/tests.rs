@@ -496,6 +496,16 @@ async fn a_session_end_revokes_once_what_served_it_alone() {
     );
     assert_eq!(scene.lease("a", "s2").await.unwrap().id(), other.id());
     assert_eq!(scene.broker.snapshot().len(), 1);
+    let patterns = |scene: &Scene| {
+        let agent = "a".parse().unwrap();
+        scene.broker.patterns(&agent, "s1", [&scene.spec.name])
+    };
+    assert!(
+        Arc::ptr_eq(&patterns(&scene), mine.patterns()),
+        "answers may be under way"
+    );
+    scene.pass(601.0).await;
+    assert!(patterns(&scene).is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -796,4 +806,43 @@ async fn an_issuer_that_panics_leaves_no_waiter_behind() {
             "broker-unavailable"
         );
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_superseded_lease_is_replaced_before_anybody_asks_and_not_used_meanwhile() {
+    for on_failure in [OnFailure::Refuse, OnFailure::Stale] {
+        let scene = Scene::new(|spec| spec.on_failure = on_failure);
+        let flag = Superseded::default();
+        let mut old = token(CANARY, Life::Endless);
+        old.superseded = Some(flag.clone());
+        scene.script(Ok(old));
+        let first = scene.lease("a", "s1").await.unwrap();
+        scene.pass(1800.0).await;
+        assert_eq!(scene.calls(), 1, "an endless lease is not refreshed");
+        flag.raise();
+        settle().await;
+        assert_eq!(scene.calls(), 2);
+        let second = scene.lease("a", "s1").await.unwrap();
+        assert_ne!(second.id(), first.id());
+    }
+    let scene = Scene::new(|spec| spec.on_failure = OnFailure::Stale);
+    let mut old = token(CANARY, Life::Endless);
+    let flag = old.superseded.insert(Superseded::default()).clone();
+    scene.script(Ok(old));
+    scene.lease("a", "s1").await.unwrap();
+    scene.script(Err(unavailable()));
+    flag.raise();
+    assert!(scene.lease("a", "s1").await.is_err(), "its life is over");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endless_lease_that_nobody_uses_is_let_go() {
+    let scene = Scene::new(|_| {});
+    *scene.fake.life.lock() = Life::Endless;
+    scene.lease("a", "s1").await.unwrap();
+    scene.pass(3601.0).await;
+    assert_eq!(scene.broker.snapshot().len(), 1, "it was used in that hour");
+    scene.pass(3601.0).await;
+    assert!(scene.broker.snapshot().is_empty());
+    assert_eq!(scene.heard.of("revoked"), ["revoked unused revoked 1"]);
 }

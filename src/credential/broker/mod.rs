@@ -156,7 +156,8 @@ impl Broker {
         let _known = self.0.sessions.lock().join(session, agent);
     }
 
-    /// Revokes what served this session alone, and what no other living session may use. A second call does nothing.
+    /// Revokes what served this session alone, and what no other living session may use. A second call does nothing,
+    /// and an ended session is not begun again.
     pub fn end_session(&self, session: &Arc<str>) {
         let now = self.0.clock.now();
         let Some(ended) = self.0.sessions.lock().end(session, now.mono) else {
@@ -164,10 +165,10 @@ impl Broker {
         };
         for entry in self.0.catalog.load().live.values() {
             let withdrawn = match entry.spec.share {
+                // The cell stays until its secrets are forgotten: answers to the session may still be under way.
                 Share::Session => entry
                     .cells
-                    .take(session)
-                    .map(|cell| cell.withdraw(now, Reason::SessionEnd, true)),
+                    .with(session, |cell| cell.withdraw(now, Reason::SessionEnd, true)),
                 Share::Agent => ended.last_of.as_ref().and_then(|agent| {
                     entry.cells.with(agent.as_str(), |cell| {
                         cell.withdraw(now, Reason::SessionEnd, false)
@@ -318,7 +319,12 @@ impl Inner {
                 continue;
             }
             let mut landing = match cell.join(now, entry.remembered(now)) {
-                Joined::Gone => continue,
+                Joined::Gone => {
+                    entry
+                        .cells
+                        .remove_one(entry.key(permit), |dead| Arc::ptr_eq(dead, &cell));
+                    continue;
+                }
                 Joined::Failed(error) => return Err(error),
                 Joined::Live(live) => {
                     cell.touch();
@@ -355,13 +361,19 @@ impl Inner {
         let retired = catalog.retired.iter().map(|(entry, _)| entry);
         for entry in catalog.live.values().chain(retired) {
             let mut empty = false;
+            let issuer = entry.remembered(now);
             for cell in entry.cells.values() {
-                let swept = cell.sweep(now, entry.remembered(now));
+                let swept = cell.sweep(now, issuer);
                 if let Some(flight) = swept.renew {
                     self.fly(entry, &cell, flight);
                 }
                 for live in swept.overdue {
-                    self.revoke(entry, live, Reason::MaxLife, None);
+                    let reason = if live.expires().is_never() {
+                        Reason::Unused
+                    } else {
+                        Reason::MaxLife
+                    };
+                    self.revoke(entry, live, reason, None);
                 }
                 empty |= swept.empty;
             }
@@ -381,7 +393,7 @@ impl Inner {
                     .collect(),
             });
         }
-        self.sessions.lock().prune(now.mono, REMEMBERED);
+        self.sessions.lock().prune(now.mono, 2 * REMEMBERED);
         self.unions.prune();
     }
 }

@@ -7,7 +7,13 @@ use crate::secret::Secret;
 pub(super) async fn read(service: &str, user: &str) -> Result<Secret, SourceError> {
     let (service, user) = (service.to_owned(), user.to_owned());
     // The crate blocks, and a locked keyring may ask its user: not on a worker thread, and not for ever.
+    let turn = tokio::time::timeout(DEADLINE, TURN.acquire())
+        .await
+        .map_err(|_| SourceError::TimedOut(DEADLINE))?
+        .map_err(|_| SourceError::NoKeyring)?;
     let entry = tokio::task::spawn_blocking(move || {
+        // Held to the end of the call, which a deadline does not stop.
+        let _turn = turn;
         let secret = ::keyring::Entry::new(&service, &user)?.get_secret()?;
         Ok::<_, ::keyring::Error>(zeroize::Zeroizing::new(secret))
     });
@@ -32,6 +38,9 @@ pub(super) async fn read(_service: &str, _user: &str) -> Result<Secret, SourceEr
     Err(SourceError::NotBuilt)
 }
 
+/// One call at a time: calls that hang must not use up the runtime's threads.
+#[cfg(feature = "keyring")]
+static TURN: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(1);
 /// How long a keyring may take; a person may have to unlock it.
 #[cfg(feature = "keyring")]
 const DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
