@@ -13,7 +13,8 @@ pub(super) fn conceal(text: &str) -> String {
     let mut scan = Scan {
         chars: text.chars().peekable(),
         out: String::with_capacity(text.len()),
-        hide: false,
+        hide: true,
+        fresh: true,
         depth: 0,
     };
     while scan.chars.peek().is_some() {
@@ -27,6 +28,8 @@ struct Scan<'t> {
     out: String,
     /// Whether what stands here is starred out.
     hide: bool,
+    /// Whether a key can begin here: at the start of a statement, after `{` and `,`.
+    fresh: bool,
     /// How many brackets are open: a line end then does not end the value.
     depth: usize,
 }
@@ -34,12 +37,13 @@ struct Scan<'t> {
 impl Scan<'_> {
     /// One statement: a header, or key and value up to the line end that closes it.
     fn line(&mut self) {
-        // A header is shown; a line that never comes to a `=` is not known to be a key.
+        // A header is shown, and a key; nothing else before a key has said what stands there.
         let ahead: Vec<char> = self.chars.clone().take_while(|c| *c != '\n').collect();
         let start = ahead.iter().find(|c| !c.is_whitespace());
-        self.hide = start != Some(&'[') && !ahead.contains(&'=');
+        let header = start == Some(&'[') && !ahead.contains(&'=');
+        self.hide = !header;
+        self.fresh = !header;
         self.depth = 0;
-        let header = start == Some(&'[');
         while let Some(c) = self.chars.next() {
             match c {
                 '\n' => {
@@ -52,14 +56,22 @@ impl Scan<'_> {
                 '"' | '\'' => self.string(c, header),
                 '[' | '{' | ']' | '}' => {
                     self.out.push(c);
+                    self.fresh = c == '{';
                     self.depth = match c {
                         '[' | '{' => self.depth + 1,
                         _ => self.depth.saturating_sub(1),
                     };
                 }
                 c if is_word(c) => self.word(c, header),
-                ',' | '=' | ' ' | '\t' | '\r' => self.out.push(c),
-                c => self.out.push(if self.hide { '*' } else { c }),
+                ',' | '=' => {
+                    self.out.push(c);
+                    self.fresh = c == ',' && self.depth > 0;
+                }
+                ' ' | '\t' | '\r' => self.out.push(c),
+                c => {
+                    self.out.push(if self.hide { '*' } else { c });
+                    self.fresh = false;
+                }
             }
         }
     }
@@ -81,10 +93,12 @@ impl Scan<'_> {
     }
 
     fn settle(&mut self, word: &str, header: bool) {
-        if !header && self.is_followed_by_equals() {
+        let is_key = self.fresh && self.is_followed_by_equals();
+        self.fresh = false;
+        if is_key {
             self.hide = !is_harmless(word);
             self.out.push_str(word);
-        } else if self.hide {
+        } else if self.hide && !header {
             self.out.extend(word.chars().map(|_| '*'));
         } else {
             self.out.push_str(word);
@@ -123,11 +137,9 @@ impl Scan<'_> {
             }
         };
         if closed && !long {
-            // The closing quote belongs between word and `=`.
-            let place = self.out.len();
             self.settle(&body, header);
-            debug_assert!(self.out.len() >= place);
         } else {
+            self.fresh = false;
             let hide = self.hide;
             let star = |c: char| if hide && c != '\n' { '*' } else { c };
             self.out.extend(body.chars().map(star));
@@ -196,7 +208,10 @@ mod tests {
             "hunter2",
             "value \"hunter2\"",
             "value = \"a\\\"hunter2\"",
-            "  = hunter2 # x".trim_start_matches("  = "),
+            "\"value = \"hunter2\"",
+            "[value = \"hunter2\"",
+            "value = \"hunter2\"=",
+            "value = { env = \"hunter2\"= }",
         ] {
             let shown = conceal(text);
             assert!(!shown.contains("hunter2"), "{text} -> {shown}");

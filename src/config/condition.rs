@@ -49,20 +49,26 @@ fn hours(reader: &Reader<'_, '_>) -> Option<Hours> {
         reader.desk.missing(&reader.span, message, help);
         return None;
     }
-    let span = match reader.text("hours") {
-        Some(_) => span(reader)?,
-        None => None,
-    };
+    let (span, days, zone) = (span(reader), days(reader), zone(reader)); // all are looked at
     Some(Hours {
-        span,
-        days: days(reader),
-        zone: zone(reader)?,
+        span: span.ok()?,
+        days,
+        zone: zone?,
     })
 }
 
-/// `Some(None)` is the whole day; `None` a fault.
-fn span(reader: &Reader<'_, '_>) -> Option<Option<(Time, Time)>> {
-    let (text, at) = reader.text("hours")?;
+/// A fault was laid down.
+struct Told;
+
+/// From and to; `None` is the whole day.
+fn span(reader: &Reader<'_, '_>) -> Result<Option<(Time, Time)>, Told> {
+    let Some((text, at)) = reader.text("hours") else {
+        return if reader.has("hours") {
+            Err(Told)
+        } else {
+            Ok(None)
+        };
+    };
     let ends = text.split_once('-').and_then(|(from, to)| {
         let to = if to == "24:00" { "00:00" } else { to };
         Some((clock(from)?, clock(to)?))
@@ -71,18 +77,18 @@ fn span(reader: &Reader<'_, '_>) -> Option<Option<(Time, Time)>> {
         let message = format!("{} is not a range of hours", quoted(text));
         let help = "write \"HH:MM-HH:MM\", such as \"08:00-18:00\" or \"22:00-06:00\"";
         reader.desk.fault_with(&at, message, help);
-        return None;
+        return Err(Told);
     };
     if text == "00:00-24:00" {
-        return Some(None);
+        return Ok(None);
     }
     if from == to {
         let message = format!("{} is no time at all", quoted(text));
         let help = "for the whole day leave \"hours\" out";
         reader.desk.fault_with(&at, message, help);
-        return None;
+        return Err(Told);
     }
-    Some(Some((from, to)))
+    Ok(Some((from, to)))
 }
 
 fn clock(text: &str) -> Option<Time> {
@@ -104,13 +110,12 @@ fn days(reader: &Reader<'_, '_>) -> Weekdays {
             .iter()
             .position(|day| *day == text)
             .and_then(|n| i8::try_from(n).ok());
-        match offset.and_then(|n| Weekday::from_monday_zero_offset(n).ok()) {
-            Some(day) => days = days.with(day),
-            None => {
-                let message = format!("{} is not a day of the week", quoted(text));
-                let help = format!("the days are {}", super::text::any_of(&DAYS));
-                reader.desk.fault_with(&span, message, help);
-            }
+        if let Some(day) = offset.and_then(|n| Weekday::from_monday_zero_offset(n).ok()) {
+            days = days.with(day);
+        } else {
+            let message = format!("{} is not a day of the week", quoted(text));
+            let help = format!("the days are {}", super::text::any_of(&DAYS));
+            reader.desk.fault_with(&span, message, help);
         }
     }
     days

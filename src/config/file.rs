@@ -82,8 +82,14 @@ pub(super) static ROOT: Section = Section {
     ],
 };
 
-/// Reads the whole file. The configuration holds only if the desk has no fault afterwards.
-pub(super) fn read(desk: &Desk, root: &DeTable<'_>, presets: &dyn Presets) -> Config {
+/// Reads the whole file; it `is_whole` where the parser lost nothing. The configuration holds only if the desk has no
+/// fault afterwards.
+pub(super) fn read(
+    desk: &Desk,
+    root: &DeTable<'_>,
+    presets: &dyn Presets,
+    is_whole: bool,
+) -> Config {
     let reader = Reader::open(desk, &ROOT, "the file".into(), 0..0, root);
     let mut credentials = credentials(&reader);
     let mut routes = routes(&reader, presets);
@@ -100,7 +106,7 @@ pub(super) fn read(desk: &Desk, root: &DeTable<'_>, presets: &dyn Presets) -> Co
         credentials,
         routes,
     };
-    if !desk.has_faults() {
+    if is_whole && !desk.has_faults() {
         lint::look(desk, &parts);
     }
     resolve(&reader, parts)
@@ -233,7 +239,7 @@ fn assign_slots(desk: &Desk, routes: &mut [route::Written], credentials: &mut [(
                 spec.name
             );
             desk.fault_with(
-                &written.span,
+                &written.inject,
                 message,
                 "write the user name: inject = { basic = \"USER\" }",
             );

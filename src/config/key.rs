@@ -155,7 +155,7 @@ impl Kind {
             Self::Duration(..) => "a duration as text, such as \"30s\"".into(),
             Self::Size(..) => "a size as text, such as \"64KiB\"".into(),
             Self::Choice(words) => super::text::any_of(words),
-            Self::Source => "a source of a secret".into(),
+            Self::Source => format!("a source of a secret: {}", super::source::FORMS),
             Self::List(kind) => format!("a list of {}", kind.plural()),
             Self::Map(_) | Self::Table(_) | Self::Named(_) => "a table".into(),
             Self::Rows(_) => "a list of tables".into(),

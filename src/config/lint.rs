@@ -120,14 +120,15 @@ fn unreachable_agents(desk: &Desk, parts: &Parts) {
 }
 
 fn idle_admin(desk: &Desk, parts: &Parts) {
-    if let Some((admin, span)) = &parts.admin {
-        if admin.listen.is_none() && admin.socket.is_none() {
-            let message = "[admin] listens nowhere";
-            desk.warn(
-                span,
-                message,
-                "add listen = \"127.0.0.1:8181\", or a socket",
-            );
-        }
+    if let Some((admin, span)) = &parts.admin
+        && admin.listen.is_none()
+        && admin.socket.is_none()
+    {
+        let message = "[admin] listens nowhere";
+        desk.warn(
+            span,
+            message,
+            "add listen = \"127.0.0.1:8181\", or a socket",
+        );
     }
 }

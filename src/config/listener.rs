@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 
 use super::fault::Span;
 use super::key::{DAY, Kind, Need, Section, key, millis, secs};
-use super::reader::{self, Reader};
+use super::reader::Reader;
+use super::values;
 use crate::agent::Name;
 use crate::proxy::{Identify, Limits, ListenAddr, ListenerSettings, Unmatched};
 
@@ -147,7 +148,7 @@ fn addresses(reader: &Reader<'_, '_>, name: &Name) -> Vec<(ListenAddr, Span)> {
 
 fn address(reader: &Reader<'_, '_>, text: &str, span: &Span) -> Option<ListenAddr> {
     if let Some(path) = text.strip_prefix("unix:") {
-        return reader::path(reader.desk, path, span).map(ListenAddr::Unix);
+        return values::path(reader.desk, path, span).map(ListenAddr::Unix);
     }
     if text == "systemd" {
         return Some(ListenAddr::Systemd(None));

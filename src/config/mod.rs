@@ -12,6 +12,7 @@ mod condition;
 mod credential;
 mod fault;
 mod file;
+mod hosts;
 mod key;
 mod lint;
 mod listener;
@@ -22,8 +23,10 @@ mod report;
 mod route;
 mod schema;
 mod source;
+mod syntax;
 mod text;
 mod upstream;
+mod values;
 
 #[cfg(test)]
 mod tests;
@@ -158,27 +161,11 @@ pub fn parse(text: &str, file: &str, base: &Path, presets: &dyn Presets) -> Resu
 /// parser may have lost it.
 fn read(desk: &Desk, text: &str, presets: &dyn Presets) -> Option<Config> {
     let (root, errors) = DeTable::parse_recoverable(text);
-    let config = file::read(desk, root.get_ref(), presets);
+    let config = file::read(desk, root.get_ref(), presets, errors.is_empty());
     if !errors.is_empty() {
-        let lines: Vec<usize> = errors.iter().map(|error| line_of(text, error)).collect();
-        desk.keep(|draft| {
-            !draft.absence && !lines.contains(&text.get(..draft.span.start).map_or(0, lines_in))
-        });
-    }
-    for error in &errors {
-        let span = error.span().unwrap_or(0..0);
-        desk.fault(&span, error.message());
+        syntax::tell(desk, text, &errors);
     }
     (!desk.has_faults()).then_some(config)
-}
-
-fn line_of(text: &str, error: &toml::de::Error) -> usize {
-    let start = error.span().map_or(0, |span| span.start);
-    text.get(..start).map_or(0, lines_in)
-}
-
-fn lines_in(text: &str) -> usize {
-    text.bytes().filter(|b| *b == b'\n').count()
 }
 
 fn finish(desk: Desk, config: Option<Config>, file: &str, text: &str) -> Result<Loaded, Report> {

@@ -125,7 +125,7 @@ fn placement(desk: &Desk, value: &Value<'_>) -> Option<Placement> {
             None
         }
         DeValue::Table(_) => {
-            let reader = Reader::open_value(desk, &INJECT, "inject".into(), value)?;
+            let reader = Reader::open_value(desk, &INJECT, "inject".into(), value.span(), value)?;
             from_table(&reader)
         }
         other => {
@@ -146,10 +146,11 @@ fn from_table(reader: &Reader<'_, '_>) -> Option<Placement> {
     match kind {
         "header" => Some(Placement::Header {
             name: header(reader)?,
-            format: reader
-                .has("format")
-                .then(|| reader.parsed("format"))
-                .unwrap_or_else(|| Some(Format::bare()))?,
+            format: if reader.has("format") {
+                reader.parsed("format")?
+            } else {
+                Format::bare()
+            },
         }),
         "basic" => basic(reader),
         "query" => Some(Placement::Query {
@@ -268,7 +269,13 @@ fn slot(reader: &Reader<'_, '_>) -> Option<Slot> {
     match value.get_ref() {
         DeValue::String(word) if word == "path" => Some(Slot::Path),
         DeValue::Table(_) => {
-            let reader = Reader::open_value(reader.desk, &SLOT, "the slot \"in\"".into(), value)?;
+            let reader = Reader::open_value(
+                reader.desk,
+                &SLOT,
+                "the slot \"in\"".into(),
+                value.span(),
+                value,
+            )?;
             Some(match reader.chosen()? {
                 "header" => Slot::Header(header(&reader)?),
                 "query" => Slot::Query(field(&reader, "query")?),

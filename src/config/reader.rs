@@ -1,10 +1,5 @@
 //! Reads one table by its [`Section`]: a key that the section does not know is a fault, and so is a value of another kind.
 
-use std::fmt::Display;
-use std::path::PathBuf;
-use std::str::FromStr;
-use std::time::Duration;
-
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -24,8 +19,8 @@ pub(super) struct Reader<'a, 'i> {
     pub(super) span: Span,
     /// How messages call it: `[credential.openai]`.
     pub(super) title: String,
-    section: &'static Section,
-    table: &'a DeTable<'i>,
+    pub(super) section: &'static Section,
+    pub(super) table: &'a DeTable<'i>,
 }
 
 impl<'a, 'i> Reader<'a, 'i> {
@@ -49,18 +44,21 @@ impl<'a, 'i> Reader<'a, 'i> {
         reader
     }
 
-    /// Opens a value that must be a table.
+    /// Opens a value that must be a table; faults of the table as a whole are shown at `span`.
     pub(super) fn open_value(
         desk: &'a Desk,
         section: &'static Section,
         title: String,
+        span: Span,
         value: &'a Value<'i>,
     ) -> Option<Self> {
         match value.get_ref() {
-            DeValue::Table(table) => Some(Self::open(desk, section, title, value.span(), table)),
+            DeValue::Table(table) => Some(Self::open(desk, section, title, span, table)),
             other => {
                 let message = format!("{title} is a table, not {}", article(other));
-                desk.fault(&value.span(), message);
+                let keys: Vec<_> = section.keys.iter().map(|key| key.name).collect();
+                let help = format!("its keys are: {}", keys.join(", "));
+                desk.fault_with(&value.span(), message, help);
                 None
             }
         }
@@ -96,7 +94,7 @@ impl<'a, 'i> Reader<'a, 'i> {
 
     fn look_for_required(&self) {
         for key in self.section.keys {
-            if key.need == Need::Required && !self.has(key.name) {
+            if key.need == Need::Required && !self.has(key.name) && !self.is_mistyped(key.name) {
                 let message = format!("{} needs the key \"{}\"", self.title, key.name);
                 let help = format!("expected {}", key.kind.due());
                 self.desk.missing(&self.span, message, help);
@@ -105,6 +103,15 @@ impl<'a, 'i> Reader<'a, 'i> {
         if self.section.one_of().next().is_some() {
             self.look_for_one_of();
         }
+    }
+
+    /// Whether an unknown key, told already, was probably meant to be this one.
+    fn is_mistyped(&self, name: &str) -> bool {
+        let known = || self.section.keys.iter().map(|key| key.name);
+        let mut unknown = self.table.iter().map(|(key, _)| &**key.get_ref());
+        unknown.any(|key| {
+            self.section.find(key).is_none() && text::nearest(key, known()) == Some(name)
+        })
     }
 
     fn look_for_one_of(&self) {
@@ -162,7 +169,7 @@ impl<'a, 'i> Reader<'a, 'i> {
         self.table.get(name)
     }
 
-    fn key(&self, name: &str) -> &'static Key {
+    pub(super) fn key(&self, name: &str) -> &'static Key {
         self.section
             .find(name)
             .expect("a section's reader asks for keys of that section")
@@ -190,211 +197,6 @@ impl<'a, 'i> Reader<'a, 'i> {
         }
     }
 
-    /// Text.
-    pub(super) fn text(&self, name: &str) -> Option<(&'a str, Span)> {
-        let value = self.raw(name)?;
-        let DeValue::String(text) = value.get_ref() else {
-            self.wrong(name, value);
-            return None;
-        };
-        Some((text, value.span()))
-    }
-
-    /// Text that is not empty and has no control characters.
-    pub(super) fn plain_text(&self, name: &str) -> Option<String> {
-        let (text, span) = self.text(name)?;
-        if text.is_empty() || text.chars().any(char::is_control) {
-            let message = format!("\"{name}\" is empty or holds a control character");
-            self.desk.fault(&span, message);
-            return None;
-        }
-        Some(text.to_owned())
-    }
-
-    /// Text that is some other type's spelling.
-    pub(super) fn parsed<T>(&self, name: &str) -> Option<T>
-    where
-        T: FromStr<Err: Display>,
-    {
-        let (text, span) = self.text(name)?;
-        parse(self.desk, text, &span)
-    }
-
-    /// `true` or `false`.
-    pub(super) fn flag(&self, name: &str) -> bool {
-        let default = self.default_of(name) == Some("true");
-        match self.raw(name).map(|value| (value, value.get_ref())) {
-            None => default,
-            Some((_, DeValue::Boolean(flag))) => *flag,
-            Some((value, _)) => {
-                self.wrong(name, value);
-                default
-            }
-        }
-    }
-
-    fn default_of(&self, name: &str) -> Option<&'static str> {
-        match self.key(name).need {
-            Need::Default(text) => Some(text.trim_matches('"')),
-            Need::Required | Need::Optional | Need::OneOf => None,
-        }
-    }
-
-    /// A whole number in the key's range, or its default.
-    pub(super) fn count(&self, name: &str) -> usize {
-        let default = self.default_of(name).and_then(|text| text.parse().ok());
-        let written = self
-            .raw(name)
-            .and_then(|value| self.written_count(name, value));
-        written.or(default).unwrap_or_default()
-    }
-
-    fn written_count(&self, name: &str, value: &Value<'i>) -> Option<usize> {
-        let (DeValue::Integer(number), Kind::Count(from, to)) =
-            (value.get_ref(), &self.key(name).kind)
-        else {
-            self.wrong(name, value);
-            return None;
-        };
-        let parsed = u64::from_str_radix(number.as_str(), number.radix()).ok();
-        let fits = parsed.filter(|n| (from..=to).contains(&n));
-        if fits.is_none() {
-            let message = format!("\"{name}\" is a whole number from {from} to {to}");
-            self.desk.fault(&value.span(), message);
-        }
-        usize::try_from(fits?).ok()
-    }
-
-    /// A duration in the key's range, or its default.
-    pub(super) fn duration(&self, name: &str) -> Duration {
-        let default = self.default_of(name).and_then(text::duration);
-        self.optional_duration(name).or(default).unwrap_or_default()
-    }
-
-    /// A duration in the key's range, where one is written.
-    pub(super) fn optional_duration(&self, name: &str) -> Option<Duration> {
-        let (written, span) = self.text(name)?;
-        let Kind::Duration(from, to) = &self.key(name).kind else {
-            return None;
-        };
-        let Some(value) = text::duration(written) else {
-            let message = format!("{} is not a duration", text::quoted(written));
-            let help = "a duration is a whole number and one of ms, s, m, h, d, such as \"30s\"";
-            self.desk.fault_with(&span, message, help);
-            return None;
-        };
-        if value < *from || value > *to {
-            let (from, to) = (text::show_duration(*from), text::show_duration(*to));
-            let message = format!("\"{name}\" is between {from} and {to}");
-            self.desk.fault(&span, message);
-            return None;
-        }
-        Some(value)
-    }
-
-    /// A size in the key's range, or its default.
-    pub(super) fn size(&self, name: &str) -> u64 {
-        let default = self.default_of(name).and_then(text::size);
-        self.written_size(name).or(default).unwrap_or_default()
-    }
-
-    fn written_size(&self, name: &str) -> Option<u64> {
-        let (written, span) = self.text(name)?;
-        let Kind::Size(from, to) = &self.key(name).kind else {
-            return None;
-        };
-        let Some(value) = text::size(written) else {
-            let message = format!("{} is not a size", text::quoted(written));
-            let help =
-                "a size is a whole number and one of B, KiB, MiB, GiB, TiB, such as \"64KiB\"";
-            self.desk.fault_with(&span, message, help);
-            return None;
-        };
-        if value < *from || value > *to {
-            let (from, to) = (text::show_size(*from), text::show_size(*to));
-            let message = format!("\"{name}\" is between {from} and {to}");
-            self.desk.fault(&span, message);
-            return None;
-        }
-        Some(value)
-    }
-
-    /// One of the key's words, or its default.
-    pub(super) fn choice(&self, name: &str) -> Option<&'static str> {
-        let default = self.default_of(name);
-        let Kind::Choice(words) = &self.key(name).kind else {
-            return default;
-        };
-        let Some((written, span)) = self.text(name) else {
-            return default;
-        };
-        let found = words.iter().find(|word| **word == written).copied();
-        if found.is_none() {
-            let message = format!("\"{name}\" is {}", text::any_of(words));
-            match text::nearest(written, words.iter().copied()) {
-                Some(near) => {
-                    self.desk
-                        .fault_with(&span, message, format!("did you mean \"{near}\"?"))
-                }
-                None => self.desk.fault(&span, message),
-            }
-        }
-        found.or(default)
-    }
-
-    /// A path, from the file's folder.
-    pub(super) fn path(&self, name: &str) -> Option<PathBuf> {
-        let (text, span) = self.text(name)?;
-        path(self.desk, text, &span)
-    }
-
-    /// A list with at least one item; `None` where none is written, or something else.
-    pub(super) fn list(&self, name: &str) -> Option<&'a [Value<'i>]> {
-        let value = self.raw(name)?;
-        let DeValue::Array(items) = value.get_ref() else {
-            self.wrong(name, value);
-            return None;
-        };
-        if items.is_empty() {
-            let message = format!("\"{name}\" is an empty list");
-            let help = match self.key(name).need {
-                Need::Required => "write at least one item",
-                _ => {
-                    "an empty list could be read as none or as all: write an item, or leave the key out"
-                }
-            };
-            self.desk.fault_with(&value.span(), message, help);
-            return None;
-        }
-        Some(items.iter().as_slice())
-    }
-
-    /// A list of texts.
-    pub(super) fn texts(&self, name: &str) -> Vec<(&'a str, Span)> {
-        let mut texts = Vec::new();
-        for item in self.list(name).unwrap_or_default() {
-            match item.get_ref() {
-                DeValue::String(text) => texts.push((&**text, item.span())),
-                other => {
-                    let message = format!("\"{name}\" holds texts, not {}", article(other));
-                    self.desk.fault(&item.span(), message);
-                }
-            }
-        }
-        texts
-    }
-
-    /// A list of texts, each some other type's spelling.
-    pub(super) fn list_of<T>(&self, name: &str) -> Vec<T>
-    where
-        T: FromStr<Err: Display>,
-    {
-        let texts = self.texts(name).into_iter();
-        texts
-            .filter_map(|(text, span)| parse(self.desk, text, &span))
-            .collect()
-    }
-
     /// The table below this key.
     pub(super) fn table(&self, name: &str) -> Option<Reader<'a, 'i>> {
         let value = self.raw(name)?;
@@ -402,9 +204,7 @@ impl<'a, 'i> Reader<'a, 'i> {
             return None;
         };
         let title = self.below(name);
-        let mut reader = Reader::open_value(self.desk, section, title, value)?;
-        reader.span = self.key_span(name);
-        Some(reader)
+        Reader::open_value(self.desk, section, title, self.key_span(name), value)
     }
 
     /// The tables below this key, by NAME, in the file's order.
@@ -415,13 +215,10 @@ impl<'a, 'i> Reader<'a, 'i> {
         let mut found = Vec::new();
         for (key, value) in self.entries(name) {
             let title = self.below(&format!("{name}.{}", key.get_ref()));
-            let Some(name) = parse_name(self.desk, key) else {
-                continue;
-            };
-            if let Some(mut reader) = Reader::open_value(self.desk, section, title, value) {
-                reader.span = key.span();
-                found.push((name, reader));
-            }
+            // Under a bad name the table is read all the same: its faults are told at once.
+            let name = parse_name(self.desk, key).unwrap_or_else(unnamed);
+            let reader = Reader::open_value(self.desk, section, title, key.span(), value);
+            found.extend(reader.map(|reader| (name, reader)));
         }
         found
     }
@@ -460,7 +257,9 @@ impl<'a, 'i> Reader<'a, 'i> {
             self.desk.fault_with(&self.key_span(name), message, help);
             return Vec::new();
         };
-        let open = |item| Reader::open_value(self.desk, section, format!("[[{name}]]"), item);
+        let open = |item: &'a Value<'i>| {
+            Reader::open_value(self.desk, section, format!("[[{name}]]"), item.span(), item)
+        };
         items.iter().filter_map(open).collect()
     }
 
@@ -475,35 +274,6 @@ impl<'a, 'i> Reader<'a, 'i> {
     }
 }
 
-/// Reads a text as something else, or lays down its own words as a fault.
-pub(super) fn parse<T>(desk: &Desk, text: &str, span: &Span) -> Option<T>
-where
-    T: FromStr<Err: Display>,
-{
-    match text.parse() {
-        Ok(value) => Some(value),
-        Err(error) => {
-            desk.fault(span, error);
-            None
-        }
-    }
-}
-
-/// A path, from the file's folder.
-pub(super) fn path(desk: &Desk, text: &str, span: &Span) -> Option<PathBuf> {
-    if text.is_empty() || text.chars().any(char::is_control) {
-        desk.fault(span, "a path is not empty and holds no control characters");
-        return None;
-    }
-    if let Some(sign) = text.chars().next().filter(|c| matches!(c, '~' | '$')) {
-        let message = format!("a path is taken as it stands: `{sign}` is not expanded");
-        let help = "write it whole; a relative path starts at the folder of this file";
-        desk.fault_with(span, message, help);
-        return None;
-    }
-    Some(desk.rooted(text))
-}
-
 /// A NAME that stands as a key.
 pub(super) fn parse_name(desk: &Desk, key: &Spanned<toml::de::DeString<'_>>) -> Option<Name> {
     match key.get_ref().parse() {
@@ -516,13 +286,17 @@ pub(super) fn parse_name(desk: &Desk, key: &Spanned<toml::de::DeString<'_>>) -> 
     }
 }
 
-/// `a string`, `an integer` …
+fn unnamed() -> Name {
+    "unnamed".parse().expect("a static name is valid")
+}
+
+/// What stands there, with its article.
 pub(super) fn article(value: &DeValue<'_>) -> &'static str {
     match value {
         DeValue::String(_) => "a text",
         DeValue::Integer(_) => "a whole number",
         DeValue::Float(_) => "a number",
-        DeValue::Boolean(_) => "true or false",
+        DeValue::Boolean(_) => "a boolean",
         DeValue::Datetime(_) => "a date or time",
         DeValue::Array(_) => "a list",
         DeValue::Table(_) => "a table",

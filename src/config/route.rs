@@ -7,16 +7,16 @@ use toml::de::DeValue;
 
 use super::condition::{self, WHEN};
 use super::fault::Span;
+use super::hosts;
 use super::key::{Kind, Need, Section, key};
 use super::placement::{self, INJECT};
 use super::reader::Reader;
 use super::text::{nearest, quoted};
 use super::{PresetRoute, Presets};
 use crate::agent::Name;
-use crate::host::{HostMatch, HostPattern};
 use crate::inject::Placement;
 use crate::policy::Conditions;
-use crate::route::{MethodSet, PathPattern, Route};
+use crate::route::{BadMethod, MethodSet, PathPattern, Route};
 
 pub(super) static ROUTE: Section = Section {
     title: "[[route]]",
@@ -118,6 +118,8 @@ pub(super) struct Written {
     pub(super) conditions: Conditions,
     /// `[[route]]`, or its name.
     pub(super) span: Span,
+    /// `inject`, or what stands for it.
+    pub(super) inject: Span,
 }
 
 /// The names that a route can refer to.
@@ -133,9 +135,9 @@ pub(super) fn read(reader: &Reader<'_, '_>, index: usize, known: &Known<'_>) -> 
     let preset = preset(reader, known);
     let credential = credential(reader, known);
     let placements = placements(reader, preset.as_ref().map(|(_, preset)| preset));
-    let hosts = hosts(reader, preset.as_ref().map(|(_, preset)| preset));
+    let hosts = hosts::read(reader, preset.as_ref().map(|(_, preset)| preset));
     for (host, span) in &hosts {
-        look_at_host(reader, host, span, credential.is_some());
+        hosts::look_at(reader, host, span, reader.has("credential"));
     }
     let gives_encoded = preset
         .as_ref()
@@ -150,9 +152,10 @@ pub(super) fn read(reader: &Reader<'_, '_>, index: usize, known: &Known<'_>) -> 
         agents: agents(reader, known),
         slot: 0,
         ranges: reader.flag("ranges"),
-        encoded_slash: match reader.has("encoded-slash") {
-            true => reader.flag("encoded-slash"),
-            false => gives_encoded,
+        encoded_slash: if reader.has("encoded-slash") {
+            reader.flag("encoded-slash")
+        } else {
+            gives_encoded
         },
         websocket: reader.flag("websocket"),
         placements: match credential {
@@ -162,14 +165,16 @@ pub(super) fn read(reader: &Reader<'_, '_>, index: usize, known: &Known<'_>) -> 
         credential,
         preset: preset.map(|(name, _)| name),
     };
-    let span = match reader.has("name") {
-        true => reader.key_span("name"),
-        false => reader.span.clone(),
+    let span = if reader.has("name") {
+        reader.key_span("name")
+    } else {
+        reader.span.clone()
     };
     Some(Written {
         route,
         conditions,
         span,
+        inject: reader.key_span("inject"),
     })
 }
 
@@ -210,7 +215,7 @@ fn credential(reader: &Reader<'_, '_>, known: &Known<'_>) -> Option<Name> {
     let message = format!("no credential is called {}", quoted(text));
     let help = match nearest(text, known.credentials.iter().copied()) {
         Some(near) => format!("did you mean \"{near}\"?"),
-        None => defined("credential", &known.credentials),
+        None => defined("[credential.NAME]", &known.credentials),
     };
     reader.desk.fault_with(&span, message, help);
     None
@@ -219,7 +224,7 @@ fn credential(reader: &Reader<'_, '_>, known: &Known<'_>) -> Option<Name> {
 /// What there is, or how to make it.
 fn defined(what: &str, known: &[&str]) -> String {
     match known {
-        [] => format!("the file has no [{what}.NAME]"),
+        [] => format!("the file has no {what}"),
         _ => format!("the file has: {}", known.join(", ")),
     }
 }
@@ -236,7 +241,7 @@ fn agents(reader: &Reader<'_, '_>, known: &Known<'_>) -> Vec<Name> {
         let message = format!("no agent is called {}", quoted(text));
         let help = match nearest(text, known.agents.iter().copied()) {
             Some(near) => format!("did you mean \"{near}\"?"),
-            None => defined("agent", &known.agents),
+            None => defined("[agent.ID]", &known.agents),
         };
         reader.desk.fault_with(&span, message, help);
     }
@@ -271,95 +276,6 @@ fn placements(reader: &Reader<'_, '_>, preset: Option<&PresetRoute>) -> Vec<Plac
     given
 }
 
-/// Hosts, each with the place in the file that gave it.
-fn hosts(reader: &Reader<'_, '_>, preset: Option<&PresetRoute>) -> Vec<(HostPattern, Span)> {
-    if !reader.has("hosts") {
-        if let Some(preset) = preset {
-            let span = reader
-                .raw("preset")
-                .map_or(reader.span.clone(), Spanned::span);
-            return preset
-                .hosts
-                .iter()
-                .map(|host| (host.clone(), span.clone()))
-                .collect();
-        }
-        if !reader.has("preset") {
-            let message = "the route names no hosts";
-            let help = "add hosts = [\"api.example.com\"], or a preset";
-            reader.desk.missing(&reader.span, message, help);
-        }
-        return Vec::new();
-    }
-    let mut found: Vec<(HostPattern, Span)> = Vec::new();
-    for (text, span) in reader.texts("hosts") {
-        let pattern = match text.parse::<HostPattern>() {
-            Ok(pattern) => pattern,
-            Err(error) => {
-                let message = format!("{} is not a host: {error}", quoted(text));
-                match host_help(text) {
-                    Some(help) => reader.desk.fault_with(&span, message, help),
-                    None => reader.desk.fault(&span, message),
-                }
-                continue;
-            }
-        };
-        if found.iter().any(|(known, _)| *known == pattern) {
-            reader.desk.warn(
-                &span,
-                format!("{pattern} stands in the list twice"),
-                "leave one of them out",
-            );
-        } else {
-            found.push((pattern, span));
-        }
-    }
-    found
-}
-
-/// The host of a URL, or the star's right place.
-fn host_help(text: &str) -> Option<String> {
-    let bare = text.split_once("://").map_or(text, |(_, rest)| rest);
-    let bare = bare.split(['/', '?', '#']).next()?.trim_end_matches('.');
-    let likely = match bare.strip_prefix('.') {
-        Some(rest) => format!("*.{rest}"),
-        None => bare.to_ascii_lowercase(),
-    };
-    let fits = likely != text && likely.parse::<HostPattern>().is_ok();
-    let star = "`*.` stands first and is exactly one label: \"*.example.com\"";
-    match fits {
-        true => Some(format!("did you mean {}?", quoted(&likely))),
-        false => text.contains('*').then(|| star.into()),
-    }
-}
-
-/// A wildcard over a zone in which strangers own names would hand them the credential.
-fn look_at_host(reader: &Reader<'_, '_>, host: &HostPattern, span: &Span, credentialed: bool) {
-    if credentialed && host.port == 80 {
-        let message = format!("{host}: nothing is ever injected over cleartext");
-        reader
-            .desk
-            .warn(span, message, "leave the port out, or the credential");
-    }
-    let HostMatch::OneLabel(parent) = &host.kind else {
-        return;
-    };
-    let suffix = psl::suffix(parent.as_bytes());
-    let public = suffix.is_some_and(|suffix| suffix.is_known() && suffix == parent.as_bytes());
-    if !public {
-        return;
-    }
-    let message = format!("anybody can own a name under \"{parent}\" (the public suffix list)");
-    if credentialed {
-        let help = "name the hosts that the credential is for: a stranger's host would receive it";
-        reader.desk.fault_with(span, message, help);
-    } else {
-        reader
-            .desk
-            .warn(span, message, "name the hosts that are meant");
-    }
-}
-
 fn methods(reader: &Reader<'_, '_>) -> Option<MethodSet> {
     let texts = reader.texts("methods");
     if texts.is_empty() {
@@ -371,7 +287,10 @@ fn methods(reader: &Reader<'_, '_>) -> Option<MethodSet> {
             Ok(_) => clean.push(text),
             Err(error) => {
                 let upper = text.to_ascii_uppercase();
-                let message = format!("{}: {error}", quoted(text));
+                let message = match &error {
+                    BadMethod::Never(_) => error.to_string(),
+                    _ => format!("{}: {error}", quoted(text)),
+                };
                 if upper != text && MethodSet::parse([&*upper]).is_ok() {
                     let help = format!("did you mean \"{upper}\"?");
                     reader.desk.fault_with(&span, message, help);

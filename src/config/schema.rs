@@ -10,7 +10,7 @@ use super::source::SOURCE;
 pub fn schema() -> Value {
     let mut definitions = Map::new();
     for section in key::sections() {
-        if !std::ptr::eq(section, &ROOT) {
+        if !std::ptr::eq(section, &raw const ROOT) {
             definitions.insert(id(section), object(section));
         }
     }

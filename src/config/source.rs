@@ -10,7 +10,7 @@ use super::reader::{self, Reader, Value};
 use crate::credential::Source;
 
 /// The four forms, as help shows them.
-const FORMS: &str = "{ env = \"NAME\" }, { file = \"PATH\" }, { command = [\"PROGRAM\", \"ARG\"] } or { keyring = \"SERVICE/USER\" }";
+pub(super) const FORMS: &str = "{ env = \"NAME\" }, { file = \"PATH\" }, { command = [\"PROGRAM\", \"ARG\"] } or { keyring = \"SERVICE/USER\" }";
 
 pub(super) static SOURCE: Section = Section {
     title: "a source",
@@ -81,7 +81,13 @@ pub(super) fn value(desk: &Desk, name: &str, value: &Value<'_>) -> Option<Source
         desk.fault_with(&value.span(), message, help);
         return None;
     };
-    let reader = Reader::open_value(desk, &SOURCE, format!("the source \"{name}\""), value)?;
+    let reader = Reader::open_value(
+        desk,
+        &SOURCE,
+        format!("the source \"{name}\""),
+        value.span(),
+        value,
+    )?;
     let (source, span) = match reader.chosen()? {
         "env" => env(&reader)?,
         "file" => (

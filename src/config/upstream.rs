@@ -10,6 +10,7 @@ use super::fault::{Desk, Named, Span};
 use super::key::{Kind, Need, Section, key, millis, secs};
 use super::reader::{self, Reader};
 use super::text::quoted;
+use super::values;
 use crate::host::{Scheme, Target};
 use crate::proxy::UpstreamSettings;
 use crate::tls::TrustSettings;
@@ -71,7 +72,7 @@ fn trust(reader: &Reader<'_, '_>) -> TrustSettings {
     for (text, span) in reader.texts("trust") {
         if text == "system" {
             trust.system = true;
-        } else if let Some(path) = reader::path(reader.desk, text, &span) {
+        } else if let Some(path) = values::path(reader.desk, text, &span) {
             reader.desk.site(&span, Named::Certificates(path.clone()));
             trust.pem.push(path);
         }
@@ -117,11 +118,11 @@ fn connect_to(reader: &Reader<'_, '_>) -> HashMap<Target, Target> {
             continue;
         };
         let to = target(reader.desk, text, &value.span());
-        if let Some((from, to)) = from.zip(to) {
-            if map.insert(from, to).is_some() {
-                let message = "another spelling of this host and port stands here already";
-                reader.desk.fault(&key.span(), message);
-            }
+        if let Some((from, to)) = from.zip(to)
+            && map.insert(from, to).is_some()
+        {
+            let message = "another spelling of this host and port stands here already";
+            reader.desk.fault(&key.span(), message);
         }
     }
     map

@@ -181,6 +181,22 @@ proptest! {
     }
 
     #[test]
+    fn a_secret_does_not_show_however_its_line_is_mistyped(
+        at in 0usize..80,
+        cut in 0usize..4,
+        with in prop::sample::select(vec!["", "\"", "'", "=", "\n", "#", "[", "]", "{", "}", ",", ".", " ", "\\"]),
+    ) {
+        let whole = "[credential.x.static]\nvalue = \"hunter2hunter2\"\n\n[[route]]\nhosts = [\"a.test\"]\n";
+        let (from, to) = (at.min(whole.len()), (at + cut).min(whole.len()));
+        let text = format!("{}{with}{}", &whole[..from], &whole[to..]);
+        if let Err(report) = read(&text) {
+            for shown in [report.to_string(), report.to_json()] {
+                prop_assert!(!shown.contains("unter"), "{}\n{}", text, shown);
+            }
+        }
+    }
+
+    #[test]
     fn nor_does_a_real_file_with_a_piece_cut_out(from in 0usize..4000, len in 0usize..60, with in piece()) {
         let whole = std::fs::read_to_string(root().join("config/gateway.toml")).unwrap();
         let chars: Vec<char> = whole.chars().collect();

@@ -92,10 +92,8 @@ fn the_defaults_of_the_docs_are_the_defaults_of_the_rooms() {
     );
 }
 
-#[test]
-fn everything_that_can_be_written_arrives() {
-    let config = config(
-        r#"
+/// One of everything.
+const FULL: &str = r#"
 drain = "5s"
 [proxy]
 listen = ["unix:run/proxy.sock", "systemd", "systemd:web", "[::1]:0"]
@@ -148,8 +146,11 @@ websocket = false
 hosts = ["other.example.com"]
 credential = "crm"
 inject = ["bearer", { header = "x-key", format = "k {}" }]
-"#,
-    );
+"#;
+
+#[test]
+fn listeners_and_upstream_arrive_as_written() {
+    let config = config(FULL);
     let base = Path::new("/etc/keyward");
     let [proxy, open] = &*config.listeners else {
         panic!("two listeners");
@@ -184,6 +185,11 @@ inject = ["bearer", { header = "x-key", format = "k {}" }]
         "proxy.corp.example:3128"
     );
     assert_eq!(config.upstream.connect_to.len(), 1);
+}
+
+#[test]
+fn agents_credentials_and_routes_arrive_as_written() {
+    let config = config(FULL);
     let (agent, token) = &config.agents[0];
     assert_eq!(agent.last_audit.unwrap().to_string(), "2026-11-20");
     let Some(Source::Command {
@@ -200,7 +206,7 @@ inject = ["bearer", { header = "x-key", format = "k {}" }]
         (
             "/etc/keyward/./token",
             Duration::from_secs(2),
-            Duration::from_secs(300)
+            Duration::from_mins(5)
         )
     );
     let crm = &config.credentials[0];
