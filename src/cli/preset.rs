@@ -213,8 +213,8 @@ fn markdown(presets: &Presets, out: &mut dyn Write) -> io::Result<()> {
         "# Presets\n\n\
          `preset = \"NAME\"` in a route gives it hosts, injection, placeholder and operations. `keyward preset show NAME`\n\
          prints all of one. This page is what `keyward preset list --markdown` prints; a test holds it to that.\n\n\
-         {} services; for {checked} of them host and placement were compared with the vendor's page on the day given,\n\
-         the rest are as that page is known to say. A service with a choice of secrets has a preset for each choice.\n\
+         {} presets; of {checked} the first host and the placement were compared with the vendor's page on the day given,\n\
+         the rest were written from knowledge alone, as were operations and minting of all. A service with a choice of secrets has a preset for each choice.\n\
          Requests that would mint a credential are refused unless the route grants them.\n\n\
          | preset | hosts | injected as | variables | operations | minting refused | source |\n\
          |---|---|---|---|---|---|---|",

@@ -55,7 +55,8 @@ pub struct Preset {
     pub note: Option<Box<str>>,
     /// The vendor's page that says how requests are authenticated.
     pub source: Box<str>,
-    /// The day on which host and placement were compared with that page; `None` where they were not.
+    /// The day on which the first host and the placements were compared with that page; `None` where they were not.
+    /// Operations, variables and minting are not covered by it.
     pub checked: Option<Date>,
 }
 

@@ -110,7 +110,12 @@ fn every_placeholder_is_plainly_one_and_can_stand_where_it_goes() {
         for key in &preset.keys {
             let text = &*key.placeholder;
             let named = text.to_ascii_lowercase().contains("keyward");
-            assert!(named, "{}: {text}", preset.name);
+            // Supabase's command-line tool wants forty hexadecimal digits: no name fits in there, so they are zeros.
+            assert!(
+                named || preset.name.as_str() == "supabase",
+                "{}: {text}",
+                preset.name
+            );
             assert!(text.len() >= 12, "{}: {text}", preset.name);
             assert!(text.bytes().all(|b| b.is_ascii_graphic()), "{text}");
             assert!(entropy(text) < 3.2, "{text}: {}", entropy(text));
@@ -174,6 +179,7 @@ fn placeholders_have_the_shape_that_clients_look_for() {
         ("twilio", "", 32),
         ("cloudflare", "", 40),
         ("vercel", "", 24),
+        ("supabase", "sbp_", 44),
     ] {
         begins(name, prefix, &wordy);
         assert_eq!(lengths(name), length, "{name}");
