@@ -158,15 +158,18 @@ fn no_new_privileges() -> Held {
     Held::Unused
 }
 
-/// Under a finite limit `MCL_FUTURE` would make a later `mmap` fail (each reserved stack counts whole), so memory is
-/// locked where there is no limit, or none for us, and nowhere else.
+/// Under a finite limit `MCL_FUTURE` would make a later `mmap` fail (each reserved stack counts whole, and a thread
+/// that cannot be started ends the runtime), so memory is locked where no limit binds us, and nowhere else.
 #[cfg(target_os = "linux")]
 fn locked() -> Held {
     use rustix::mm::{MlockAllFlags, mlockall};
     use rustix::thread::{CapabilitySet, capabilities};
 
-    let exempt = capabilities(None)
-        .is_ok_and(|sets| sets.effective.contains(CapabilitySet::IPC_LOCK));
+    // The capability of a user namespace other than the first lifts no limit.
+    let first = std::fs::read_to_string("/proc/self/uid_map")
+        .is_ok_and(|map| map.split_whitespace().eq(["0", "0", "4294967295"]));
+    let exempt = first
+        && capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::IPC_LOCK));
     if !exempt && let Some(limit) = getrlimit(Resource::Memlock).current {
         return Held::No(format!("RLIMIT_MEMLOCK is {limit} bytes"));
     }

@@ -66,7 +66,9 @@ impl Child {
         } = self;
         let end = follow(socket).await.map_err(SandboxError::Helper);
         helper.wait().map_err(SandboxError::Helper)?;
-        if foreground && !syscall::in_foreground() && let Err(error) = syscall::reclaim_terminal()
+        if foreground
+            && !syscall::in_foreground()
+            && let Err(error) = syscall::reclaim_terminal()
         {
             tracing::debug!(%error, "the terminal was not taken back");
         }
@@ -124,7 +126,11 @@ impl Events {
         while self.filled < EVENT {
             let rest = self.frame.get_mut(self.filled..).unwrap_or_default();
             match socket.read(rest).await? {
-                0 => return Err(io::Error::other("the sandbox's init was ended from outside")),
+                0 => {
+                    return Err(io::Error::other(
+                        "the sandbox's init was ended from outside",
+                    ));
+                }
                 read => self.filled += read,
             }
         }

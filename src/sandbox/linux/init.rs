@@ -79,9 +79,7 @@ fn prepare(
 /// Makes this process the one that orphans come to, and one that the command can neither trace nor take descriptors
 /// from.
 fn settle(order: &Order) -> io::Result<()> {
-    use rustix::process::{
-        DumpableBehavior, getpid, set_child_subreaper, set_dumpable_behavior,
-    };
+    use rustix::process::{DumpableBehavior, getpid, set_child_subreaper, set_dumpable_behavior};
     if !getpid().is_init() {
         set_child_subreaper(Some(getpid()))?;
     }
@@ -96,7 +94,8 @@ fn settle(order: &Order) -> io::Result<()> {
 /// comes locked together from here (mount_namespaces(7)).
 fn shed() -> io::Result<()> {
     use rustix::thread::{
-        capabilities, remove_capability_from_bounding_set, set_capabilities,
+        capabilities, clear_ambient_capability_set, remove_capability_from_bounding_set,
+        set_capabilities,
     };
     for capability in SHED.iter() {
         match remove_capability_from_bounding_set(capability) {
@@ -105,10 +104,11 @@ fn shed() -> io::Result<()> {
             Err(error) => return Err(error.into()),
         }
     }
+    clear_ambient_capability_set()?;
     let mut sets = capabilities(None)?;
     sets.effective &= !SHED;
     sets.permitted &= !SHED;
-    sets.inheritable &= !SHED;
+    sets.inheritable = CapabilitySet::empty();
     Ok(set_capabilities(None, sets)?)
 }
 

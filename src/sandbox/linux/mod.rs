@@ -225,7 +225,9 @@ impl Started {
                 "the command can still open what could not be covered: {exposed}"
             )));
         }
-        if means != Means::NONE && let Err(error) = self.helper.wait() {
+        if means != Means::NONE
+            && let Err(error) = self.helper.wait()
+        {
             // A stage is gone once init stands; one that cannot be reaped is the kernel's to keep.
             tracing::debug!(%error, "a helper was not reaped");
         }

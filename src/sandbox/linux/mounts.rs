@@ -5,7 +5,9 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, unmount};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, unmount,
+};
 
 use super::super::Mask;
 use super::wire::Step;
@@ -49,7 +51,10 @@ const PROC: &str = "/proc";
 /// first after the hyphen the kind.
 fn other_procs() -> Vec<PathBuf> {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    procs(&table).map(PathBuf::from).filter(|place| place != Path::new(PROC)).collect()
+    procs(&table)
+        .map(PathBuf::from)
+        .filter(|place| place != Path::new(PROC))
+        .collect()
 }
 
 fn procs(table: &str) -> impl Iterator<Item = String> {

@@ -66,9 +66,8 @@ fn link_up() -> Vec<u8> {
 /// the session bus, a resolver's cache). Abstract names do not.
 pub(super) fn sockets() -> Vec<Mask> {
     let table = fs::read_to_string("/proc/net/unix").unwrap_or_default();
-    let is_socket = |path: &PathBuf| {
-        fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
-    };
+    let is_socket =
+        |path: &PathBuf| fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket());
     let paths: BTreeSet<PathBuf> = paths(&table).map(PathBuf::from).filter(is_socket).collect();
     let cover = |path| Mask {
         path,

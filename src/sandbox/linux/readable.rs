@@ -92,7 +92,10 @@ mod tests {
 
     #[test]
     fn the_own_children_are_found() {
-        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
         let pid = Pid::from_child(&child);
         let found = children_of(rustix::process::getpid());
         child.kill().unwrap();

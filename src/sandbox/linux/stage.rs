@@ -24,6 +24,7 @@ pub(super) fn main(means: &OsStr) -> io::Result<()> {
     }
     Event::Unshared.send(&socket, None)?;
     socket.read_exact(&mut [0])?;
+    keep_rights()?;
     // Processes enter a new PID namespace by being born into it: the next child is its PID 1.
     let init = Command::new("/proc/self/exe")
         .arg0("keyward")
@@ -36,11 +37,26 @@ pub(super) fn main(means: &OsStr) -> io::Result<()> {
     }
 }
 
+/// Anyone but root loses the new namespace's capabilities at `exec`, unless they are ambient (capabilities(7)).
+fn keep_rights() -> io::Result<()> {
+    use rustix::thread::{
+        CapabilitySet, capabilities, configure_capability_in_ambient_set, set_capabilities,
+    };
+    if rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let mut sets = capabilities(None)?;
+    sets.inheritable = sets.permitted & CapabilitySet::all();
+    set_capabilities(None, sets)?;
+    for capability in sets.inheritable.iter() {
+        configure_capability_in_ambient_set(capability, true)?;
+    }
+    Ok(())
+}
+
 /// The socket to the host, which stands as a helper's standard input.
 pub(super) fn host() -> io::Result<UnixStream> {
-    Ok(UnixStream::from(
-        io::stdin().as_fd().try_clone_to_owned()?,
-    ))
+    Ok(UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?))
 }
 
 /// Runs in the host: gives every id in the helper's new user namespace its own number, so that files keep their

@@ -13,7 +13,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
 };
 use serde::{Deserialize, Serialize};
 
@@ -79,7 +80,11 @@ impl Order {
     pub(super) fn new(plan: &Plan, masks: &[Mask], means: Means) -> Self {
         Self {
             means,
-            argv: plan.argv.iter().map(|word| word.as_bytes().to_vec()).collect(),
+            argv: plan
+                .argv
+                .iter()
+                .map(|word| word.as_bytes().to_vec())
+                .collect(),
             env: (plan.env.iter())
                 .map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec()))
                 .collect(),
@@ -354,10 +359,7 @@ mod tests {
             net: true,
         };
         assert_eq!(Means::from_word(&means.to_word()), Some(means));
-        assert_eq!(
-            Means::from_word(&Means::NONE.to_word()),
-            Some(Means::NONE)
-        );
+        assert_eq!(Means::from_word(&Means::NONE.to_word()), Some(Means::NONE));
         assert_eq!(Means::from_word("user"), None);
     }
 }
