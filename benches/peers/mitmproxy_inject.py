@@ -29,5 +29,10 @@ class Inject:
         if entry:
             flow.request.headers[entry["header"][0]] = entry["header"][1]
 
+    def responseheaders(self, flow):
+        # Without this a stream of events arrives as one heap at its end.
+        if flow.response.headers.get("content-type", "").startswith("text/event-stream"):
+            flow.response.stream = True
+
 
 addons = [Inject()]

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from peer import Peer, free_port, ready
 
@@ -80,6 +81,13 @@ def statics(peer: Peer) -> None:
             big.write(block)
 
 
+def wait_for(child: subprocess.Popen, file: Path, log: Path) -> None:
+    while not file.exists():
+        if child.poll() is not None:
+            sys.exit(f"{child.args[0]} ended: see {log}")
+        time.sleep(0.05)
+
+
 def main() -> None:
     peer = Peer("web")
     statics(peer)
@@ -88,24 +96,21 @@ def main() -> None:
     config = peer.dir / "nginx.conf"
     config.write_text(CONFIG.format(dir=peer.dir, port=port, key=peer.real_key, basic=basic))
     nginx = shutil.which("nginx", path=os.environ["PATH"] + ":/usr/sbin") or sys.exit("nginx is missing: run install.sh")
-    httpbin = subprocess.Popen(
+    children = [subprocess.Popen(
         [sys.executable, "-m", "gunicorn", "--threads=16", f"--bind=unix:{peer.dir}/httpbin.sock", "httpbin:app"],
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=(peer.dir / "httpbin.log").open("w"),
-    )
-    while not (peer.dir / "httpbin.sock").exists():
-        if httpbin.poll() is not None:
-            sys.exit(f"httpbin ended: see {peer.dir}/httpbin.log")
-        time.sleep(0.05)
-    front = subprocess.Popen([nginx, "-e", f"{peer.dir}/nginx-error.log", "-c", str(config)], stdin=subprocess.DEVNULL)
-    while not (peer.dir / "nginx.pid").exists():
-        if front.poll() is not None:
-            sys.exit(f"nginx ended: see {peer.dir}/nginx-error.log")
-        time.sleep(0.05)
-    ready(port)
-    sys.stdin.buffer.read()
-    for child in (front, httpbin):
-        child.terminate()
-        child.wait()
+    )]
+    try:
+        wait_for(children[0], peer.dir / "httpbin.sock", peer.dir / "httpbin.log")
+        words = [nginx, "-e", f"{peer.dir}/nginx-error.log", "-c", str(config)]
+        children.append(subprocess.Popen(words, stdin=subprocess.DEVNULL))
+        wait_for(children[1], peer.dir / "nginx.pid", peer.dir / "nginx-error.log")
+        ready(port)
+        sys.stdin.buffer.read()
+    finally:
+        for child in children:
+            child.terminate()
+            child.wait()
 
 
 main()
