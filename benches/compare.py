@@ -293,8 +293,12 @@ def unfit(name: str, mode: str) -> bool:
     return (name, mode) in {("squid", "h2"), ("direct", "idle"), ("direct", "contact")}
 
 
-def measure(bench: Bench, names: list[str], modes: list[str], rounds: int, seconds: float) -> dict:
-    """Rounds outside, modes next, proxies inside: neighbours in time are the ones to be compared."""
+def measure(bench: Bench, names: list[str], modes: list[str], rounds: int, seconds: float, budget: float) -> dict:
+    """Rounds outside, modes next, proxies inside: neighbours in time are the ones to be compared.
+
+    Ends between two samples when the budget is used up; what was measured until then counts.
+    """
+    end = time.monotonic() + budget
     samples: dict[tuple[str, str], list[dict]] = defaultdict(list)
     steady = [mode for mode in modes if mode not in ("contact", "idle")]
     proxies = {}
@@ -307,6 +311,9 @@ def measure(bench: Bench, names: list[str], modes: list[str], rounds: int, secon
                 for name in names if number % 2 == 0 else reversed(names):
                     if unfit(name, mode):
                         continue
+                    if time.monotonic() > end:
+                        print(f"compare.py: {budget:g} s are used up in round {number + 1}", file=sys.stderr)
+                        return samples
                     proxy = proxies[name]
                     if mode not in steady:
                         proxy.stop()  # first contacts and idle memory are those of a fresh process
@@ -378,15 +385,17 @@ def main() -> None:
     parser.add_argument("--modes", default=",".join(MODES))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3)
+    parser.add_argument("--budget", type=float, default=1200, help="seconds in all")
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
     if not (BIN / "load").exists():
         sys.exit("compare.py: the load generator is missing: run tests/peers/install.sh --bench")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that `finally` ends the proxies
     bench = Bench()
     try:
         names = available(bench, options.proxies.split(","))
         modes = options.modes.split(",")
-        samples = measure(bench, names, modes, options.rounds, options.seconds)
+        samples = measure(bench, names, modes, options.rounds, options.seconds, options.budget)
     finally:
         bench.end()
     text = table(samples, names, modes)

@@ -1,7 +1,8 @@
 """mitmproxy as a credential-injecting proxy: `--set plan=FILE`, JSON of host → {"port", "header": [name, value]}.
 
-A host of the plan is dialled on loopback at `port` (its name and the TLS checks stay), and every request to it gets
-the header. Anything else passes untouched.
+Every request to a host of the plan gets the header, and goes to loopback at `port` under its own Host. Anything else
+passes untouched. The request is redirected, never the connection: mitmproxy would not find a connection whose address
+was changed again, open one a request, and hang at the sixth.
 """
 
 import json
@@ -18,15 +19,12 @@ class Inject:
         if "plan" in updated and ctx.options.plan:
             self.plan = json.loads(Path(ctx.options.plan).read_text())
 
-    def server_connect(self, data):
-        name = data.server.address[0]
-        if name in self.plan:
-            data.server.sni = name
-            data.server.address = ("127.0.0.1", self.plan[name]["port"])
-
     def requestheaders(self, flow):
-        entry = self.plan.get(flow.request.pretty_host)
+        entry = self.plan.get(flow.request.host)
         if entry:
+            authority = flow.request.host_header
+            flow.request.host, flow.request.port = "127.0.0.1", entry["port"]
+            flow.request.host_header = authority
             flow.request.headers[entry["header"][0]] = entry["header"][1]
 
     def responseheaders(self, flow):
