@@ -1,1 +1,606 @@
-//! (placeholder)
+//! Assembly: the only file that names every adapter.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use parking_lot::Mutex;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use crate::admin;
+use crate::agent::{AgentId, Name};
+use crate::audit::{self, Audit, AuditError, Record, Who};
+use crate::clock::{Clock, SystemClock};
+use crate::config::Config;
+use crate::credential::{
+    Broker, CredentialProvider, Events, Failed, Issue, Kind, Revoking, Scope, Source, Spec,
+    StaticProvider, Watched, Watcher,
+};
+use crate::host::HostPattern;
+use crate::identity::{AgentEntry, Open, Registry, StaticTokens, TrustProvider};
+use crate::policy::Policy;
+use crate::proxy::{
+    self, BindError, Bound, Identify, Lasting, ListenerSettings, Proxy, SnapshotParts,
+};
+use crate::route::Table;
+use crate::secret::Secret;
+use crate::session::Sessions;
+use crate::telemetry;
+use crate::tls::{Authority, CaError, CaSettings, Connector, Constraints, Leaves, TrustError};
+
+/// keyward's environment as `main` captured it.
+pub type Environment = Arc<HashMap<String, OsString>>;
+
+/// How long a session may be idle (`[session] idle`).
+const SESSION_IDLE: Duration = Duration::from_secs(600);
+/// How often changed tokens are looked for.
+const TOKENS_EVERY: Duration = Duration::from_millis(250);
+/// How often idle connections and sessions are looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(5);
+
+/// A running keyward.
+#[derive(Debug)]
+pub struct App {
+    proxy: Proxy,
+    audit: Arc<Audit>,
+    broker: Arc<Broker>,
+    leaves: Arc<Leaves>,
+    watcher: Watcher,
+    tokens: Arc<Tokens>,
+    environment: Environment,
+    clock: Arc<dyn Clock>,
+    tracker: TaskTracker,
+    stop: CancellationToken,
+    state: Arc<State>,
+    listeners: Vec<(Name, Vec<String>, Vec<SocketAddr>)>,
+    admin: Option<SocketAddr>,
+    ca: CaSettings,
+    running: Mutex<String>,
+    reloads: prometheus_client::metrics::family::Family<
+        ReloadLabels,
+        prometheus_client::metrics::counter::Counter,
+    >,
+}
+
+/// What an app is started with beside its configuration.
+#[derive(Debug)]
+pub struct Surroundings {
+    /// The environment that `{ env = … }` sources read.
+    pub environment: Environment,
+    /// Where records go if the file does not say.
+    pub audit: audit::Settings,
+    /// Sockets that systemd handed over, by name.
+    pub handed: Vec<(String, std::net::TcpListener)>,
+}
+
+/// Why keyward does not start, or keeps its old configuration.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The audit trail cannot be opened.
+    #[error("the audit trail cannot be opened: {0}")]
+    Audit(#[from] AuditError),
+    /// The CA cannot be opened.
+    #[error("the CA cannot be used: {0}")]
+    Ca(#[from] CaError),
+    /// The roots that upstreams are verified against cannot be loaded.
+    #[error("the upstream trust cannot be loaded: {0}")]
+    Trust(#[from] TrustError),
+    /// A listener cannot be opened.
+    #[error("{0}: {1}")]
+    Bind(BindError, String),
+    /// The admin listener cannot be opened.
+    #[error("cannot listen on {0} for [admin]: {1}")]
+    Admin(SocketAddr, std::io::Error),
+    /// A secret that a credential needs at start cannot be used.
+    #[error("{0}")]
+    Secret(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, prometheus_client::encoding::EncodeLabelSet)]
+struct ReloadLabels {
+    outcome: &'static str,
+}
+
+impl App {
+    /// Opens everything and serves.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left open then.
+    pub async fn start(config: Config, surroundings: Surroundings) -> Result<Self, StartError> {
+        let Surroundings {
+            environment,
+            audit,
+            mut handed,
+        } = surroundings;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
+        let connector = Connector::new(&config.upstream.trust, None, Arc::clone(&clock))?;
+        let authority = Arc::new(authority(&config, &clock)?);
+        let leaves = Arc::new(Leaves::new(authority, Arc::clone(&clock))?);
+        let audit = Arc::new(Audit::open(
+            config.audit.clone().unwrap_or(audit),
+            Arc::clone(&clock),
+        )?);
+        let watcher = Watcher::new(Arc::clone(&clock));
+        let entries = providers(&config.credentials, &watcher, &environment).await;
+        let events = Arc::new(Recorder(Arc::clone(&audit)));
+        let broker = Arc::new(Broker::new(entries, Arc::clone(&clock), events));
+        let tokens = Arc::new(Tokens::default());
+        tokens.watch(&config.agents, &watcher, &environment).await;
+
+        let mut bound = Vec::new();
+        for listener in &config.listeners {
+            let opened = Bound::open(listener.clone(), &mut handed);
+            bound.push(opened.map_err(|error| {
+                let cause = std::error::Error::source(&error)
+                    .map(ToString::to_string)
+                    .unwrap_or_default();
+                StartError::Bind(error, cause)
+            })?);
+        }
+        let admin_listener = match config.admin.listen {
+            Some(address) => Some(
+                TcpListener::bind(address)
+                    .await
+                    .map_err(|error| StartError::Admin(address, error))?,
+            ),
+            None => None,
+        };
+        let admin_address = admin_listener
+            .as_ref()
+            .and_then(|listener| listener.local_addr().ok());
+        let mut own: Vec<SocketAddr> = bound.iter().flat_map(Bound::addresses).collect();
+        own.extend(admin_address);
+
+        let metrics = Arc::new(proxy::Metrics::default());
+        let sessions = Arc::new(Sessions::new(SESSION_IDLE));
+        let lasting = Lasting {
+            audit: Arc::clone(&audit),
+            broker: Arc::clone(&broker),
+            sessions: Arc::clone(&sessions),
+            clock: Arc::clone(&clock),
+            tracker: tracker.clone(),
+            metrics: Arc::clone(&metrics),
+            own,
+        };
+        let proxy = Proxy::new(lasting, parts(&config, &leaves, &tokens, connector));
+        let reloads = prometheus_client::metrics::family::Family::default();
+        let telemetry = telemetry::Metrics::gather(|registry| {
+            metrics.register(registry);
+            audit.metrics().register(registry);
+            leaves.metrics().register(registry);
+            broker.register(registry);
+            registry.register(
+                "keyward_config_reloads",
+                "Reloads by outcome",
+                reloads.clone(),
+            );
+        });
+        let state = Arc::new(State {
+            telemetry,
+            audit: Arc::clone(&audit),
+            draining: CancellationToken::new(),
+        });
+        let listeners = bound
+            .iter()
+            .map(|one| (one.name().clone(), one.shown(), one.addresses()))
+            .collect();
+        if let Some(listener) = admin_listener {
+            admin::serve(
+                listener,
+                Arc::clone(&state) as Arc<dyn admin::State>,
+                &tracker,
+                stop.clone(),
+            );
+        }
+        for listener in bound {
+            proxy.serve(listener);
+        }
+        let mut loaded = Record::config("loaded");
+        let fingerprint = fingerprint(&config);
+        loaded.digest = Some(&fingerprint);
+        audit.append(&loaded);
+        let app = Self {
+            proxy,
+            audit,
+            broker,
+            leaves,
+            watcher,
+            tokens,
+            environment,
+            clock,
+            tracker,
+            stop,
+            state,
+            listeners,
+            admin: admin_address,
+            ca: config.ca,
+            running: Mutex::new(fingerprint),
+            reloads,
+        };
+        app.look_after();
+        Ok(app)
+    }
+
+    /// Where each listener listens: its name, its addresses as text, and its TCP addresses.
+    pub fn listeners(&self) -> &[(Name, Vec<String>, Vec<SocketAddr>)] {
+        &self.listeners
+    }
+
+    /// Where the admin side listens.
+    pub fn admin(&self) -> Option<SocketAddr> {
+        self.admin
+    }
+
+    /// The audit trail.
+    pub fn audit(&self) -> &Arc<Audit> {
+        &self.audit
+    }
+
+    /// The certificates that agents trust, in PEM.
+    pub fn roots_pem(&self) -> Arc<str> {
+        Arc::clone(self.leaves.authority().roots_pem())
+    }
+
+    /// Puts another configuration in place, whole; on a fault the old one stays.
+    ///
+    /// # Errors
+    /// [`StartError`]: nothing has changed then.
+    pub async fn reload(&self, config: &Config) -> Result<(), StartError> {
+        let connector = Connector::new(&config.upstream.trust, None, Arc::clone(&self.clock))?;
+        let names = constraints(config);
+        if *self.leaves.authority().names() != names {
+            let authority = match &self.ca.dir {
+                Some(dir) => Authority::open(dir, names, Arc::clone(&self.clock))?,
+                None => self.leaves.authority().reissued(names)?,
+            };
+            self.leaves.replace(Arc::new(authority));
+        }
+        self.broker
+            .reconfigure(providers(&config.credentials, &self.watcher, &self.environment).await);
+        self.tokens
+            .watch(&config.agents, &self.watcher, &self.environment)
+            .await;
+        let cut = self
+            .proxy
+            .reload(parts(config, &self.leaves, &self.tokens, connector));
+        self.reloads
+            .get_or_create(&ReloadLabels { outcome: "loaded" })
+            .inc();
+        let mut record = Record::config("loaded");
+        let fingerprint = fingerprint(config);
+        record.digest = Some(&fingerprint);
+        self.audit.append(&record);
+        *self.running.lock() = fingerprint.clone();
+        info!(cut, "configuration reloaded");
+        Ok(())
+    }
+
+    /// Whether this configuration is the one that runs: a file that was written again as it was changes nothing.
+    pub fn is_running(&self, config: &Config) -> bool {
+        *self.running.lock() == fingerprint(config)
+    }
+
+    /// Records that a configuration was not taken.
+    pub fn rejected(&self) {
+        self.reloads
+            .get_or_create(&ReloadLabels {
+                outcome: "rejected",
+            })
+            .inc();
+        self.audit.append(&Record::config("rejected"));
+    }
+
+    /// Stops accepting, lets what runs finish for this long, revokes, and closes the trail. `reason` stands in the
+    /// records of the sessions that end by it.
+    pub async fn shut_down(self, grace: Duration, reason: &'static str) {
+        self.state.draining.cancel();
+        self.proxy.drain();
+        self.stop.cancel();
+        self.tracker.close();
+        if tokio::time::timeout(grace, self.tracker.wait())
+            .await
+            .is_err()
+        {
+            warn!("some requests did not finish in time; they are cut");
+        }
+        for session in self.proxy.end_sessions(reason) {
+            self.broker.end_session(session.id());
+        }
+        self.proxy.cut();
+        tokio::time::timeout(Duration::from_secs(2), self.tracker.wait())
+            .await
+            .ok();
+        self.broker.shutdown(grace).await;
+        self.audit.close();
+    }
+
+    /// Regular work: changed tokens, idle connections and sessions.
+    fn look_after(&self) {
+        let (proxy, broker, tokens, stop) = (
+            self.proxy.clone(),
+            Arc::clone(&self.broker),
+            Arc::clone(&self.tokens),
+            self.stop.clone(),
+        );
+        self.tracker.spawn(async move {
+            let mut looking = tokio::time::interval(TOKENS_EVERY);
+            let mut sweeping = tokio::time::interval(SWEEP_EVERY);
+            loop {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    _ = looking.tick() => tokens.settle(),
+                    _ = sweeping.tick() => {
+                        proxy.sweep();
+                        for session in proxy.sweep_sessions() {
+                            broker.end_session(session.id());
+                        }
+                    }
+                }
+            }
+        });
+    }
+}
+
+/// The hosts that are intercepted, and so all that the CA may speak for.
+pub fn constraints(config: &Config) -> Constraints {
+    Constraints::new(
+        config
+            .routes
+            .iter()
+            .flat_map(|route| route.hosts.iter().map(|HostPattern { kind, .. }| kind)),
+    )
+}
+
+fn authority(config: &Config, clock: &Arc<dyn Clock>) -> Result<Authority, CaError> {
+    let names = constraints(config);
+    match &config.ca.dir {
+        Some(dir) => Authority::open(dir, names, Arc::clone(clock)),
+        None => Authority::ephemeral(names, Arc::clone(clock)),
+    }
+}
+
+/// The file of the root that agents trust.
+pub fn roots_file(ca: &CaSettings) -> Option<PathBuf> {
+    ca.dir.as_deref().map(Authority::roots_file)
+}
+
+async fn providers(
+    specs: &[Spec],
+    watcher: &Watcher,
+    environment: &Environment,
+) -> Vec<(Spec, Arc<dyn CredentialProvider>)> {
+    let look = lookup(environment);
+    let mut entries: Vec<(Spec, Arc<dyn CredentialProvider>)> = Vec::with_capacity(specs.len());
+    for spec in specs {
+        let provider: Arc<dyn CredentialProvider> = match &spec.kind {
+            Kind::Static { value } => {
+                let watched = watcher.watch(value, &look).await;
+                if let Err(error) = watched.current() {
+                    warn!(credential = %spec.name, %error, "the credential has no value yet; requests that need it are refused");
+                }
+                Arc::new(StaticProvider::new(watched))
+            }
+        };
+        entries.push((spec.clone(), provider));
+    }
+    entries
+}
+
+fn lookup(environment: &Environment) -> impl Fn(&str) -> Option<OsString> + Send + Sync + use<> {
+    let environment = Arc::clone(environment);
+    move |name: &str| environment.get(name).cloned()
+}
+
+fn parts(
+    config: &Config,
+    leaves: &Arc<Leaves>,
+    tokens: &Arc<Tokens>,
+    connector: Connector,
+) -> SnapshotParts {
+    let mut agents: Vec<AgentEntry> = config
+        .agents
+        .iter()
+        .map(|(entry, _)| entry.clone())
+        .collect();
+    let mut trust: HashMap<Name, Vec<Arc<dyn TrustProvider>>> = HashMap::new();
+    for listener in &config.listeners {
+        let provider: Arc<dyn TrustProvider> = match listener.identify {
+            Identify::Required => Arc::clone(&tokens.provider) as Arc<dyn TrustProvider>,
+            Identify::Open => Arc::new(Open(open_agent(listener, &mut agents))),
+        };
+        trust.insert(listener.name.clone(), vec![provider]);
+    }
+    SnapshotParts {
+        table: Table::new(config.routes.clone()),
+        policy: Policy::new(config.conditions.clone()),
+        registry: Registry::new(agents),
+        trust,
+        leaves: Arc::clone(leaves),
+        upstream: config.upstream.clone(),
+        connector,
+    }
+}
+
+/// The agent of an open listener: the only one of the file, or `default`.
+fn open_agent(_: &ListenerSettings, agents: &mut Vec<AgentEntry>) -> AgentId {
+    if let Some(only) = agents.first() {
+        return only.id.clone();
+    }
+    let default: AgentId = "default".parse().expect("`default` is a name");
+    agents.push(AgentEntry::bare(default.clone()));
+    default
+}
+
+fn fingerprint(config: &Config) -> String {
+    // Debug of the resolved configuration: sources are names, so no secret is in it.
+    digest(&SHA256, format!("{config:?}").as_bytes())
+        .as_ref()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// The proxy tokens of agents, followed as their sources change.
+#[derive(Debug, Default)]
+struct Tokens {
+    provider: Arc<StaticTokens>,
+    watched: Mutex<Vec<(AgentId, Watched)>>,
+    seen: Mutex<Vec<(AgentId, Arc<Secret>)>>,
+}
+
+impl Tokens {
+    async fn watch(
+        &self,
+        agents: &[(AgentEntry, Option<Source>)],
+        watcher: &Watcher,
+        environment: &Environment,
+    ) {
+        let look = lookup(environment);
+        let mut watched = Vec::new();
+        for (entry, source) in agents {
+            let Some(source) = source else { continue };
+            let token = watcher.watch(source, &look).await;
+            if let Err(error) = token.current() {
+                warn!(agent = %entry.id, %error, "the agent's token has no value yet; it cannot identify itself");
+            }
+            watched.push((entry.id.clone(), token));
+        }
+        *self.watched.lock() = watched;
+        self.settle();
+    }
+
+    /// Takes up tokens that changed.
+    fn settle(&self) {
+        let current: Vec<(AgentId, Arc<Secret>)> = self
+            .watched
+            .lock()
+            .iter()
+            .filter_map(|(agent, token)| token.current().ok().map(|token| (agent.clone(), token)))
+            .collect();
+        let mut seen = self.seen.lock();
+        let same = seen.len() == current.len()
+            && seen
+                .iter()
+                .zip(&current)
+                .all(|(old, new)| old.0 == new.0 && Arc::ptr_eq(&old.1, &new.1));
+        if !same {
+            self.provider.replace(
+                current
+                    .iter()
+                    .map(|(agent, token)| (&**token, agent.clone())),
+            );
+            *seen = current;
+        }
+    }
+}
+
+/// What the admin side asks.
+#[derive(Debug)]
+struct State {
+    telemetry: telemetry::Metrics,
+    audit: Arc<Audit>,
+    draining: CancellationToken,
+}
+
+impl admin::State for State {
+    fn unready(&self) -> Option<&'static str> {
+        if self.draining.is_cancelled() {
+            Some("draining")
+        } else if !self.audit.healthy() {
+            Some("audit-unavailable")
+        } else {
+            None
+        }
+    }
+
+    fn metrics(&self) -> (String, &'static str) {
+        (self.telemetry.render(), telemetry::MEDIA_TYPE)
+    }
+}
+
+/// The broker's events, as audit records.
+#[derive(Debug)]
+struct Recorder(Arc<Audit>);
+
+fn who(scope: &Scope) -> Who<'_> {
+    Who {
+        session: scope.holder.session().map(|session| &**session),
+        agent: scope.holder.agent().map(AgentId::as_str),
+        chain: scope.holder.agent().map(std::slice::from_ref),
+        ..Who::default()
+    }
+}
+
+impl Events for Recorder {
+    fn issued(&self, issue: &Issue<'_>) {
+        let mut record = Record::issue(
+            who(issue.scope),
+            issue.scope.credential.as_str(),
+            issue.provider,
+            "issued",
+        );
+        record.lease = Some(issue.lease.as_str());
+        record.expires = issue.expires;
+        record.cause = Some(issue.cause.word());
+        record.duration = Some(issue.duration);
+        self.0.append(&record);
+    }
+
+    fn failed(&self, failed: &Failed<'_>) {
+        let mut record = Record::issue(
+            who(failed.scope),
+            failed.scope.credential.as_str(),
+            failed.provider,
+            "failed",
+        );
+        record.cause = Some(failed.cause.word());
+        record.word = Some(failed.error.word());
+        record.duration = Some(failed.duration);
+        self.0.append(&record);
+    }
+
+    fn revoked(&self, revoking: &Revoking<'_>) {
+        let credential = revoking.scope.credential.as_str();
+        let mut record = Record::revoke(
+            who(revoking.scope),
+            credential,
+            revoking.lease.as_str(),
+            revoking.outcome.word(),
+        );
+        record.provider = Some(revoking.provider);
+        record.reason = Some(revoking.reason.word());
+        record.attempt = Some(revoking.attempt);
+        record.by = revoking.by;
+        self.0.append(&record);
+    }
+}
+
+impl fmt::Display for StartHint<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            StartError::Audit(_) => {
+                f.write_str("check [audit] file: its folder must exist and be writable")
+            }
+            StartError::Ca(_) => f.write_str("check [ca] dir, or run `keyward ca show`"),
+            StartError::Trust(_) => f.write_str("check [upstream] trust"),
+            StartError::Bind(..) | StartError::Admin(..) => {
+                f.write_str("choose another address, or stop what listens there")
+            }
+            StartError::Secret(_) => f.write_str("check the credential's source"),
+        }
+    }
+}
+
+/// What to do about a [`StartError`].
+#[derive(Debug)]
+pub struct StartHint<'a>(pub &'a StartError);

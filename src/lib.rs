@@ -28,6 +28,7 @@ pub mod policy;
 pub mod audit;
 pub mod credential;
 pub mod identity;
+pub mod session;
 pub mod tls;
 
 // block 5: adapters of stores

@@ -119,6 +119,23 @@ pub fn raise_nofile() -> OpenFiles {
     }
 }
 
+/// The sockets that systemd passed, by name (sd_listen_fds(3)). To be called once, before anything else opens files.
+///
+/// # Errors
+/// Where the variables that announce them are malformed.
+pub fn handed_over() -> io::Result<Vec<(String, std::net::TcpListener)>> {
+    use std::os::fd::{FromRawFd as _, OwnedFd};
+    let passed = sd_notify::listen_fds_with_names()?;
+    Ok(passed
+        .map(|(fd, name)| {
+            // SAFETY: systemd opened it for this process (LISTEN_PID was checked), and nobody else owns it: this is
+            // the only call, and it is made before any other file is opened.
+            let owned = unsafe { OwnedFd::from_raw_fd(fd) };
+            (name, std::net::TcpListener::from(owned))
+        })
+        .collect())
+}
+
 /// Sets the soft limit of open files; the hard limit bounds it.
 pub fn set_nofile(soft: Option<u64>) -> io::Result<()> {
     let maximum = getrlimit(Resource::Nofile).maximum;

@@ -1,4 +1,119 @@
-//! (placeholder: the cli room is being written)
+//! The command line: one file a subcommand. Logs go to stderr; stdout belongs to the answer.
 
 pub mod audit;
+pub mod check;
 pub mod preset;
+pub mod serve;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::app::Environment;
+use crate::config::{self, Config, Loaded};
+
+/// Asked, and the answer is no.
+pub const NO: u8 = 1;
+/// EX_USAGE of sysexits(3).
+pub const USAGE: u8 = 64;
+/// EX_UNAVAILABLE.
+pub const UNAVAILABLE: u8 = 69;
+/// EX_SOFTWARE: a bug.
+pub const BUG: u8 = 70;
+/// EX_CONFIG.
+pub const CONFIG: u8 = 78;
+
+/// A credential-injecting HTTPS egress proxy for AI agents: the agent holds no secret
+#[derive(Debug, Parser)]
+#[command(
+    name = "keyward",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon: sidecar, VM, gateway
+    Serve(serve::ServeArgs),
+    /// Show every fault of a configuration file, with line, column and caret
+    Check(check::CheckArgs),
+    /// Verify or query an audit trail, offline
+    Audit(audit::AuditArgs),
+    /// List or show the services that are built in
+    Preset(preset::PresetArgs),
+}
+
+/// The name of the file that a subcommand reads.
+#[derive(Debug, clap::Args)]
+pub struct FileArg {
+    /// The configuration file
+    #[arg(short = 'c', long = "config", value_name = "FILE")]
+    pub config: PathBuf,
+}
+
+/// Parses the arguments and runs what they name. `environment` is the process's own, captured before anything else.
+pub fn main(environment: Environment) -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() { USAGE } else { 0 };
+            // A closed pipe is the reader's own choice.
+            error.print().ok();
+            return ExitCode::from(code);
+        }
+    };
+    let mut out = std::io::stdout().lock();
+    let code = match &cli.command {
+        Command::Serve(args) => {
+            drop(out);
+            return ExitCode::from(serve::run(args, environment));
+        }
+        Command::Check(args) => check::run(args, &mut out),
+        Command::Audit(args) => audit::run(args, &mut out).unwrap_or_else(|error| {
+            complain(&error);
+            UNAVAILABLE
+        }),
+        Command::Preset(args) => {
+            match preset::run(args, crate::preset::Presets::shipped(), &mut out) {
+                Ok(()) => 0,
+                Err(error) => {
+                    complain(&error);
+                    NO
+                }
+            }
+        }
+    };
+    out.flush().ok();
+    ExitCode::from(code)
+}
+
+/// Says on stderr what went wrong.
+pub(crate) fn complain(error: &dyn std::fmt::Display) {
+    writeln!(std::io::stderr(), "keyward: {error}").ok();
+}
+
+/// Loads a file, showing its warnings and faults on stderr.
+///
+/// # Errors
+/// The exit code, where the file does not hold.
+pub(crate) fn load(path: &Path) -> Result<Config, u8> {
+    match config::load(path, &**crate::preset::Presets::shipped()) {
+        Ok(Loaded { config, warnings }) => {
+            if !warnings.is_empty() {
+                write!(std::io::stderr(), "{warnings}").ok();
+            }
+            Ok(config)
+        }
+        Err(report) => {
+            write!(std::io::stderr(), "{report}").ok();
+            Err(CONFIG)
+        }
+    }
+}

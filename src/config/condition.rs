@@ -39,6 +39,7 @@ pub(super) fn read(route: &Reader<'_, '_>) -> Conditions {
     Conditions {
         when: route.table("when").and_then(|reader| hours(&reader)),
         source: networks(route, "source"),
+        minting: None,
     }
 }
 

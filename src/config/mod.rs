@@ -18,6 +18,7 @@ mod lint;
 mod listener;
 mod machine;
 mod placement;
+mod preset;
 mod reader;
 mod report;
 mod route;
@@ -35,6 +36,7 @@ use std::fmt::Debug;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use toml::de::DeTable;
@@ -49,6 +51,7 @@ use crate::host::HostPattern;
 use crate::identity::AgentEntry;
 use crate::inject::Placement;
 use crate::policy::Conditions;
+use crate::preset::Preset;
 use crate::proxy::{ListenerSettings, UpstreamSettings};
 use crate::route::Route;
 use crate::tls::CaSettings;
@@ -105,6 +108,8 @@ pub struct PresetRoute {
     pub placements: Vec<Placement>,
     /// Whether its paths hold `%2F`.
     pub encoded_slash: bool,
+    /// The preset whose credential-minting requests are refused unless the route grants them.
+    pub minting: Option<Arc<Preset>>,
 }
 
 /// A file longer than this is no configuration.

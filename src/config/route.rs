@@ -108,6 +108,12 @@ pub(super) static ROUTE: Section = Section {
             Need::Default("true"),
             "Allows WebSocket upgrades.",
         ),
+        key(
+            "minting",
+            Kind::Flag,
+            Need::Default("false"),
+            "Allows the requests of the `preset` whose answer is a new credential (API keys, tokens), which are refused otherwise.",
+        ),
     ],
 };
 
@@ -142,7 +148,12 @@ pub(super) fn read(reader: &Reader<'_, '_>, index: usize, known: &Known<'_>) -> 
     let gives_encoded = preset
         .as_ref()
         .is_some_and(|(_, preset)| preset.encoded_slash);
-    let conditions = condition::read(reader);
+    let mut conditions = condition::read(reader);
+    if !reader.flag("minting") {
+        conditions.minting = preset
+            .as_ref()
+            .and_then(|(_, preset)| preset.minting.clone());
+    }
     let route = Route {
         name: name(reader, index)?,
         index,

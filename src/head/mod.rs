@@ -10,6 +10,7 @@ mod path;
 use std::sync::Arc;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::uri::PathAndQuery;
 use http::{Method, Uri, Version, request::Parts};
 
 use crate::host::{Scheme, Target};
@@ -18,8 +19,7 @@ use crate::host::{Scheme, Target};
 #[derive(Debug)]
 pub struct Head {
     method: Method,
-    path_and_query: Box<str>,
-    path_len: usize,
+    path_and_query: PathAndQuery,
     headers: HeaderMap,
     framing: Framing,
     websocket: Option<WebSocket>,
@@ -47,7 +47,7 @@ pub enum WebSocket {
 }
 
 /// Why a head is not clean. The texts name the rule, and nothing of the request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum Unclean {
     /// Host, `:authority`, scheme or port are not those of the connection: 421.
@@ -85,37 +85,42 @@ pub const MAX_VALUE: usize = 16 * 1024;
 /// The most fields in one head.
 pub const MAX_FIELDS: usize = 100;
 
-/// Fields that end at each hop (RFC 9110 §7.6.1), framing that is written anew, and what only proxies exchange.
-const HOP_BY_HOP: [HeaderName; 11] = [
-    header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    header::EXPECT,
-    HeaderName::from_static("http2-settings"),
-];
+/// Fields that end at each hop (RFC 9110 §7.6.1), framing that is written anew, what only proxies exchange, and our own.
+fn ends_here(name: &str) -> bool {
+    matches!(
+        name,
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "content-length"
+            | "upgrade"
+            | "expect"
+            | "http2-settings"
+            | "sec-websocket-key"
+            | "sec-websocket-extensions"
+    ) || name.starts_with("keyward-")
+}
 
 /// Fields by which some servers route or dispatch a request anew: what was judged would not be what is done.
-const REROUTING: [HeaderName; 13] = [
-    header::FORWARDED,
-    HeaderName::from_static("x-forwarded-for"),
-    HeaderName::from_static("x-forwarded-host"),
-    HeaderName::from_static("x-forwarded-port"),
-    HeaderName::from_static("x-forwarded-proto"),
-    HeaderName::from_static("x-forwarded-server"),
-    HeaderName::from_static("x-host"),
-    HeaderName::from_static("x-original-url"),
-    HeaderName::from_static("x-original-host"),
-    HeaderName::from_static("x-rewrite-url"),
-    HeaderName::from_static("x-http-method"),
-    HeaderName::from_static("x-http-method-override"),
-    HeaderName::from_static("x-method-override"),
-];
+fn reroutes(name: &str) -> bool {
+    name.starts_with("x-forwarded-")
+        || matches!(
+            name,
+            "forwarded"
+                | "x-host"
+                | "x-original-url"
+                | "x-original-host"
+                | "x-rewrite-url"
+                | "x-http-method"
+                | "x-http-method-override"
+                | "x-method-override"
+        )
+}
 
 impl Head {
     /// Checks and cleans one head that arrived for `target`.
@@ -149,7 +154,6 @@ impl Head {
         strip(&mut headers);
         Ok(Self {
             method,
-            path_len: path.path_len,
             encoded_slash: path.encoded_slash,
             path_and_query: path.text,
             headers,
@@ -165,23 +169,22 @@ impl Head {
 
     /// The path in its canonical spelling, without the query.
     pub fn path(&self) -> &str {
-        self.path_and_query.get(..self.path_len).unwrap_or_default()
+        self.path_and_query.path()
     }
 
-    /// Path and query.
-    pub fn path_and_query(&self) -> &str {
+    /// Path and query; a clone shares the bytes.
+    pub fn path_and_query(&self) -> &PathAndQuery {
         &self.path_and_query
     }
 
     /// The query, without `?`.
     pub fn query(&self) -> Option<&str> {
-        self.path_and_query.get(self.path_len + 1..)
+        self.path_and_query.query()
     }
 
     /// Puts another path and query in place; the caller made it from this one.
-    pub(crate) fn set_path_and_query(&mut self, text: String) {
-        self.path_len = text.find('?').unwrap_or(text.len());
-        self.path_and_query = text.into();
+    pub(crate) fn set_path_and_query(&mut self, text: PathAndQuery) {
+        self.path_and_query = text;
     }
 
     /// The fields that go upstream.
@@ -199,9 +202,9 @@ impl Head {
         self.framing
     }
 
-    /// Sets the length of a body that was read and edited.
-    pub(crate) fn set_length(&mut self, bytes: u64) {
-        self.framing = Framing::Length(bytes);
+    /// Method, path and query, and fields: what the request is built anew from.
+    pub fn into_parts(self) -> (Method, PathAndQuery, HeaderMap) {
+        (self.method, self.path_and_query, self.headers)
     }
 
     /// Whether the agent asks for a WebSocket.
@@ -424,20 +427,12 @@ fn strip(headers: &mut HeaderMap) {
             headers.remove(name);
         }
     }
-    for name in HOP_BY_HOP.iter().chain(&REROUTING) {
-        headers.remove(name);
-    }
-    headers.remove(header::HOST);
-    headers.remove(header::CONTENT_LENGTH);
-    for name in [header::SEC_WEBSOCKET_KEY, header::SEC_WEBSOCKET_EXTENSIONS] {
-        headers.remove(name);
-    }
-    let ours: Vec<HeaderName> = headers
+    let dropped: Vec<HeaderName> = headers
         .keys()
-        .filter(|name| name.as_str().starts_with("keyward-"))
+        .filter(|name| ends_here(name.as_str()) || reroutes(name.as_str()))
         .cloned()
         .collect();
-    for name in ours {
+    for name in dropped {
         headers.remove(name);
     }
 }

@@ -11,8 +11,7 @@ use super::Unclean;
 /// A canonical path and query.
 #[derive(Debug)]
 pub(super) struct Canonical {
-    pub(super) text: Box<str>,
-    pub(super) path_len: usize,
+    pub(super) text: PathAndQuery,
     pub(super) encoded_slash: bool,
 }
 
@@ -20,8 +19,7 @@ pub(super) fn canonical(given: &PathAndQuery) -> Result<Canonical, Unclean> {
     let (path, query) = (given.path(), given.query());
     if path == "*" {
         return Ok(Canonical {
-            text: "*".into(),
-            path_len: 1,
+            text: given.clone(),
             encoded_slash: false,
         });
     }
@@ -32,30 +30,34 @@ pub(super) fn canonical(given: &PathAndQuery) -> Result<Canonical, Unclean> {
     {
         return Err(Unclean::Path);
     }
-    let (decoded, encoded_slash) = if path.contains('%') {
-        decode(path)?
-    } else {
-        (None, false)
-    };
-    let path = decoded.as_deref().unwrap_or(path);
-    if !segments_are_plain(path) {
-        return Err(Unclean::Path);
-    }
-    let mut text = String::with_capacity(path.len() + query.map_or(0, |query| query.len() + 1));
-    text.push_str(path);
-    if let Some(query) = query {
-        if query
+    if query.is_some_and(|query| {
+        query
             .bytes()
             .any(|b| !(0x21..0x7f).contains(&b) || b == b'#')
-        {
-            return Err(Unclean::Path);
-        }
+    }) {
+        return Err(Unclean::Path);
+    }
+    if !path.contains('%') {
+        return if segments_are_plain(path) {
+            Ok(Canonical {
+                text: given.clone(),
+                encoded_slash: false,
+            })
+        } else {
+            Err(Unclean::Path)
+        };
+    }
+    let (mut text, encoded_slash) = decode(path)?;
+    if !segments_are_plain(&text) {
+        return Err(Unclean::Path);
+    }
+    if let Some(query) = query {
         text.push('?');
         text.push_str(query);
     }
+    let text = PathAndQuery::from_maybe_shared(text).map_err(|_| Unclean::Path)?;
     Ok(Canonical {
-        path_len: path.len(),
-        text: text.into(),
+        text,
         encoded_slash,
     })
 }
@@ -75,7 +77,7 @@ fn segments_are_plain(path: &str) -> bool {
 }
 
 /// Decodes unreserved characters and judges the rest.
-fn decode(path: &str) -> Result<(Option<String>, bool), Unclean> {
+fn decode(path: &str) -> Result<(String, bool), Unclean> {
     let mut out = String::with_capacity(path.len());
     let mut encoded_slash = false;
     let mut rest = path;
@@ -110,7 +112,7 @@ fn decode(path: &str) -> Result<(Option<String>, bool), Unclean> {
         }
     }
     out.push_str(rest);
-    Ok((Some(out), encoded_slash))
+    Ok((out, encoded_slash))
 }
 
 fn hex_digit(nibble: u8) -> char {

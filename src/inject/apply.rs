@@ -3,6 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use http::header::{AUTHORIZATION, COOKIE, HeaderName, HeaderValue};
+use http::uri::PathAndQuery;
 use zeroize::Zeroizing;
 
 use super::{Material, Placement, Slot};
@@ -237,7 +238,7 @@ impl Step {
             Self::Header(name, value) => {
                 head.headers_mut().insert(name.clone(), value.clone());
             }
-            Self::Query { name, pair } => set_query(head, name, pair),
+            Self::Query { name, pair } => set_query(head, name, pair)?,
             Self::Cookie { name, pair } => set_cookie(head, name, pair)?,
             Self::SubstituteHeader {
                 name,
@@ -273,7 +274,7 @@ impl Step {
                     text.push('?');
                     text.push_str(query);
                 }
-                head.set_path_and_query(text);
+                rewrite(head, text)?;
             }
         }
         Ok(())
@@ -437,7 +438,7 @@ fn replace_once(
 }
 
 /// Removes every parameter of this name, then appends ours.
-fn set_query(head: &mut Head, name: &str, pair: &Secret) {
+fn set_query(head: &mut Head, name: &str, pair: &Secret) -> Result<(), Misplaced> {
     let kept = head.query().unwrap_or_default();
     let mut text = format!("{}?", head.path());
     for given in kept.split('&').filter(|given| !given.is_empty()) {
@@ -451,7 +452,7 @@ fn set_query(head: &mut Head, name: &str, pair: &Secret) {
         }
     }
     text.push_str(&String::from_utf8_lossy(pair.expose()));
-    head.set_path_and_query(text);
+    rewrite(head, text)
 }
 
 /// Removes every cookie of this name, then appends ours.
@@ -505,6 +506,12 @@ fn substitute_query(
         return Err(Misplaced::Missing);
     }
     let text = format!("{}?{}", head.path(), pairs.join("&"));
+    rewrite(head, text)
+}
+
+/// Puts the new path and query in place.
+fn rewrite(head: &mut Head, text: String) -> Result<(), Misplaced> {
+    let text = PathAndQuery::from_maybe_shared(text).map_err(|_| Misplaced::Elsewhere)?;
     head.set_path_and_query(text);
     Ok(())
 }

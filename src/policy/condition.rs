@@ -2,11 +2,14 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use jiff::Timestamp;
 use jiff::civil::{Time, Weekday};
 use jiff::tz::TimeZone;
+
+use crate::preset::Preset;
 
 /// The guards of one route. All must hold; one that cannot be evaluated does not hold.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -15,6 +18,8 @@ pub struct Conditions {
     pub when: Option<Hours>,
     /// `source`: the networks the agent may call from; empty asks nothing.
     pub source: Vec<IpNet>,
+    /// The preset whose credential-minting requests are refused on this route.
+    pub minting: Option<Arc<Preset>>,
 }
 
 /// `when = { hours = "08:00-18:00", days = ["mon", "fri"], zone = "Europe/Berlin" }`.
@@ -87,7 +92,14 @@ impl Hours {
 impl Conditions {
     /// Whether nothing is asked.
     pub fn is_empty(&self) -> bool {
-        self.when.is_none() && self.source.is_empty()
+        self.when.is_none() && self.source.is_empty() && self.minting.is_none()
+    }
+
+    /// Whether the answer to this request would be a new credential, which the route does not grant.
+    pub fn forbids_minting(&self, method: &http::Method, path: &str) -> bool {
+        self.minting
+            .as_ref()
+            .is_some_and(|preset| preset.mints(method, path))
     }
 
     /// Checks every guard.
@@ -157,8 +169,8 @@ mod tests {
     #[test]
     fn no_address_is_no_network() {
         let guards = Conditions {
-            when: None,
             source: vec!["10.0.0.0/8".parse().unwrap()],
+            ..Conditions::default()
         };
         assert_eq!(
             guards.check(

@@ -82,6 +82,12 @@ pub enum Denial {
         /// The route that matched.
         route: Arc<str>,
     },
+    /// The answer would be a new credential, and the route does not grant that.
+    #[error("route {route} does not allow requests that mint credentials")]
+    Minting {
+        /// The route that matched.
+        route: Arc<str>,
+    },
     /// The request asks for a WebSocket, and the route does not allow it.
     #[error("route {route} does not allow WebSockets")]
     WebSocket {
@@ -97,14 +103,16 @@ impl Denial {
             Self::NoRoute => None,
             Self::Condition { route, .. }
             | Self::EncodedSlash { route }
+            | Self::Minting { route }
             | Self::WebSocket { route } => Some(route),
         }
     }
 }
 
 impl Policy {
-    /// `conditions` stand in the order of the routes.
-    pub fn new(conditions: Vec<Conditions>) -> Self {
+    /// `conditions` stand in the order of the routes; the route of unmatched hosts comes last, and has none.
+    pub fn new(mut conditions: Vec<Conditions>) -> Self {
+        conditions.push(Conditions::default());
         Self { conditions }
     }
 
@@ -147,6 +155,9 @@ impl Policy {
         }
         // A route without an entry would be a fault of assembly: refuse rather than skip its guards.
         let conditions = self.conditions.get(route.index).ok_or(Denial::NoRoute)?;
+        if conditions.forbids_minting(head.method(), head.path()) {
+            return Err(Denial::Minting { route: named() });
+        }
         conditions
             .check(query.source, query.now.wall)
             .map_err(|unmet| Denial::Condition {

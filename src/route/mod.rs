@@ -49,6 +49,25 @@ pub struct Route {
 }
 
 impl Route {
+    /// A route that covers everything and injects nothing.
+    fn unmatched(index: usize) -> Self {
+        Self {
+            name: "unmatched".into(),
+            index,
+            hosts: Vec::new(),
+            methods: None,
+            paths: Vec::new(),
+            agents: Vec::new(),
+            credential: None,
+            placements: Vec::new(),
+            slot: 0,
+            ranges: true,
+            encoded_slash: true,
+            websocket: true,
+            preset: None,
+        }
+    }
+
     /// Whether requests of this agent can match.
     pub fn admits(&self, agent: &AgentId) -> bool {
         self.agents.is_empty() || self.agents.contains(agent)

@@ -48,6 +48,12 @@ impl Table {
         table
     }
 
+    /// The route of hosts that no route names, where a listener lets them through: it has no credential, and its guards
+    /// stand behind those of all others.
+    pub fn unmatched(&self) -> Arc<Route> {
+        Arc::new(Route::unmatched(self.routes.len()))
+    }
+
     /// Every route, in file order.
     pub fn routes(&self) -> &[Arc<Route>] {
         &self.routes
@@ -102,6 +108,11 @@ impl Table {
 }
 
 impl Candidates {
+    /// One route alone.
+    pub fn only(route: Arc<Route>) -> Self {
+        Self(Box::new([route]))
+    }
+
     /// Whether no route names the target for this agent.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -20,6 +20,7 @@ impl Presets for TestPresets {
             hosts: vec!["api.openai.com".parse().unwrap()],
             placements: vec![Placement::Bearer],
             encoded_slash: true,
+            minting: None,
         })
     }
 

@@ -1,0 +1,178 @@
+//! `keyward serve`: the daemon, from its first line of log to the end of its drain.
+
+use std::path::Path;
+use std::time::Duration;
+
+use notify::{RecursiveMode, Watcher as _};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tracing::{error, info, warn};
+
+use super::{BUG, CONFIG, FileArg, UNAVAILABLE, complain, load};
+use crate::app::{App, Environment, StartError, StartHint, Surroundings};
+use crate::audit::{self, Sink};
+use crate::config::Config;
+use crate::syscall::{self, Role};
+use crate::telemetry;
+
+/// The arguments of `keyward serve`.
+#[derive(Debug, clap::Args)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    file: FileArg,
+}
+
+/// A burst of events in the folder is one change: editors and Kubernetes make several.
+const SETTLE: Duration = Duration::from_millis(200);
+
+/// Runs the daemon until SIGTERM or SIGINT; the exit code.
+pub fn run(args: &ServeArgs, environment: Environment) -> u8 {
+    let hardening = syscall::harden(Role::Daemon);
+    let files = syscall::raise_nofile();
+    telemetry::log(
+        environment.get("RUST_LOG").and_then(|value| value.to_str()),
+        "info",
+    );
+    let config = match load(&args.file.config) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    info!(%hardening, files = files.now, "process hardened");
+    let handed = match syscall::handed_over() {
+        Ok(handed) => handed,
+        Err(error) => {
+            complain(&format_args!(
+                "the sockets that systemd handed over cannot be used: {error}"
+            ));
+            return UNAVAILABLE;
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            complain(&error);
+            return BUG;
+        }
+    };
+    runtime.block_on(serve(
+        &args.file.config,
+        config,
+        Surroundings {
+            environment,
+            audit: audit::Settings::new(Sink::Stdout),
+            handed,
+        },
+    ))
+}
+
+async fn serve(path: &Path, config: Config, surroundings: Surroundings) -> u8 {
+    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::hangup()),
+    ) else {
+        complain(&"signals cannot be caught");
+        return BUG;
+    };
+    let drain = config.drain;
+    let listeners = config.listeners.clone();
+    let app = match App::start(config, surroundings).await {
+        Ok(app) => app,
+        Err(error) => {
+            complain(&format_args!("{error}\n  = {}", StartHint(&error)));
+            return exit_code(&error);
+        }
+    };
+    for (name, shown, _) in app.listeners() {
+        info!(listener = %name, addresses = shown.join(" "), "listening");
+    }
+    if let Some(address) = app.admin() {
+        info!(%address, "admin listening");
+    }
+    let (changed, mut changes) = mpsc::channel(1);
+    let watching = watch(path, changed);
+    if watching.is_none() {
+        warn!("the folder of the file cannot be watched; reload with SIGHUP");
+    }
+    ready();
+    loop {
+        tokio::select! {
+            () = received(&mut terminate) => break,
+            () = received(&mut interrupt) => break,
+            () = received(&mut hangup) => {
+                if let Err(error) = app.audit().reopen() {
+                    error!(%error, "the audit file cannot be reopened");
+                }
+                reload(&app, path, &listeners, true).await;
+            }
+            Some(()) = changes.recv() => {
+                tokio::time::sleep(SETTLE).await;
+                changes.try_recv().ok();
+                reload(&app, path, &listeners, false).await;
+            }
+        }
+    }
+    sd_notify::notify(&[sd_notify::NotifyState::Stopping]).ok();
+    info!(grace = ?drain, "draining");
+    app.shut_down(drain, "order").await;
+    info!("stopped");
+    0
+}
+
+async fn received(signal: &mut Signal) {
+    // `None`: the signal can no longer come.
+    if signal.recv().await.is_none() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Takes a valid file up whole; a bad one is shown, and the old configuration stays.
+async fn reload(app: &App, path: &Path, listeners: &[crate::proxy::ListenerSettings], asked: bool) {
+    match load(path) {
+        Ok(config) if !asked && app.is_running(&config) => {}
+        Ok(config) => {
+            if config.listeners != listeners {
+                warn!("listeners changed in the file; they change with a restart only");
+            }
+            if let Err(error) = app.reload(&config).await {
+                app.rejected();
+                error!(%error, hint = %StartHint(&error), "configuration rejected; the old one stays");
+            }
+        }
+        Err(_) => {
+            app.rejected();
+            error!("configuration rejected; the old one stays");
+        }
+    }
+}
+
+fn exit_code(error: &StartError) -> u8 {
+    match error {
+        StartError::Ca(_) | StartError::Trust(_) | StartError::Secret(_) => CONFIG,
+        StartError::Audit(_) | StartError::Bind(..) | StartError::Admin(..) => UNAVAILABLE,
+    }
+}
+
+/// Watches the folder, not the file: Kubernetes swaps a link beside it, editors rename over it.
+fn watch(path: &Path, changed: mpsc::Sender<()>) -> Option<notify::RecommendedWatcher> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        if event.is_ok_and(|event| !event.kind.is_access()) {
+            // Full: a change is already waiting.
+            changed.try_send(()).ok();
+        }
+    })
+    .ok()?;
+    watcher.watch(folder, RecursiveMode::NonRecursive).ok()?;
+    Some(watcher)
+}
+
+fn ready() {
+    sd_notify::notify(&[sd_notify::NotifyState::Ready]).ok();
+}

@@ -1,0 +1,162 @@
+//! Static proxy tokens: `http://ANY:TOKEN@host:port`, or `Proxy-Authorization: Bearer TOKEN` (RFC 9110 §11.7, RFC 7617).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use http::HeaderMap;
+use http::header::PROXY_AUTHORIZATION;
+
+use super::{AttestError, Attested, Evidence, TrustProvider};
+use crate::agent::AgentId;
+use crate::secret::Secret;
+
+/// The longest credential that is looked at, in bytes; a JWT fits.
+const MAX_PRESENTED: usize = 16 * 1024;
+
+/// What an agent presented: the token, whatever scheme carried it.
+#[derive(Debug)]
+pub struct Presented {
+    token: Secret,
+}
+
+impl Presented {
+    /// The token. `Secret` still: it is the agent's own credential (asset S4).
+    pub fn token(&self) -> &Secret {
+        &self.token
+    }
+}
+
+/// Reads `Proxy-Authorization`. `Ok(None)`: there is none. Of two fields neither the first nor the last wins.
+///
+/// # Errors
+/// [`AttestError::Bad`] for two fields, another scheme, or anything malformed.
+pub fn presented(headers: &HeaderMap) -> Result<Option<Presented>, AttestError> {
+    let mut fields = headers.get_all(PROXY_AUTHORIZATION).iter();
+    let Some(field) = fields.next() else {
+        return Ok(None);
+    };
+    if fields.next().is_some() || field.len() > MAX_PRESENTED {
+        return Err(AttestError::Bad);
+    }
+    let text = field.to_str().map_err(|_| AttestError::Bad)?;
+    let (scheme, rest) = text.split_once(' ').ok_or(AttestError::Bad)?;
+    let rest = rest.trim_matches(' ');
+    let token = if scheme.eq_ignore_ascii_case("bearer") {
+        rest.as_bytes().to_vec()
+    } else if scheme.eq_ignore_ascii_case("basic") {
+        let pair = BASE64.decode(rest).map_err(|_| AttestError::Bad)?;
+        let colon = pair
+            .iter()
+            .position(|b| *b == b':')
+            .ok_or(AttestError::Bad)?;
+        pair.get(colon + 1..).unwrap_or_default().to_vec()
+    } else {
+        return Err(AttestError::Bad);
+    };
+    if token.is_empty() || !token.iter().all(|b| (0x21..0x7f).contains(b)) {
+        return Err(AttestError::Bad);
+    }
+    Ok(Some(Presented {
+        token: Secret::new(token),
+    }))
+}
+
+/// The tokens of `[agent.ID]` entries, kept as SHA-256 digests: looking one up tells nothing by its timing but whether
+/// the digest is there.
+#[derive(Debug, Default)]
+pub struct StaticTokens(ArcSwap<HashMap<[u8; 32], AgentId>>);
+
+impl StaticTokens {
+    /// Tokens and whose they are.
+    pub fn new<'a>(tokens: impl IntoIterator<Item = (&'a Secret, AgentId)>) -> Self {
+        let tokens_by_digest = Self::default();
+        tokens_by_digest.replace(tokens);
+        tokens_by_digest
+    }
+
+    /// Puts another set in place: a token file changed.
+    pub fn replace<'a>(&self, tokens: impl IntoIterator<Item = (&'a Secret, AgentId)>) {
+        self.0.store(Arc::new(
+            tokens
+                .into_iter()
+                .map(|(token, agent)| (sha256(token), agent))
+                .collect(),
+        ));
+    }
+}
+
+fn sha256(token: &Secret) -> [u8; 32] {
+    let mut out = [0; 32];
+    out.copy_from_slice(digest(&SHA256, token.expose()).as_ref());
+    out
+}
+
+#[async_trait]
+impl TrustProvider for StaticTokens {
+    async fn attest(&self, evidence: Evidence<'_>) -> Result<Option<Attested>, AttestError> {
+        let Some(presented) = evidence.presented else {
+            return Ok(None);
+        };
+        let agent = self.0.load().get(&sha256(presented.token())).cloned();
+        Ok(agent.map(|agent| Attested {
+            agent,
+            trust: "token".into(),
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(values: &[&[u8]]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(
+                PROXY_AUTHORIZATION,
+                http::HeaderValue::from_bytes(value).unwrap(),
+            );
+        }
+        headers
+    }
+
+    #[test]
+    fn both_schemes_carry_the_token() {
+        for value in [
+            &b"Bearer tok-123"[..],
+            b"bearer tok-123",
+            b"Basic YW55OnRvay0xMjM=",
+            b"basic OnRvay0xMjM=",
+        ] {
+            let found = presented(&fields(&[value])).unwrap().unwrap();
+            assert!(found.token().equals(b"tok-123"), "{value:?}");
+        }
+        assert!(presented(&fields(&[])).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_can_be_read_two_ways_is_refused() {
+        for values in [
+            &[&b"Bearer a"[..], b"Basic OmE="][..],
+            &[b"Bearer a", b"Bearer a"],
+            &[b"Bearer"],
+            &[b"Basic !!!"],
+            &[b"Basic bm9jb2xvbg=="],
+            &[b"Digest x"],
+            &[b"Bearer a\xffb"],
+            &[b"Bearer a b"],
+            &[b"Basic YW55Og=="],
+        ] {
+            assert_eq!(
+                presented(&fields(values)).unwrap_err(),
+                AttestError::Bad,
+                "{values:?}"
+            );
+        }
+    }
+}

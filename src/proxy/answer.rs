@@ -1,0 +1,274 @@
+//! The answer's way back: one sanitiser for every head and body, whatever the protocol.
+
+use std::sync::Arc;
+
+use http::header::{
+    ALT_SVC, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap,
+    HeaderName, HeaderValue, LAST_MODIFIED, TRANSFER_ENCODING,
+};
+use http::{Method, Response, StatusCode};
+use hyper::body::{Body as _, Incoming};
+use tokio::time::Instant;
+
+use super::body::{Answer, Body, BodyError, Stages};
+use super::record::Entry;
+use super::refusal::Refusal;
+use super::upstream::Checkout;
+use crate::scrub::{Decoder, Patterns, Scrubber};
+
+/// How much of a body is read ahead to know whether its validators still hold, in bytes.
+const READ_AHEAD: usize = 64 * 1024;
+
+/// Digests of a body, which no longer hold once it is altered or decoded.
+const DIGESTS: [HeaderName; 5] = [
+    HeaderName::from_static("content-md5"),
+    HeaderName::from_static("digest"),
+    HeaderName::from_static("content-digest"),
+    HeaderName::from_static("repr-digest"),
+    HeaderName::from_static("x-goog-hash"),
+];
+
+/// Passes an upstream's answer on to the agent.
+///
+/// # Errors
+/// The refusal that the agent gets instead: an answer that is malformed, or that cannot be inspected.
+pub(super) async fn pass_on(
+    response: Response<Incoming>,
+    (method, scrub, deadline): (Method, Option<Arc<Patterns>>, Instant),
+    connection: Option<Checkout>,
+    entry: &mut Option<Entry>,
+) -> Result<Response<Body>, Refusal> {
+    let (parts, incoming) = response.into_parts();
+    if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(Refusal::BadUpstream);
+    }
+    let mut headers = clean_head(parts.headers, scrub.as_deref());
+    let bodiless = method == Method::HEAD
+        || matches!(
+            parts.status,
+            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+        )
+        || incoming.is_end_stream();
+    let stages = if bodiless {
+        Stages::Pass
+    } else {
+        stages(&mut headers, scrub.as_ref())?
+    };
+    let mut record = entry.take().ok_or(Refusal::BadUpstream)?;
+    record.answered(parts.status);
+    let body = if bodiless && incoming.is_end_stream() {
+        if let Some(connection) = connection {
+            connection.give_back();
+        }
+        drop(record);
+        Body::empty()
+    } else {
+        let streams = is_event_stream(&headers);
+        let mut answer = Answer::new(incoming, stages, record, connection);
+        if super::exchange::is_grpc(&headers) {
+            answer.keep_trailers(scrub.clone());
+        }
+        if !streams {
+            answer.until(deadline);
+        }
+        if scrub.is_some() && !streams && !bodiless {
+            if let Err(error) = settle_validators(&mut answer, &mut headers).await {
+                *entry = Some(answer.into_entry());
+                return Err(error);
+            }
+        }
+        Body::answer(answer)
+    };
+    let mut response = Response::new(body);
+    *response.status_mut() = parts.status;
+    *response.headers_mut() = headers;
+    Ok(response)
+}
+
+/// What has to happen to the body; a coding that is taken off leaves the head too.
+fn stages(headers: &mut HeaderMap, scrub: Option<&Arc<Patterns>>) -> Result<Stages, Refusal> {
+    let Some(patterns) = scrub else {
+        return Ok(Stages::Pass);
+    };
+    let scrubber = Scrubber::new(Arc::clone(patterns));
+    let codings: Result<Vec<&str>, _> = headers
+        .get_all(CONTENT_ENCODING)
+        .iter()
+        .map(HeaderValue::to_str)
+        .collect();
+    let codings = codings.map_err(|_| Refusal::Undecodable)?;
+    match Decoder::new(codings).map_err(|_| Refusal::Undecodable)? {
+        None => Ok(Stages::Scrub(scrubber)),
+        Some(decoder) => {
+            for name in [CONTENT_ENCODING, CONTENT_LENGTH].iter().chain(&DIGESTS) {
+                headers.remove(name);
+            }
+            weaken(headers);
+            Ok(Stages::Decode(Box::new(decoder), scrubber))
+        }
+    }
+}
+
+/// Another coding is another representation: a strong validator becomes a weak one (RFC 9110 §8.8.1).
+fn weaken(headers: &mut HeaderMap) {
+    let Some(tag) = headers
+        .get(ETAG)
+        .filter(|tag| !tag.as_bytes().starts_with(b"W/"))
+    else {
+        return;
+    };
+    match HeaderValue::from_bytes(&[b"W/", tag.as_bytes()].concat()) {
+        Ok(weak) => headers.insert(ETAG, weak),
+        Err(_) => headers.remove(ETAG),
+    };
+}
+
+/// An altered body loses its validators and digests. A short one is known before its head leaves; of a long one it is
+/// not known, so it loses them as well.
+async fn settle_validators(answer: &mut Answer, headers: &mut HeaderMap) -> Result<(), Refusal> {
+    let has_some = headers.contains_key(ETAG)
+        || headers.contains_key(LAST_MODIFIED)
+        || DIGESTS.iter().any(|name| headers.contains_key(name))
+        || headers.keys().any(is_checksum);
+    if !has_some {
+        return Ok(());
+    }
+    let ended = answer
+        .read_ahead(READ_AHEAD)
+        .await
+        .map_err(|error| match error {
+            BodyError::Undecodable => Refusal::Undecodable,
+            BodyError::Source(_) | BodyError::TimedOut => Refusal::BadUpstream,
+        })?;
+    if ended && !answer.altered() {
+        return Ok(());
+    }
+    let checksums: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| is_checksum(name))
+        .cloned()
+        .collect();
+    for name in [ETAG, LAST_MODIFIED]
+        .iter()
+        .chain(&DIGESTS)
+        .chain(&checksums)
+    {
+        headers.remove(name);
+    }
+    Ok(())
+}
+
+fn is_checksum(name: &HeaderName) -> bool {
+    name.as_str().starts_with("x-amz-checksum-")
+}
+
+fn is_event_stream(headers: &HeaderMap) -> bool {
+    headers
+        .get(CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream"))
+}
+
+/// An answer's head without what ends at this hop, what would lead the agent past us, and any secret.
+fn clean_head(mut headers: HeaderMap, scrub: Option<&Patterns>) -> HeaderMap {
+    if headers.contains_key(TRANSFER_ENCODING) {
+        // RFC 9112 §6.3: with both, the length is not to be believed.
+        headers.remove(CONTENT_LENGTH);
+    }
+    let mut nominated: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|b| *b == b','))
+        .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
+        .collect();
+    nominated.extend(headers.keys().filter(|name| ends_here(name)).cloned());
+    for name in nominated {
+        headers.remove(name);
+    }
+    match scrub {
+        Some(patterns) => scrub_fields(headers, patterns),
+        None => headers,
+    }
+}
+
+/// Trailers: the same sanitiser.
+pub(super) fn clean_fields(fields: HeaderMap, patterns: Option<&Patterns>) -> HeaderMap {
+    clean_head(fields, patterns)
+}
+
+/// The same for values of our own making.
+pub(super) fn clean_values(headers: HeaderMap, patterns: &Patterns) -> HeaderMap {
+    scrub_fields(headers, patterns)
+}
+
+/// Hop-by-hop fields, `Alt-Svc` (RFC 7838: it would lead the agent to a connection that nobody judges), and our own.
+fn ends_here(name: &HeaderName) -> bool {
+    *name == ALT_SVC
+        || matches!(
+            name.as_str(),
+            "connection"
+                | "keep-alive"
+                | "proxy-connection"
+                | "proxy-authenticate"
+                | "proxy-authentication-info"
+                | "te"
+                | "trailer"
+                | "transfer-encoding"
+                | "upgrade"
+        )
+        || name.as_str().starts_with("keyward-")
+}
+
+/// Masks secrets in values, and drops a field whose name holds one.
+fn scrub_fields(mut headers: HeaderMap, patterns: &Patterns) -> HeaderMap {
+    let mut named: Vec<HeaderName> = Vec::new();
+    for name in headers.keys() {
+        if patterns.scrub_value(name.as_str().as_bytes()).is_some() {
+            named.push(name.clone());
+        }
+    }
+    for name in named {
+        headers.remove(name);
+    }
+    for value in headers.values_mut() {
+        if let Some(masked) = patterns.scrub_value(value.as_bytes()) {
+            *value =
+                HeaderValue::from_bytes(&masked).unwrap_or_else(|_| HeaderValue::from_static(""));
+        }
+    }
+    headers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ends_here_is_dropped_with_what_connection_names() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("connection", "x-hop, close"),
+            ("x-hop", "1"),
+            ("keyward-refusal", "forged"),
+            ("alt-svc", "h3=\":443\""),
+            ("transfer-encoding", "chunked"),
+            ("content-length", "5"),
+            ("x-kept", "1"),
+        ] {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+        let cleaned = clean_head(headers, None);
+        assert_eq!(
+            cleaned.keys().map(HeaderName::as_str).collect::<Vec<_>>(),
+            ["x-kept"]
+        );
+    }
+
+    #[test]
+    fn a_decoded_representation_has_a_weak_validator() {
+        let mut headers = HeaderMap::new();
+        headers.insert(ETAG, HeaderValue::from_static("\"a\""));
+        weaken(&mut headers);
+        weaken(&mut headers);
+        assert_eq!(headers.get(ETAG).unwrap(), "W/\"a\"");
+    }
+}

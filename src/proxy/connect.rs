@@ -1,0 +1,475 @@
+//! The plain side of a proxy listener: CONNECT, absolute-form `http://`, and the few pages of our own.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, TRANSFER_ENCODING};
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use super::body::Body;
+use super::exchange::exchange;
+use super::gate::Gate;
+use super::intercept::{self, announce};
+use super::live::{Connection, Place};
+use super::refusal::Refusal;
+use super::settings::{ListenerSettings, Unmatched};
+use super::stream::AgentStream;
+use super::tunnel::{Grant, Tunnel};
+use super::{Shared, Snapshot};
+use crate::audit::{Record, Who};
+use crate::clock::Now;
+use crate::head;
+use crate::host::Target;
+use crate::identity::{self, Evidence, Peer};
+use crate::session::Hold;
+use crate::tls::{AcceptError, Acceptor};
+
+/// One connection of an agent, before it is known whose it is.
+#[derive(Debug)]
+pub(super) struct Front {
+    pub(super) shared: Arc<Shared>,
+    pub(super) listener: Arc<ListenerSettings>,
+    pub(super) peer: Peer,
+    /// What a granted CONNECT goes on with, once hyper gives the stream back.
+    next: Mutex<Option<Next>>,
+}
+
+#[derive(Debug)]
+struct Next {
+    upgrade: OnUpgrade,
+    plan: Plan,
+    record: ConnectRecord,
+    place: Place,
+}
+
+#[derive(Debug)]
+enum Plan {
+    Intercept(Arc<Tunnel>, Arc<Acceptor>),
+    Blind(TcpStream, CancellationToken),
+}
+
+/// The `connect` record: written once, whatever becomes of the connection.
+#[derive(Debug)]
+struct ConnectRecord {
+    shared: Arc<Shared>,
+    began: Now,
+    peer: Peer,
+    target: Option<Arc<Target>>,
+    hold: Option<Hold>,
+    refusal: Option<Refusal>,
+    up: u64,
+    down: u64,
+    tunnelled: bool,
+}
+
+impl ConnectRecord {
+    fn begin(front: &Front) -> Self {
+        Self {
+            shared: Arc::clone(&front.shared),
+            began: front.shared.clock.now(),
+            peer: front.peer.clone(),
+            target: None,
+            hold: None,
+            refusal: None,
+            up: 0,
+            down: 0,
+            tunnelled: false,
+        }
+    }
+}
+
+impl Drop for ConnectRecord {
+    fn drop(&mut self) {
+        let session = self.hold.as_ref().map(Hold::session);
+        let who = Who {
+            session: session.map(|session| &**session.id()),
+            agent: session.map(|session| session.agent().as_str()),
+            chain: session.map(|session| std::slice::from_ref(session.agent())),
+            ..Who::default()
+        };
+        let host = self
+            .target
+            .as_ref()
+            .map(|target| self.shared.host_text(target));
+        let (host, port) = (
+            host.as_deref(),
+            self.target.as_ref().map(|target| target.port),
+        );
+        let peer = self.peer.to_string();
+        let mut record = Record::connect(who, host.unwrap_or_default(), port.unwrap_or_default());
+        record.host = host;
+        record.port = port;
+        record.peer = Some(&peer);
+        record.decision = Some(if self.refusal.is_some() {
+            "deny"
+        } else {
+            "allow"
+        });
+        record.word = self.refusal.map(Refusal::word);
+        if self.tunnelled {
+            let now = self.shared.clock.now();
+            record.bytes_up = Some(self.up);
+            record.bytes_down = Some(self.down);
+            record.duration = Some(now.mono.saturating_duration_since(self.began.mono));
+        }
+        self.shared.audit.append(&record);
+        if let Some(refusal) = self.refusal {
+            let agent = session.map_or("", |session| session.agent().as_str());
+            self.shared
+                .metrics
+                .refused("", agent, "deny", refusal.word());
+        }
+    }
+}
+
+/// Serves one connection from its first byte to its end.
+pub(super) async fn serve(front: Front, stream: AgentStream) {
+    let front = Arc::new(front);
+    let limits = front.listener.limits.clone();
+    let (gate, hint) = Gate::http1(stream, limits.header_timeout, limits.idle_timeout);
+    let served = Arc::clone(&front);
+    let service = service_fn(move |request: Request<Incoming>| {
+        announce(&hint, &request);
+        let answered = answer(Arc::clone(&served), request);
+        async move { Ok::<Response<Body>, Infallible>(answered.await) }
+    });
+    let connection = http1::Builder::new()
+        .header_read_timeout(None::<Duration>)
+        .max_header_size(head::MAX_HEAD + 16 * 1024)
+        .serve_connection(TokioIo::new(gate), service)
+        .with_upgrades();
+    {
+        tokio::pin!(connection);
+        let finished = tokio::select! {
+            _ = connection.as_mut() => true,
+            () = front.shared.drain.cancelled() => false,
+            () = front.shared.cut.cancelled() => return,
+        };
+        if !finished {
+            connection.as_mut().graceful_shutdown();
+            tokio::select! {
+                _ = connection.as_mut() => {}
+                () = front.shared.cut.cancelled() => return,
+            }
+        }
+    }
+    let next = front.next.lock().take();
+    if let Some(next) = next {
+        let drain = front.shared.cut.clone();
+        tokio::select! {
+            () = proceed(next) => {}
+            () = drain.cancelled() => {}
+        }
+    }
+}
+
+/// Goes on with a granted CONNECT on the bare stream.
+async fn proceed(next: Next) {
+    let Next {
+        upgrade,
+        plan,
+        mut record,
+        place,
+    } = next;
+    let Some(stream) = bare(upgrade).await else {
+        return;
+    };
+    match plan {
+        Plan::Blind(upstream, cut) => {
+            record.tunnelled = true;
+            let (up, down) = blind(stream, upstream, cut, record.shared.idle()).await;
+            (record.up, record.down) = (up, down);
+        }
+        Plan::Intercept(tunnel, acceptor) => {
+            match intercept::handshake(&tunnel, &acceptor, stream).await {
+                Ok((stream, protocol)) => {
+                    drop(record);
+                    intercept::serve(tunnel, stream, protocol).await;
+                }
+                Err(error) => {
+                    debug!(%error, "TLS with an agent failed");
+                    record.refusal = Some(match error {
+                        AcceptError::SniMismatch => Refusal::HostMismatch,
+                        AcceptError::Untrusted => {
+                            Refusal::Malformed("The agent does not trust the CA.")
+                        }
+                        _ => Refusal::Malformed("The TLS handshake failed."),
+                    });
+                }
+            }
+        }
+    }
+    drop(place);
+}
+
+/// The stream below hyper; `None` where the agent sent anything before its 200 (RFC 9110 §9.3.6, CVE-2025-64763).
+async fn bare(upgrade: OnUpgrade) -> Option<AgentStream> {
+    let upgraded: Upgraded = upgrade.await.ok()?;
+    let parts = upgraded.downcast::<TokioIo<Gate<AgentStream>>>().ok()?;
+    let (stream, held) = parts.io.into_inner().into_parts();
+    (parts.read_buf.is_empty() && held.is_empty()).then_some(stream)
+}
+
+/// Copies both ways untouched, and counts.
+async fn blind(
+    agent: AgentStream,
+    mut upstream: TcpStream,
+    cut: CancellationToken,
+    idle: Duration,
+) -> (u64, u64) {
+    let mut agent = Gate::opaque(agent, idle, idle);
+    tokio::select! {
+        () = cut.cancelled() => (0, 0),
+        copied = tokio::io::copy_bidirectional(&mut agent, &mut upstream) => copied.unwrap_or((0, 0)),
+    }
+}
+
+async fn answer(front: Arc<Front>, request: Request<Incoming>) -> Response<Body> {
+    if front.shared.drain.is_cancelled() {
+        return Refusal::Draining.response(&front.shared.ids.next());
+    }
+    let absolute = request.uri().scheme().is_some();
+    match *request.method() {
+        Method::CONNECT => connect(&front, request).await,
+        _ if absolute => plain(&front, request).await,
+        _ => own(&front, &request),
+    }
+}
+
+async fn connect(front: &Arc<Front>, mut request: Request<Incoming>) -> Response<Body> {
+    let mut record = ConnectRecord::begin(front);
+    match grant(front, &mut request, &mut record).await {
+        Ok((plan, place)) => {
+            let upgrade = hyper::upgrade::on(&mut request);
+            *front.next.lock() = Some(Next {
+                upgrade,
+                plan,
+                record,
+                place,
+            });
+            Response::new(Body::empty())
+        }
+        Err(refusal) => {
+            record.refusal = Some(refusal);
+            let mut response = refusal.response(&front.shared.ids.next());
+            if refusal != Refusal::Unidentified {
+                response
+                    .headers_mut()
+                    .insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            response
+        }
+    }
+}
+
+/// Decides a CONNECT: all that can be refused before its 200 is.
+async fn grant(
+    front: &Front,
+    request: &mut Request<Incoming>,
+    record: &mut ConnectRecord,
+) -> Result<(Plan, Place), Refusal> {
+    let shared = &front.shared;
+    if request.headers().contains_key(TRANSFER_ENCODING)
+        || request.headers().contains_key(CONTENT_LENGTH)
+    {
+        return Err(Refusal::Malformed(
+            "A CONNECT has no body. Send it without Content-Length and Transfer-Encoding.",
+        ));
+    }
+    let authority = request
+        .uri()
+        .authority()
+        .map(http::uri::Authority::as_str)
+        .unwrap_or_default();
+    let bad = |_| {
+        Refusal::Malformed(
+            "The target is not host:port with a plain host name or address and a port from 1 to 65535.",
+        )
+    };
+    let target = Arc::new(Target::from_connect(authority).map_err(bad)?);
+    record.target = Some(Arc::clone(&target));
+    let snapshot = shared.snapshot.load_full();
+    let hold = identify(front, &snapshot, request.headers()).await?;
+    record.hold = Some(shared.sessions.hold(hold.session()));
+    let agent = hold.session().agent().clone();
+    snapshot.registry.admit(&agent)?;
+    let most = front.listener.limits.max_connections_per_agent;
+    let mut place = shared
+        .live
+        .enter(&agent, most)
+        .ok_or(Refusal::TooManyConnections)?;
+    match Grant::find(shared, &snapshot, &agent, &target) {
+        Ok(granted) => {
+            snapshot.upstream.precheck(&target)?;
+            let acceptor = snapshot
+                .leaves
+                .acceptor(&target.host)
+                .map_err(|_| Refusal::CaUnavailable)?;
+            let limits = front.listener.limits.clone();
+            let tunnel = Arc::new(Tunnel::new(
+                shared,
+                hold,
+                target,
+                front.peer.clone(),
+                (limits, granted),
+            )?);
+            place.runs(Connection::Intercept(Arc::downgrade(&tunnel)));
+            Ok((Plan::Intercept(tunnel, acceptor), place))
+        }
+        Err(Refusal::NoRoute)
+            if front.listener.unmatched == Unmatched::Tunnel
+                && !snapshot.table.is_credentialed(&target) =>
+        {
+            let stream = snapshot.upstream.tunnel(&target).await?;
+            let cut = hold.session().ended().child_token();
+            place.runs(Connection::Blind {
+                agent,
+                target,
+                cut: cut.clone(),
+            });
+            shared.metrics.tunnels.inc();
+            Ok((Plan::Blind(stream, cut), place))
+        }
+        Err(refusal) => Err(refusal),
+    }
+}
+
+/// Who is asking: evidence is shown to each trust provider in turn; "mine and bad" ends it.
+async fn identify(
+    front: &Front,
+    snapshot: &Snapshot,
+    headers: &http::HeaderMap,
+) -> Result<Hold, Refusal> {
+    let presented = identity::presented(headers)?;
+    let evidence = Evidence {
+        presented: presented.as_ref(),
+        peer: &front.peer,
+    };
+    for provider in snapshot.trust(&front.listener.name) {
+        if let Some(attested) = provider.attest(evidence).await? {
+            return Ok(front.shared.open_session(&attested, &front.peer));
+        }
+    }
+    Err(Refusal::Unidentified)
+}
+
+/// An absolute-form request: never with a credential, and only to where no credential belongs.
+async fn plain(front: &Arc<Front>, request: Request<Incoming>) -> Response<Body> {
+    match plain_tunnel(front, &request).await {
+        Ok(tunnel) => exchange(tunnel, request).await,
+        Err((refusal, hold, target)) => {
+            if let (Some(hold), Some(target)) = (hold, target) {
+                let mut entry = super::record::Entry::begin(
+                    &front.shared,
+                    hold.session(),
+                    &target,
+                    front.shared.clock.now(),
+                );
+                entry.asked(request.method(), request.uri().path_and_query());
+                entry.refused(refusal);
+                return refusal.response(entry.id());
+            }
+            front.shared.metrics.refused("", "", "deny", refusal.word());
+            refusal.response(&front.shared.ids.next())
+        }
+    }
+}
+
+type Refused = (Refusal, Option<Hold>, Option<Arc<Target>>);
+
+async fn plain_tunnel(
+    front: &Arc<Front>,
+    request: &Request<Incoming>,
+) -> Result<Arc<Tunnel>, Refused> {
+    let shared = &front.shared;
+    if *request.method() == Method::TRACE {
+        return Err((Refusal::Method, None, None));
+    }
+    let target = head::absolute_target(request.uri()).map_err(|_| {
+        (
+            Refusal::Malformed(
+                "Only http:// URLs with a plain host are forwarded; use CONNECT for https.",
+            ),
+            None,
+            None,
+        )
+    })?;
+    let snapshot = shared.snapshot.load_full();
+    let hold = identify(front, &snapshot, request.headers())
+        .await
+        .map_err(|refusal| (refusal, None, None))?;
+    let agent = hold.session().agent().clone();
+    let granted = plain_grant(front, &snapshot, (&agent, &target));
+    match granted {
+        Ok(granted) => {
+            let limits = front.listener.limits.clone();
+            let built = Tunnel::new(shared, hold, target, front.peer.clone(), (limits, granted));
+            built.map(Arc::new).map_err(|refusal| (refusal, None, None))
+        }
+        Err(refusal) => Err((refusal, Some(hold), Some(target))),
+    }
+}
+
+fn plain_grant(
+    front: &Front,
+    snapshot: &Arc<Snapshot>,
+    (agent, target): (&crate::agent::AgentId, &Target),
+) -> Result<Grant, Refusal> {
+    snapshot.registry.admit(agent)?;
+    if snapshot.table.is_credentialed(target) {
+        return Err(Refusal::Cleartext);
+    }
+    snapshot.upstream.precheck(target)?;
+    match Grant::find(&front.shared, snapshot, agent, target) {
+        Err(Refusal::NoRoute) if front.listener.unmatched == Unmatched::Tunnel => {
+            Ok(Grant::unmatched(&front.shared, snapshot, agent))
+        }
+        found => found,
+    }
+}
+
+/// What a proxy listener serves itself, in origin form.
+fn own(front: &Front, request: &Request<Incoming>) -> Response<Body> {
+    match (request.method(), request.uri().path()) {
+        (&Method::GET, "/ca.pem") => {
+            let snapshot = front.shared.snapshot.load();
+            let pem = Bytes::from(snapshot.leaves.authority().roots_pem().to_string());
+            let mut response = Response::new(Body::full(pem));
+            response.headers_mut().insert(
+                CONTENT_TYPE,
+                HeaderValue::from_static("application/x-pem-file"),
+            );
+            response
+        }
+        _ => {
+            let refusal = Refusal::Malformed(
+                "This is a proxy. Use it with CONNECT or an absolute http:// URL; it serves GET /ca.pem itself.",
+            );
+            let mut response = refusal.response(&front.shared.ids.next());
+            *response.status_mut() = StatusCode::BAD_REQUEST;
+            response
+        }
+    }
+}
+
+impl Front {
+    pub(super) fn new(shared: Arc<Shared>, listener: Arc<ListenerSettings>, peer: Peer) -> Self {
+        Self {
+            shared,
+            listener,
+            peer,
+            next: Mutex::default(),
+        }
+    }
+}

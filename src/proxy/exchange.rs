@@ -1,0 +1,342 @@
+//! One request, from its head to its answer. The order is a type at every step.
+//!
+//! ```text
+//! clean head ─► Policy::evaluate ─► Permit ─► Broker::lease ─► inject ─► audit intent ─► send ─► scrub ─► agent
+//! ```
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, IF_RANGE, RANGE, TE};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, Version, uri};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::{Body as _, Incoming};
+use hyper::upgrade::OnUpgrade;
+
+use super::answer;
+use super::body::Body;
+use super::record::Entry;
+use super::refusal::Refusal;
+use super::tunnel::{Grant, Tunnel};
+use super::upgrade;
+use crate::credential::Live;
+use crate::head::{Framing, Head};
+use crate::inject::BodyEdit;
+use crate::policy::{Permit, Query, Verdict};
+use crate::scrub::Patterns;
+use crate::tls::Protocol;
+
+/// The largest body, in bytes, in which a placeholder is replaced: it is read whole.
+const MAX_EDITED_BODY: usize = 1024 * 1024;
+
+/// Answers one request, by its upstream or by a refusal.
+pub(super) async fn exchange(
+    tunnel: Arc<Tunnel>,
+    mut request: Request<Incoming>,
+) -> Response<Body> {
+    let now = tunnel.shared.clock.now();
+    tunnel.session().touch(&now);
+    let mut entry = Entry::begin(&tunnel.shared, tunnel.session(), &tunnel.target, now);
+    entry.asked(request.method(), request.uri().path_and_query());
+    let grpc = is_grpc(request.headers());
+    let upgrade = hyper::upgrade::on(&mut request);
+    let (parts, body) = request.into_parts();
+    let mut entry = Some(entry);
+    match forward(&tunnel, parts, (body, upgrade), &mut entry).await {
+        Ok(response) => response,
+        Err(refusal) => refuse(refusal, entry, grpc),
+    }
+}
+
+/// Closes the record and answers with the refusal.
+fn refuse(refusal: Refusal, entry: Option<Entry>, grpc: bool) -> Response<Body> {
+    let Some(mut entry) = entry else {
+        return refusal.response("");
+    };
+    entry.refused(refusal);
+    if grpc {
+        refusal.grpc(entry.id())
+    } else {
+        refusal.response(entry.id())
+    }
+}
+
+/// The way of a request that nothing refuses. The entry is taken by the answer that it goes on living in.
+async fn forward(
+    tunnel: &Arc<Tunnel>,
+    parts: Parts,
+    (body, upgrade): (Incoming, OnUpgrade),
+    entry: &mut Option<Entry>,
+) -> Result<Response<Body>, Refusal> {
+    let record = entry.as_mut().ok_or(Refusal::Malformed(""))?;
+    let grant = tunnel.grant()?;
+    let head = Head::clean(parts, &tunnel.target)?;
+    record.asked(head.method(), Some(head.path_and_query()));
+    let permit = judge(tunnel, &grant, head, record)?;
+    let lane = grant.lane(permit.route()).ok_or(Refusal::NoRoute)?;
+    let pool = lane.pool(tunnel, &grant.snapshot);
+    let lease = lease(tunnel, &permit, record).await?;
+    let patterns =
+        tunnel
+            .shared
+            .broker
+            .patterns(permit.agent(), permit.session(), &grant.credentials);
+    let route = Arc::clone(permit.route());
+    let mut head = permit.into_head();
+    // A lease without this route's slot is a fault of assembly: nothing is sent uninjected.
+    let injection = match &lease {
+        Some(lease) => Some(lease.injection(route.slot).ok_or(Refusal::BrokerRefused)?),
+        None => None,
+    };
+    if let Some(injection) = injection {
+        injection.apply(&mut head)?;
+    }
+    narrow(&mut head, lease.is_some() && !route.ranges, &patterns);
+    let scrub = (!patterns.is_empty()).then_some(patterns);
+    if head.is_websocket() {
+        return upgrade::bridge(tunnel, &grant, head, (upgrade, scrub), entry).await;
+    }
+    let body = outgoing(
+        &mut head,
+        body,
+        injection.and_then(crate::inject::Injection::body),
+        record,
+    )
+    .await?;
+    if lease.is_some() {
+        record
+            .intent()
+            .await
+            .map_err(|_| Refusal::AuditUnavailable)?;
+    }
+    record.allowed(lane.counters().clone());
+    let method = head.method().clone();
+    let deadline = tokio::time::Instant::now() + tunnel.limits.total_timeout;
+    let request = rebuild(head, body);
+    let sent = pool.send(request, |request, protocol| {
+        address(tunnel, request, protocol)
+    });
+    let (response, connection) = tokio::time::timeout_at(deadline, sent)
+        .await
+        .map_err(|_| Refusal::UpstreamTimeout)??;
+    answer::pass_on(response, (method, scrub, deadline), Some(connection), entry).await
+}
+
+/// Policy, and nothing else, makes the permit.
+fn judge(
+    tunnel: &Tunnel,
+    grant: &Grant,
+    head: Head,
+    record: &mut Entry,
+) -> Result<Permit, Refusal> {
+    let session = tunnel.session();
+    let query = Query {
+        agent: session.agent(),
+        session: session.id(),
+        target: &tunnel.target,
+        source: tunnel.peer.ip(),
+        now: tunnel.shared.clock.now(),
+        candidates: &grant.candidates,
+    };
+    match grant.snapshot.policy.evaluate(&query, head) {
+        Verdict::Allow(permit) => {
+            record.matched(permit.route());
+            Ok(permit)
+        }
+        Verdict::Deny(denial, _) => {
+            if let Some(route) = denial
+                .route()
+                .and_then(|name| grant.candidates.iter().find(|route| route.name == *name))
+            {
+                record.matched(route);
+            }
+            Err(Refusal::from(&denial))
+        }
+    }
+}
+
+async fn lease(
+    tunnel: &Tunnel,
+    permit: &Permit,
+    record: &mut Entry,
+) -> Result<Option<Arc<Live>>, Refusal> {
+    if permit.credential().is_none() {
+        return Ok(None);
+    }
+    let lease = tunnel.shared.broker.lease(permit).await?;
+    record.leased(lease.id());
+    Ok(Some(lease))
+}
+
+/// Takes away what would make an answer that cannot be scrubbed: slices that cut a secret, codings nobody here reads.
+fn narrow(head: &mut Head, no_ranges: bool, patterns: &Patterns) {
+    let grpc = is_grpc(head.headers());
+    let headers = head.headers_mut();
+    if no_ranges {
+        headers.remove(RANGE);
+        headers.remove(IF_RANGE);
+    }
+    if patterns.is_empty() {
+        return;
+    }
+    if let Some(accepted) = headers.get(ACCEPT_ENCODING) {
+        if let Some(readable) = readable_codings(accepted.as_bytes()) {
+            headers.insert(ACCEPT_ENCODING, readable);
+        }
+    }
+    if grpc {
+        headers.insert(
+            HeaderName::from_static("grpc-accept-encoding"),
+            HeaderValue::from_static("identity"),
+        );
+    }
+}
+
+/// The accepted codings that can be decoded here; `None` where that is all of them.
+fn readable_codings(accepted: &[u8]) -> Option<HeaderValue> {
+    let known = |item: &&[u8]| {
+        let name = item
+            .split(|b| *b == b';')
+            .next()
+            .unwrap_or_default()
+            .trim_ascii();
+        [
+            &b"gzip"[..],
+            b"x-gzip",
+            b"deflate",
+            b"br",
+            b"zstd",
+            b"identity",
+        ]
+        .iter()
+        .any(|known| name.eq_ignore_ascii_case(known))
+    };
+    let items = || {
+        accepted
+            .split(|b| *b == b',')
+            .map(<[u8]>::trim_ascii)
+            .filter(|item| !item.is_empty())
+    };
+    if items().all(|item| known(&item)) {
+        return None;
+    }
+    let kept: Vec<&[u8]> = items().filter(known).collect();
+    let kept = if kept.is_empty() {
+        b"identity".to_vec()
+    } else {
+        kept.join(&b", "[..])
+    };
+    HeaderValue::from_bytes(&kept).ok()
+}
+
+/// The body that goes up: streamed, or read whole where a placeholder in it is replaced.
+async fn outgoing(
+    head: &mut Head,
+    body: Incoming,
+    edit: Option<&BodyEdit>,
+    record: &Entry,
+) -> Result<Body, Refusal> {
+    let Some(edit) = edit else {
+        // An HTTP/2 stream that ended with its head has no body, whatever its framing might have been.
+        let none = head.framing() == Framing::None || body.is_end_stream();
+        if head.framing() == Framing::Length(0) {
+            head.headers_mut()
+                .insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
+        return Ok(if none {
+            Body::empty()
+        } else {
+            Body::up(body, record.up.clone())
+        });
+    };
+    let media_type = head
+        .headers()
+        .get(CONTENT_TYPE)
+        .map(HeaderValue::as_bytes)
+        .unwrap_or_default();
+    let media_type = media_type
+        .split(|b| *b == b';')
+        .next()
+        .unwrap_or_default()
+        .trim_ascii();
+    if !media_type.eq_ignore_ascii_case(edit.media_type().as_bytes())
+        || head.headers().contains_key("content-encoding")
+    {
+        return Err(crate::inject::Misplaced::Body.into());
+    }
+    let read = Limited::new(body, MAX_EDITED_BODY)
+        .collect()
+        .await
+        .map_err(|error| {
+            if error.is::<http_body_util::LengthLimitError>() {
+                Refusal::TooLarge
+            } else {
+                Refusal::Malformed("The body broke off.")
+            }
+        })?;
+    let read = read.to_bytes();
+    record.up.add(read.len());
+    Ok(Body::full(Bytes::from(edit.apply(&read)?)))
+}
+
+/// The request, from parsed parts alone.
+fn rebuild(head: Head, body: Body) -> Request<Body> {
+    let grpc = is_grpc(head.headers());
+    let (method, path, mut headers) = head.into_parts();
+    if grpc {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    let mut request = Request::new(body);
+    *request.method_mut() = method;
+    *request.uri_mut() = Uri::from(path);
+    *request.headers_mut() = headers;
+    request
+}
+
+/// Names the target in the way of the connection's protocol: nothing of it is the agent's.
+fn address(tunnel: &Tunnel, request: &mut Request<Body>, protocol: Protocol) {
+    match protocol {
+        Protocol::Http1 => {
+            *request.version_mut() = Version::HTTP_11;
+            request.headers_mut().insert(HOST, tunnel.host.clone());
+            request.headers_mut().remove(TE);
+        }
+        Protocol::Http2 => {
+            *request.version_mut() = Version::HTTP_2;
+            request.headers_mut().remove(HOST);
+            let mut parts = uri::Parts::default();
+            parts.scheme = Some(tunnel.scheme());
+            parts.authority = Some(tunnel.authority.clone());
+            parts.path_and_query = request.uri().path_and_query().cloned();
+            if let Ok(absolute) = Uri::from_parts(parts) {
+                *request.uri_mut() = absolute;
+            }
+        }
+    }
+}
+
+pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
+    headers
+        .get(CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_codings_that_can_be_read_are_asked_for() {
+        let readable = |text: &str| {
+            readable_codings(text.as_bytes()).map(|value| value.to_str().unwrap().to_owned())
+        };
+        assert_eq!(readable("gzip, deflate, br;q=0.5, zstd"), None);
+        assert_eq!(
+            readable("gzip, dcb, compress;q=0.1, *").as_deref(),
+            Some("gzip")
+        );
+        assert_eq!(readable("*").as_deref(), Some("identity"));
+        assert_eq!(readable(""), None);
+    }
+}

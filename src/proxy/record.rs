@@ -1,0 +1,219 @@
+//! The audit guard: begun at the first byte of a request, closed with its outcome, and never forgotten.
+//!
+//! Whatever path a request takes (refused, failed, abandoned by its agent) dropping the guard writes its `request`
+//! record.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use http::Method;
+use http::uri::PathAndQuery;
+
+use super::Shared;
+use super::metrics::Allowed;
+use super::refusal::Refusal;
+use crate::audit::{AuditError, Record, Who};
+use crate::clock::Now;
+use crate::credential::LeaseId;
+use crate::host::Target;
+use crate::route::Route;
+use crate::session::Session;
+
+/// Ids of requests: this process's random prefix and a counter.
+#[derive(Debug)]
+pub(super) struct RequestIds {
+    prefix: u64,
+    next: AtomicU64,
+}
+
+impl RequestIds {
+    pub(super) fn new(prefix: u64) -> Self {
+        Self {
+            prefix,
+            next: AtomicU64::new(1),
+        }
+    }
+
+    pub(super) fn next(&self) -> Box<str> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        format!("{:010x}-{number:x}", self.prefix & 0xff_ffff_ffff).into()
+    }
+}
+
+/// Bytes that went up, counted by the request body and read by the guard.
+#[derive(Debug, Clone, Default)]
+pub(super) struct ByteCount(Arc<AtomicU64>);
+
+impl ByteCount {
+    pub(super) fn add(&self, bytes: usize) {
+        self.0.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// One request under way.
+#[derive(Debug)]
+pub(super) struct Entry {
+    shared: Arc<Shared>,
+    session: Arc<Session>,
+    target: Arc<Target>,
+    began: Now,
+    id: Box<str>,
+    method: Method,
+    path: Option<PathAndQuery>,
+    route: Option<Arc<Route>>,
+    lease: Option<LeaseId>,
+    credential: bool,
+    refusal: Option<Refusal>,
+    status: Option<u16>,
+    allowed: Option<Allowed>,
+    pub(super) up: ByteCount,
+    pub(super) down: u64,
+}
+
+impl Entry {
+    pub(super) fn begin(
+        shared: &Arc<Shared>,
+        session: &Arc<Session>,
+        target: &Arc<Target>,
+        began: Now,
+    ) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            session: Arc::clone(session),
+            target: Arc::clone(target),
+            began,
+            id: shared.ids.next(),
+            method: Method::GET,
+            path: None,
+            route: None,
+            lease: None,
+            credential: false,
+            refusal: None,
+            status: None,
+            allowed: None,
+            up: ByteCount::default(),
+            down: 0,
+        }
+    }
+
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// What was asked; the path as it arrived, until a clean one is known.
+    pub(super) fn asked(&mut self, method: &Method, path: Option<&PathAndQuery>) {
+        self.method = method.clone();
+        self.path = path.cloned();
+    }
+
+    pub(super) fn matched(&mut self, route: &Arc<Route>) {
+        self.route = Some(Arc::clone(route));
+    }
+
+    pub(super) fn leased(&mut self, lease: &LeaseId) {
+        self.lease = Some(lease.clone());
+        self.credential = true;
+    }
+
+    pub(super) fn carries_credential(&self) -> bool {
+        self.credential
+    }
+
+    pub(super) fn allowed(&mut self, counters: Allowed) {
+        self.allowed = Some(counters);
+    }
+
+    pub(super) fn answered(&mut self, status: http::StatusCode) {
+        self.status = Some(status.as_u16());
+    }
+
+    /// Closes with a refusal of our own.
+    pub(super) fn refused(&mut self, refusal: Refusal) {
+        self.refusal = Some(refusal);
+        self.status = Some(refusal.status().0.as_u16());
+    }
+
+    /// Closes with a fault after the answer's head was on its way: the status stays what the agent saw.
+    pub(super) fn broke_off(&mut self, refusal: Refusal) {
+        self.refusal = Some(refusal);
+    }
+
+    /// Writes the intent: it is durable before the first byte of the request goes upstream.
+    pub(super) async fn intent(&self) -> Result<(), AuditError> {
+        let shared = Arc::clone(&self.shared);
+        let host = shared.host_text(&self.target);
+        let mut record = Record::intent(
+            self.who(),
+            (&host, self.target.port),
+            self.method.as_str(),
+            self.path(),
+        );
+        self.describe(&mut record);
+        record.decision = Some("allow");
+        shared.audit.intent(&record).await
+    }
+
+    fn who(&self) -> Who<'_> {
+        Who {
+            request_id: Some(&self.id),
+            session: Some(self.session.id()),
+            agent: Some(self.session.agent().as_str()),
+            user: None,
+            chain: Some(std::slice::from_ref(self.session.agent())),
+        }
+    }
+
+    fn path(&self) -> &str {
+        self.path.as_ref().map_or("", PathAndQuery::path)
+    }
+
+    fn describe<'a>(&'a self, record: &mut Record<'a>) {
+        if let Some(route) = &self.route {
+            record.route = Some(&route.name);
+            if self.credential {
+                record.credential = route.credential.as_ref().map(AsRef::as_ref);
+            }
+        }
+        record.lease = self.lease.as_ref().map(LeaseId::as_str);
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let now = self.shared.clock.now();
+        let took = now.mono.saturating_duration_since(self.began.mono);
+        let decision = match self.refusal {
+            Some(refusal) if refusal.is_denial() => "deny",
+            _ => "allow",
+        };
+        let host = self.shared.host_text(&self.target);
+        let mut record = Record::request(
+            self.who(),
+            (&host, self.target.port),
+            self.method.as_str(),
+            self.path(),
+        );
+        self.describe(&mut record);
+        record.decision = Some(decision);
+        record.word = self.refusal.map(Refusal::word);
+        record.status = self.status;
+        record.bytes_up = Some(self.up.get());
+        record.bytes_down = Some(self.down);
+        record.duration = Some(took);
+        self.shared.audit.append(&record);
+        match (&self.refusal, &self.allowed) {
+            (None, Some(counters)) => counters.count(took),
+            (refusal, _) => {
+                let route = self.route.as_ref().map_or("", |route| &*route.name);
+                let word = refusal.map_or("", Refusal::word);
+                self.shared
+                    .metrics
+                    .refused(route, self.session.agent().as_str(), decision, word);
+            }
+        }
+    }
+}

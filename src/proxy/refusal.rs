@@ -1,0 +1,387 @@
+//! Refusals: the only place that turns an error into a status.
+//!
+//! Every answer that keyward itself makes is `application/problem+json` (RFC 9457) with the header
+//! `keyward-refusal: WORD`; the same word stands in the audit record and the metric label. The text is written for an
+//! agent to act upon, and holds nothing of the request, the upstream or its certificate.
+
+use bytes::Bytes;
+use http::header::{
+    CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, PROXY_AUTHENTICATE, RETRY_AFTER,
+};
+use http::{Response, StatusCode};
+
+use super::body::Body;
+use crate::credential::IssueError;
+use crate::head::Unclean;
+use crate::identity::{AttestError, Unregistered};
+use crate::inject::Misplaced;
+use crate::policy::Denial;
+
+/// The header that names the word.
+pub const HEADER: HeaderName = HeaderName::from_static("keyward-refusal");
+
+/// Why keyward did not let a request through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The head is malformed or ambiguous.
+    BadRequest(Unclean),
+    /// The request is malformed in another way, with what is wrong.
+    Malformed(&'static str),
+    /// TRACE, CONNECT inside a tunnel, or no method at all.
+    Method,
+    /// A body is longer than what must be read of it.
+    TooLarge,
+    /// The request names another host than its connection.
+    HostMismatch,
+    /// The head exceeds the limits.
+    HeadTooLarge,
+    /// The agent is suspended.
+    Suspended,
+    /// The agent is not in the registry.
+    Unregistered,
+    /// No route covers the request.
+    NoRoute,
+    /// Policy denies it.
+    Denied,
+    /// A guard of the route is not met.
+    Condition(&'static str),
+    /// The address is private, or keyward's own.
+    PrivateAddress,
+    /// A host with a credential, over `http://`.
+    Cleartext,
+    /// Nobody knows who the agent is.
+    Unidentified,
+    /// The session is over.
+    SessionEnded,
+    /// The agent has too many connections.
+    TooManyConnections,
+    /// The upstream cannot be reached.
+    UpstreamUnreachable,
+    /// The upstream's certificate does not verify.
+    UpstreamUntrusted,
+    /// The upstream's answer is malformed.
+    BadUpstream,
+    /// The answer held the secret where it cannot be masked.
+    LeakBlocked,
+    /// The answer's content coding cannot be decoded, so it cannot be scrubbed.
+    Undecodable,
+    /// The issuer refused.
+    BrokerRefused,
+    /// The issuer is out of reach; seconds until it is asked again.
+    BrokerUnavailable(Option<u64>),
+    /// The vault is sealed.
+    BrokerSealed,
+    /// A trust provider is out of reach.
+    IdentityUnavailable,
+    /// The audit record cannot be written.
+    AuditUnavailable,
+    /// The CA cannot issue a leaf.
+    CaUnavailable,
+    /// keyward is about to stop.
+    Draining,
+    /// The upstream did not answer in time.
+    UpstreamTimeout,
+    /// The issuer did not answer in time.
+    BrokerTimeout,
+}
+
+impl Refusal {
+    /// Status and word.
+    pub fn status(self) -> (StatusCode, &'static str) {
+        match self {
+            Self::BadRequest(_) | Self::Malformed(_) => (StatusCode::BAD_REQUEST, "bad-request"),
+            Self::Method => (StatusCode::METHOD_NOT_ALLOWED, "method"),
+            Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too-large"),
+            Self::HostMismatch => (StatusCode::MISDIRECTED_REQUEST, "host-mismatch"),
+            Self::HeadTooLarge => (
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "head-too-large",
+            ),
+            Self::Suspended => (StatusCode::FORBIDDEN, "suspended"),
+            Self::Unregistered => (StatusCode::FORBIDDEN, "unregistered"),
+            Self::NoRoute => (StatusCode::FORBIDDEN, "no-route"),
+            Self::Denied => (StatusCode::FORBIDDEN, "denied"),
+            Self::Condition(_) => (StatusCode::FORBIDDEN, "condition"),
+            Self::PrivateAddress => (StatusCode::FORBIDDEN, "private-address"),
+            Self::Cleartext => (StatusCode::FORBIDDEN, "cleartext"),
+            Self::Unidentified => (StatusCode::PROXY_AUTHENTICATION_REQUIRED, "unidentified"),
+            Self::SessionEnded => (StatusCode::PROXY_AUTHENTICATION_REQUIRED, "session-ended"),
+            Self::TooManyConnections => (StatusCode::TOO_MANY_REQUESTS, "too-many-connections"),
+            Self::UpstreamUnreachable => (StatusCode::BAD_GATEWAY, "upstream-unreachable"),
+            Self::UpstreamUntrusted => (StatusCode::BAD_GATEWAY, "upstream-untrusted"),
+            Self::BadUpstream => (StatusCode::BAD_GATEWAY, "bad-upstream"),
+            Self::LeakBlocked => (StatusCode::BAD_GATEWAY, "leak-blocked"),
+            Self::Undecodable => (StatusCode::BAD_GATEWAY, "undecodable"),
+            Self::BrokerRefused => (StatusCode::BAD_GATEWAY, "broker-refused"),
+            Self::BrokerUnavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "broker-unavailable"),
+            Self::BrokerSealed => (StatusCode::SERVICE_UNAVAILABLE, "broker-sealed"),
+            Self::IdentityUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "identity-unavailable"),
+            Self::AuditUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "audit-unavailable"),
+            Self::CaUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "ca-unavailable"),
+            Self::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+            Self::UpstreamTimeout => (StatusCode::GATEWAY_TIMEOUT, "upstream-timeout"),
+            Self::BrokerTimeout => (StatusCode::GATEWAY_TIMEOUT, "broker-timeout"),
+        }
+    }
+
+    /// The word alone.
+    pub fn word(self) -> &'static str {
+        self.status().1
+    }
+
+    /// Whether keyward decided so (`deny`), or something behind it failed after it had allowed the request.
+    pub fn is_denial(self) -> bool {
+        let (status, _) = self.status();
+        status.is_client_error()
+    }
+
+    /// What happened, and what the agent may do instead.
+    fn detail(self) -> &'static str {
+        match self {
+            Self::BadRequest(Unclean::Path) => {
+                "The path is not in canonical form. Send it without dot segments, empty segments, backslashes or doubly encoded characters."
+            }
+            Self::BadRequest(Unclean::Framing) => {
+                "The framing of the body can be read two ways. Send one Content-Length, or Transfer-Encoding: chunked alone."
+            }
+            Self::BadRequest(Unclean::Upgrade) => {
+                "Only a well-formed WebSocket upgrade (RFC 6455, version 13) is forwarded."
+            }
+            Self::BadRequest(_) => {
+                "The request head is malformed or ambiguous. Send it as RFC 9110 and RFC 9112 define it."
+            }
+            Self::Malformed(what) => what,
+            Self::Method => {
+                "This method is never forwarded. Use GET, HEAD, POST, PUT, PATCH, DELETE or OPTIONS."
+            }
+            Self::TooLarge => {
+                "The body is longer than what the policy has to read of it. Send a smaller one."
+            }
+            Self::HostMismatch => {
+                "The request names another host than this connection was opened for. Open a new connection for each host."
+            }
+            Self::HeadTooLarge => {
+                "The request head exceeds 64 KiB, one value exceeds 16 KiB, or there are more than 100 fields. Send fewer or shorter ones."
+            }
+            Self::Suspended => {
+                "This agent is suspended. Stop, and tell the operator; a retry will not help."
+            }
+            Self::Unregistered => {
+                "This agent is not in the registry. Tell the operator; a retry will not help."
+            }
+            Self::NoRoute => {
+                "No route allows this request: host, method and path are judged together. Do not retry; ask the operator for a route if the task needs it."
+            }
+            Self::Denied => {
+                "The answer to this request would be a new credential, which this route does not grant. Do not retry; ask the operator."
+            }
+            Self::Condition("when") => {
+                "The route is open at other hours. Try again within them, or ask the operator."
+            }
+            Self::Condition(_) => {
+                "A condition of the route is not met from here. Ask the operator; a retry will not help."
+            }
+            Self::PrivateAddress => {
+                "The host resolves to an address that agents may not reach. A retry will not help."
+            }
+            Self::Cleartext => {
+                "This host has a credential, which is never sent over http. Use https."
+            }
+            Self::Unidentified => {
+                "Send a proxy token: http://ANY:TOKEN@host:port as proxy URL, or Proxy-Authorization: Bearer TOKEN."
+            }
+            Self::SessionEnded => "The session has ended. Open a new one.",
+            Self::TooManyConnections => {
+                "This agent has too many open connections. Close or reuse some, then try again."
+            }
+            Self::UpstreamUnreachable => "The upstream could not be reached. Try again later.",
+            Self::UpstreamUntrusted => {
+                "The upstream's certificate does not verify, so nothing was sent. Tell the operator."
+            }
+            Self::BadUpstream => "The upstream's answer is malformed and was not passed on.",
+            Self::LeakBlocked => {
+                "The upstream's answer held the credential where it could not be masked; it was not passed on."
+            }
+            Self::Undecodable => {
+                "The upstream's answer is in a content coding that cannot be inspected. Ask for gzip, deflate, br, zstd or identity."
+            }
+            Self::BrokerRefused => {
+                "The issuer refused the credential for this request. Tell the operator."
+            }
+            Self::BrokerUnavailable(_) => {
+                "The credential for this request cannot be had now. Try again later."
+            }
+            Self::BrokerSealed => {
+                "The vault that holds the credential is sealed. Tell the operator."
+            }
+            Self::IdentityUnavailable => {
+                "It cannot be verified now who this agent is. Try again later."
+            }
+            Self::AuditUnavailable => {
+                "The audit record cannot be written, so nothing was sent. Tell the operator."
+            }
+            Self::CaUnavailable => {
+                "No certificate can be issued for this host now. Tell the operator."
+            }
+            Self::Draining => "keyward is stopping. Connect again.",
+            Self::UpstreamTimeout => "The upstream did not answer in time. Try again later.",
+            Self::BrokerTimeout => {
+                "The issuer of the credential did not answer in time. Try again later."
+            }
+        }
+    }
+
+    /// What a person reads first.
+    fn title(self) -> &'static str {
+        if self.is_denial() {
+            "Refused by keyward"
+        } else {
+            "Not sent by keyward"
+        }
+    }
+
+    /// The answer.
+    pub fn response(self, request_id: &str) -> Response<Body> {
+        let (status, word) = self.status();
+        let problem = serde_json::json!({
+            "type": format!("urn:keyward:refusal:{word}"),
+            "title": self.title(),
+            "status": status.as_u16(),
+            "detail": self.detail(),
+            "request-id": request_id,
+        });
+        let mut response = Response::new(Body::full(Bytes::from(problem.to_string())));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(HEADER, HeaderValue::from_static(word));
+        match self {
+            Self::Unidentified | Self::SessionEnded => {
+                headers.append(
+                    PROXY_AUTHENTICATE,
+                    HeaderValue::from_static("Basic realm=\"keyward\", charset=\"UTF-8\""),
+                );
+                headers.append(
+                    PROXY_AUTHENTICATE,
+                    HeaderValue::from_static("Bearer realm=\"keyward\""),
+                );
+            }
+            Self::BrokerUnavailable(after) => {
+                headers.insert(RETRY_AFTER, HeaderValue::from(after.unwrap_or(5)));
+            }
+            Self::TooManyConnections | Self::Draining => {
+                headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            _ => {}
+        }
+        response
+    }
+
+    /// The same as a gRPC trailers-only answer (gRPC over HTTP/2, "Responses").
+    pub fn grpc(self, request_id: &str) -> Response<Body> {
+        let (status, word) = self.status();
+        let code = match status.as_u16() {
+            400 | 405 | 413 | 421 | 431 => "3",
+            401 | 407 => "16",
+            403 => "7",
+            429 => "8",
+            504 => "4",
+            _ => "14",
+        };
+        let mut response = Response::new(Body::empty());
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert(HEADER, HeaderValue::from_static(word));
+        headers.insert("grpc-status", HeaderValue::from_static(code));
+        let message =
+            format!("{word}: {} (request {request_id})", self.detail()).replace('%', "%25");
+        if let Ok(message) = HeaderValue::from_str(&message) {
+            headers.insert("grpc-message", message);
+        }
+        response
+    }
+}
+
+impl From<Unclean> for Refusal {
+    fn from(unclean: Unclean) -> Self {
+        match unclean {
+            Unclean::OtherHost => Self::HostMismatch,
+            Unclean::Method => Self::Method,
+            Unclean::TooLarge => Self::HeadTooLarge,
+            other => Self::BadRequest(other),
+        }
+    }
+}
+
+impl From<&Denial> for Refusal {
+    fn from(denial: &Denial) -> Self {
+        match denial {
+            Denial::NoRoute => Self::NoRoute,
+            Denial::Condition {
+                unmet: crate::policy::Unmet::When,
+                ..
+            } => Self::Condition("when"),
+            Denial::Condition {
+                unmet: crate::policy::Unmet::Source,
+                ..
+            } => Self::Condition("source"),
+            Denial::EncodedSlash { .. } => Self::Malformed(
+                "The path holds %2F, which this route does not allow. Ask the operator for encoded-slash = true if the service needs it.",
+            ),
+            Denial::Minting { .. } => Self::Denied,
+            Denial::WebSocket { .. } => Self::Condition("websocket"),
+        }
+    }
+}
+
+impl From<Unregistered> for Refusal {
+    fn from(reason: Unregistered) -> Self {
+        match reason {
+            Unregistered::Unknown => Self::Unregistered,
+            Unregistered::Suspended => Self::Suspended,
+        }
+    }
+}
+
+impl From<AttestError> for Refusal {
+    fn from(reason: AttestError) -> Self {
+        match reason {
+            AttestError::Bad => Self::Unidentified,
+            AttestError::Unavailable => Self::IdentityUnavailable,
+        }
+    }
+}
+
+impl From<IssueError> for Refusal {
+    fn from(error: IssueError) -> Self {
+        match error {
+            IssueError::Refused => Self::BrokerRefused,
+            IssueError::Unavailable { retry_after } => {
+                Self::BrokerUnavailable(retry_after.map(|after| after.as_secs().max(1)))
+            }
+            IssueError::Sealed => Self::BrokerSealed,
+            IssueError::TimedOut => Self::BrokerTimeout,
+        }
+    }
+}
+
+impl From<Misplaced> for Refusal {
+    fn from(misplaced: Misplaced) -> Self {
+        Self::Malformed(match misplaced {
+            Misplaced::Missing => {
+                "The placeholder of this service does not stand in its declared place. Put it there, once."
+            }
+            Misplaced::Elsewhere => {
+                "The placeholder of this service stands outside of its declared place, or more than once. Write it there only."
+            }
+            Misplaced::Body => {
+                "The body is not of the declared type, or lacks the field that the placeholder belongs in."
+            }
+        })
+    }
+}

@@ -1,0 +1,216 @@
+//! One agent connection to one target, and what it was granted under the current configuration.
+
+use std::sync::{Arc, OnceLock};
+
+use arc_swap::ArcSwap;
+use http::HeaderValue;
+use http::uri::{Authority, Scheme as UriScheme};
+use tokio_util::sync::CancellationToken;
+
+use super::metrics::Allowed;
+use super::refusal::Refusal;
+use super::settings::Limits;
+use super::upstream::{Pool, PoolKey};
+use super::{Shared, Snapshot};
+use crate::agent::{AgentId, Name};
+use crate::host::{Scheme, Target};
+use crate::identity::Peer;
+use crate::route::{Candidates, Route};
+use crate::session::{Hold, Session};
+
+/// An agent's connection to one target. Identity and target are fixed when it opens; the grant follows the configuration.
+#[derive(Debug)]
+pub(super) struct Tunnel {
+    pub(super) shared: Arc<Shared>,
+    pub(super) target: Arc<Target>,
+    pub(super) peer: Peer,
+    pub(super) limits: Limits,
+    /// Fires when the session ends, the grant is lost or the drain is over.
+    pub(super) cut: CancellationToken,
+    /// `Host`, as the upstream is sent it.
+    pub(super) host: HeaderValue,
+    /// The same for HTTP/2.
+    pub(super) authority: Authority,
+    hold: Hold,
+    grant: ArcSwap<Grant>,
+}
+
+/// What a tunnel may do under one snapshot.
+#[derive(Debug)]
+pub(super) struct Grant {
+    pub(super) snapshot: Arc<Snapshot>,
+    pub(super) candidates: Candidates,
+    /// The credentials of the host's routes: an answer is scrubbed of all of them.
+    pub(super) credentials: Box<[Name]>,
+    lanes: Box<[Lane]>,
+}
+
+/// What requests of one route need, looked up once.
+#[derive(Debug)]
+pub(super) struct Lane {
+    route: Arc<Route>,
+    counters: Allowed,
+    pool: OnceLock<Arc<Pool>>,
+}
+
+impl Grant {
+    /// What this agent may do at this target.
+    ///
+    /// # Errors
+    /// The refusal, where it may do nothing.
+    pub(super) fn find(
+        shared: &Shared,
+        snapshot: &Arc<Snapshot>,
+        agent: &AgentId,
+        target: &Target,
+    ) -> Result<Self, Refusal> {
+        snapshot.registry.admit(agent)?;
+        let candidates = snapshot.table.candidates(target, agent);
+        if candidates.is_empty() {
+            return Err(Refusal::NoRoute);
+        }
+        Ok(Self::of(shared, snapshot, agent, candidates))
+    }
+
+    /// What is granted at a host that no route names, where the listener lets it through.
+    pub(super) fn unmatched(shared: &Shared, snapshot: &Arc<Snapshot>, agent: &AgentId) -> Self {
+        Self::of(
+            shared,
+            snapshot,
+            agent,
+            Candidates::only(snapshot.table.unmatched()),
+        )
+    }
+
+    fn of(
+        shared: &Shared,
+        snapshot: &Arc<Snapshot>,
+        agent: &AgentId,
+        candidates: Candidates,
+    ) -> Self {
+        let mut credentials: Vec<Name> = candidates
+            .iter()
+            .filter_map(|route| route.credential.clone())
+            .collect();
+        credentials.sort();
+        credentials.dedup();
+        let lane = |route: &Arc<Route>| Lane {
+            route: Arc::clone(route),
+            counters: shared.metrics.allowed(&route.name, agent.as_str()),
+            pool: OnceLock::new(),
+        };
+        let lanes = candidates.iter().map(lane).collect();
+        Self {
+            snapshot: Arc::clone(snapshot),
+            candidates,
+            credentials: credentials.into(),
+            lanes,
+        }
+    }
+
+    /// Whether all that was granted is granted still, so that what runs may go on.
+    fn is_kept_by(&self, other: &Self) -> bool {
+        let same = |route: &Arc<Route>| {
+            let conditions = self.snapshot.policy.conditions(route);
+            other.candidates.iter().any(|now| {
+                // A route may move in the file; what it says must be the same.
+                let moved = Route {
+                    index: now.index,
+                    ..Route::clone(route)
+                };
+                **now == moved && other.snapshot.policy.conditions(now) == conditions
+            })
+        };
+        self.candidates.iter().all(same)
+    }
+}
+
+impl Lane {
+    pub(super) fn counters(&self) -> &Allowed {
+        &self.counters
+    }
+
+    pub(super) fn pool(&self, tunnel: &Tunnel, snapshot: &Snapshot) -> Arc<Pool> {
+        Arc::clone(self.pool.get_or_init(|| {
+            snapshot.upstream.pool(PoolKey {
+                target: Target::clone(&tunnel.target),
+                agent: tunnel.session().agent().clone(),
+                credential: self.route.credential.clone(),
+            })
+        }))
+    }
+}
+
+impl Tunnel {
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        hold: Hold,
+        target: Arc<Target>,
+        peer: Peer,
+        (limits, grant): (Limits, Grant),
+    ) -> Result<Self, Refusal> {
+        let text = target.authority();
+        let bad = |_| Refusal::Malformed("The host cannot be written in a request.");
+        let host = HeaderValue::from_str(&text).map_err(|_| bad(()))?;
+        let authority = Authority::from_maybe_shared(text).map_err(|_| bad(()))?;
+        let cut = hold.session().ended().child_token();
+        let shared = Arc::clone(shared);
+        Ok(Self {
+            shared,
+            target,
+            peer,
+            limits,
+            cut,
+            host,
+            authority,
+            hold,
+            grant: ArcSwap::from_pointee(grant),
+        })
+    }
+
+    pub(super) fn session(&self) -> &Arc<Session> {
+        self.hold.session()
+    }
+
+    /// The scheme, for the URI of an HTTP/2 request.
+    pub(super) fn scheme(&self) -> UriScheme {
+        match self.target.scheme {
+            Scheme::Http => UriScheme::HTTP,
+            Scheme::Https => UriScheme::HTTPS,
+        }
+    }
+
+    /// The grant under the current configuration: the one at hand, unless a reload came between.
+    pub(super) fn grant(&self) -> Result<Arc<Grant>, Refusal> {
+        let grant = self.grant.load_full();
+        let snapshot = self.shared.snapshot.load();
+        if Arc::ptr_eq(&grant.snapshot, &snapshot) {
+            return Ok(grant);
+        }
+        let fresh = Arc::new(Grant::find(
+            &self.shared,
+            &snapshot,
+            self.session().agent(),
+            &self.target,
+        )?);
+        self.grant.store(Arc::clone(&fresh));
+        Ok(fresh)
+    }
+
+    /// Whether a new configuration takes away what this connection was granted.
+    pub(super) fn loses_by(&self, snapshot: &Arc<Snapshot>) -> bool {
+        match Grant::find(&self.shared, snapshot, self.session().agent(), &self.target) {
+            Ok(fresh) => !self.grant.load().is_kept_by(&fresh),
+            Err(_) => true,
+        }
+    }
+}
+
+impl Grant {
+    /// The lane of a route that this grant matched.
+    pub(super) fn lane(&self, route: &Arc<Route>) -> Option<&Lane> {
+        self.lanes
+            .iter()
+            .find(|lane| Arc::ptr_eq(&lane.route, route))
+    }
+}

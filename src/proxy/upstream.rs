@@ -1,0 +1,342 @@
+//! Connections to upstreams: verified, pooled by everything that makes two of them different, reused only when idle.
+//!
+//! A pool belongs to one target, agent and credential: what one agent left on a connection (a desynchronised answer,
+//! an HPACK table) can never reach another.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::Mutex;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
+use super::body::Body;
+use super::dial::{self, DialError};
+use super::executor::Tracked;
+use super::refusal::Refusal;
+use super::settings::UpstreamSettings;
+use super::wire::Wire;
+use crate::agent::{AgentId, Name};
+use crate::host::{Scheme, Target};
+use crate::tls::{Alpn, ConnectError, Connector, Protocol};
+
+/// Idle HTTP/1 connections that one pool keeps.
+const MAX_IDLE: usize = 256;
+/// How long an idle connection is kept: under the minute after which most servers close theirs.
+const IDLE_FOR: Duration = Duration::from_secs(50);
+/// The largest answer head in bytes.
+const MAX_ANSWER_HEAD: usize = 64 * 1024;
+
+/// All upstream connections of one configuration.
+#[derive(Debug)]
+pub(super) struct Upstream {
+    settings: UpstreamSettings,
+    connector: Connector,
+    own: Vec<SocketAddr>,
+    pools: Mutex<HashMap<PoolKey, Arc<Pool>>>,
+    tracker: TaskTracker,
+}
+
+/// What makes two connections different.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct PoolKey {
+    pub(super) target: Target,
+    pub(super) agent: AgentId,
+    pub(super) credential: Option<Name>,
+}
+
+/// The connections of one key.
+#[derive(Debug)]
+pub(super) struct Pool {
+    upstream: Arc<Upstream>,
+    target: Target,
+    idle: Mutex<Vec<(http1::SendRequest<Body>, Instant)>>,
+    shared: Mutex<Option<http2::SendRequest<Body>>>,
+    /// Held while the first connection is made, so that a burst of streams makes one.
+    first: tokio::sync::Mutex<()>,
+}
+
+/// A connection in use by one request.
+#[derive(Debug)]
+pub(super) struct Checkout {
+    pool: Arc<Pool>,
+    sender: Sender,
+    reused: bool,
+}
+
+#[derive(Debug)]
+enum Sender {
+    Http1(http1::SendRequest<Body>),
+    Http2(http2::SendRequest<Body>),
+}
+
+/// Why a request got no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum SendError {
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    /// The connection broke, or the answer is malformed.
+    #[error("the upstream's answer is malformed")]
+    Answer,
+}
+
+impl From<SendError> for Refusal {
+    fn from(error: SendError) -> Self {
+        match error {
+            SendError::Dial(error) => error.into(),
+            SendError::Answer => Self::BadUpstream,
+        }
+    }
+}
+
+impl Upstream {
+    pub(super) fn new(
+        settings: UpstreamSettings,
+        connector: Connector,
+        own: Vec<SocketAddr>,
+        tracker: TaskTracker,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            settings,
+            connector,
+            own,
+            pools: Mutex::default(),
+            tracker,
+        })
+    }
+
+    /// Judges a target before anything is dialled.
+    pub(super) fn precheck(&self, target: &Target) -> Result<(), DialError> {
+        dial::precheck(&self.settings, &self.own, target)
+    }
+
+    /// A bare TCP connection, for a tunnel.
+    pub(super) async fn tunnel(&self, target: &Target) -> Result<TcpStream, DialError> {
+        self.within(dial::dial(&self.settings, &self.own, target))
+            .await
+    }
+
+    /// A verified connection.
+    pub(super) async fn connect(
+        &self,
+        target: &Target,
+        alpn: Alpn,
+    ) -> Result<(Wire, Protocol), DialError> {
+        self.within(async {
+            let stream = dial::dial(&self.settings, &self.own, target).await?;
+            match target.scheme {
+                Scheme::Http => Ok((Wire::Plain(stream), Protocol::Http1)),
+                Scheme::Https => {
+                    let (stream, protocol) = self
+                        .connector
+                        .connect(stream, &target.host, alpn)
+                        .await
+                        .map_err(|error| untrusted(&error))?;
+                    Ok((Wire::Tls(Box::new(stream)), protocol))
+                }
+            }
+        })
+        .await
+    }
+
+    async fn within<T>(
+        &self,
+        work: impl Future<Output = Result<T, DialError>>,
+    ) -> Result<T, DialError> {
+        tokio::time::timeout(self.settings.connect_timeout, work)
+            .await
+            .unwrap_or(Err(DialError::TimedOut))
+    }
+
+    /// The pool of a key.
+    pub(super) fn pool(self: &Arc<Self>, key: PoolKey) -> Arc<Pool> {
+        let mut pools = self.pools.lock();
+        let target = key.target.clone();
+        Arc::clone(pools.entry(key).or_insert_with(|| {
+            Arc::new(Pool {
+                upstream: Arc::clone(self),
+                target,
+                idle: Mutex::default(),
+                shared: Mutex::default(),
+                first: tokio::sync::Mutex::default(),
+            })
+        }))
+    }
+
+    /// Closes what has been idle for too long, and forgets pools that nobody uses.
+    pub(super) fn sweep(&self) {
+        let now = Instant::now();
+        self.pools.lock().retain(|_, pool| {
+            let mut idle = pool.idle.lock();
+            idle.retain(|(sender, since)| {
+                !sender.is_closed() && now.duration_since(*since) < IDLE_FOR
+            });
+            let mut shared = pool.shared.lock();
+            if shared.as_ref().is_some_and(http2::SendRequest::is_closed) {
+                *shared = None;
+            }
+            Arc::strong_count(pool) > 1 || !idle.is_empty() || shared.is_some()
+        });
+    }
+
+    /// Closes everything: the configuration that it belonged to is gone.
+    pub(super) fn close(&self) {
+        self.pools.lock().clear();
+    }
+}
+
+fn untrusted(error: &ConnectError) -> DialError {
+    match error {
+        ConnectError::Untrusted(_) => DialError::Untrusted,
+        _ => DialError::Unreachable,
+    }
+}
+
+impl Pool {
+    /// Sends a request, on an idle connection where there is one. A request that an idle connection had already closed
+    /// upon is sent once more on a new one; hyper gives it back only if no byte of it was written.
+    pub(super) async fn send(
+        self: &Arc<Self>,
+        mut request: Request<Body>,
+        prepare: impl Fn(&mut Request<Body>, Protocol),
+    ) -> Result<(Response<Incoming>, Checkout), SendError> {
+        loop {
+            let mut checkout = self.checkout().await?;
+            prepare(&mut request, checkout.protocol());
+            match checkout.send(request).await {
+                Ok(response) => return Ok((response, checkout)),
+                Err(Some(unsent)) if checkout.reused => request = *unsent,
+                Err(_) => return Err(SendError::Answer),
+            }
+        }
+    }
+
+    async fn checkout(self: &Arc<Self>) -> Result<Checkout, DialError> {
+        if let Some(found) = self.reuse().await {
+            return Ok(found);
+        }
+        let _first = if self.target.scheme == Scheme::Https {
+            Some(self.first.lock().await)
+        } else {
+            None
+        };
+        if let Some(sender) = self.multiplexed() {
+            return Ok(self.hold(Sender::Http2(sender), true));
+        }
+        let (wire, protocol) = self.upstream.connect(&self.target, Alpn::Both).await?;
+        let sender = match protocol {
+            Protocol::Http1 => Sender::Http1(self.upstream.http1(wire).await?),
+            Protocol::Http2 => {
+                let sender = self.upstream.http2(wire).await?;
+                *self.shared.lock() = Some(sender.clone());
+                Sender::Http2(sender)
+            }
+        };
+        Ok(self.hold(sender, false))
+    }
+
+    async fn reuse(self: &Arc<Self>) -> Option<Checkout> {
+        if let Some(sender) = self.multiplexed() {
+            return Some(self.hold(Sender::Http2(sender), true));
+        }
+        loop {
+            let (mut sender, _) = self.idle.lock().pop()?;
+            // The answer before was read to its end, so the driver is ready in a moment, or the connection is closed.
+            if sender.ready().await.is_ok() {
+                return Some(self.hold(Sender::Http1(sender), true));
+            }
+        }
+    }
+
+    fn multiplexed(&self) -> Option<http2::SendRequest<Body>> {
+        self.shared
+            .lock()
+            .as_ref()
+            .filter(|sender| !sender.is_closed())
+            .cloned()
+    }
+
+    fn hold(self: &Arc<Self>, sender: Sender, reused: bool) -> Checkout {
+        Checkout {
+            pool: Arc::clone(self),
+            sender,
+            reused,
+        }
+    }
+}
+
+impl Upstream {
+    async fn http1(&self, wire: Wire) -> Result<http1::SendRequest<Body>, DialError> {
+        let mut builder = http1::Builder::new();
+        builder.max_header_size(MAX_ANSWER_HEAD);
+        let (sender, connection) = builder
+            .handshake(TokioIo::new(wire))
+            .await
+            .map_err(|_| DialError::Unreachable)?;
+        self.tracker.spawn(async move {
+            // Its end shows at the sender; what went wrong shows in the answer.
+            connection.await.ok();
+        });
+        Ok(sender)
+    }
+
+    async fn http2(&self, wire: Wire) -> Result<http2::SendRequest<Body>, DialError> {
+        let mut builder = http2::Builder::new(Tracked(self.tracker.clone()));
+        builder
+            .timer(TokioTimer::new())
+            .max_header_list_size(64 * 1024)
+            .initial_stream_window_size(1 << 20)
+            .initial_connection_window_size(4 << 20)
+            .max_send_buf_size(256 * 1024)
+            .keep_alive_interval(Duration::from_secs(30))
+            .keep_alive_timeout(Duration::from_secs(15));
+        let (sender, connection) = builder
+            .handshake(TokioIo::new(wire))
+            .await
+            .map_err(|_| DialError::Unreachable)?;
+        self.tracker.spawn(async move {
+            connection.await.ok();
+        });
+        Ok(sender)
+    }
+}
+
+impl Checkout {
+    fn protocol(&self) -> Protocol {
+        match self.sender {
+            Sender::Http1(_) => Protocol::Http1,
+            Sender::Http2(_) => Protocol::Http2,
+        }
+    }
+
+    /// `Err(Some(_))`: nothing of it was sent.
+    async fn send(
+        &mut self,
+        request: Request<Body>,
+    ) -> Result<Response<Incoming>, Option<Box<Request<Body>>>> {
+        let outcome = match &mut self.sender {
+            Sender::Http1(sender) => sender.try_send_request(request).await,
+            Sender::Http2(sender) => sender.try_send_request(request).await,
+        };
+        outcome.map_err(|mut error| error.take_message().map(Box::new))
+    }
+
+    /// Puts the connection back: its answer was read to the end.
+    pub(super) fn give_back(self) {
+        if let Sender::Http1(sender) = self.sender {
+            if !sender.is_closed() {
+                let mut idle = self.pool.idle.lock();
+                if idle.len() < MAX_IDLE {
+                    idle.push((sender, Instant::now()));
+                }
+            }
+        }
+    }
+}
