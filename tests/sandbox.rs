@@ -391,7 +391,7 @@ fn a_shell_inside_has_job_control_and_the_terminal_comes_back() {
     let typed: [(&str, &[u8]); 4] = [
         ("bash-", b"PS1=; echo be''gin; sleep 600\n"),
         ("begin", b"\x1a"),
-        ("Stopped", b"kill %1; exit 9\n"),
+        ("Stopped", b"kill -9 %1; wait; exit 9\n"),
         ("code=", b"after\n"),
     ];
     let seen = on_a_terminal(&["sh", "-c", &outer], &typed);

@@ -69,8 +69,11 @@ fn prepare(
         Some(port) => Some(network::open(port).map_err(|error| (Step::Network, error))?),
         None => None,
     };
-    if means.mount {
-        shed().map_err(|error| (Step::Capabilities, error))?;
+    match shed() {
+        Ok(()) => {}
+        Err(error) if means.mount => return Err((Step::Capabilities, error)),
+        // Without a mask there is none to lift; root alone would have had something to shed.
+        Err(_) => {}
     }
     settle(order).map_err(|error| (Step::Start, error))?;
     Ok(listener)
@@ -97,6 +100,12 @@ fn shed() -> io::Result<()> {
         capabilities, clear_ambient_capability_set, remove_capability_from_bounding_set,
         set_capabilities,
     };
+    if !capabilities(None)?
+        .effective
+        .contains(CapabilitySet::SETPCAP)
+    {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
     for capability in SHED.iter() {
         match remove_capability_from_bounding_set(capability) {
             // A kernel older than the capability has none to remove.

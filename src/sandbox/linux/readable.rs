@@ -52,7 +52,7 @@ fn name(pid: Pid) -> String {
     fs::read_to_string(format!("/proc/{}/comm", pid.as_raw_pid()))
         .unwrap_or_default()
         .chars()
-        .filter(|letter| letter.is_ascii_graphic())
+        .filter(char::is_ascii_graphic)
         .collect()
 }
 

@@ -93,7 +93,7 @@ fn identity(own: &str) -> String {
     for line in own.lines() {
         let mut words = line.split_whitespace();
         if let (Some(first), Some(_), Some(count)) = (words.next(), words.next(), words.next()) {
-            map.push_str(&format!("{first} {first} {count}\n"));
+            map.extend([first, " ", first, " ", count, "\n"]);
         }
     }
     map

@@ -23,6 +23,10 @@ use crate::syscall::Namespaces;
 
 /// The set of namespaces that one attempt asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a namespace, had or not"
+)]
 pub(super) struct Means {
     pub(super) user: bool,
     pub(super) mount: bool,
