@@ -31,13 +31,14 @@ impl Child {
         helper: std::process::Child,
         listener: Option<TcpListener>,
         weaker: Vec<Weaker>,
+        foreground: bool,
     ) -> Self {
         Self {
             socket,
             helper,
             listener,
             weaker,
-            foreground: syscall::in_foreground(),
+            foreground,
         }
     }
 

@@ -111,12 +111,15 @@ struct Started {
     listener: Option<TcpListener>,
     masks: Vec<Mask>,
     bare: Vec<u32>,
+    /// As it was before the command, which may take the terminal at once.
+    foreground: bool,
 }
 
 fn attempt(plan: &Plan, means: Means) -> Result<Started, Failure> {
     let (mut socket, theirs) = UnixStream::pair()?;
     socket.set_read_timeout(Some(PATIENCE))?;
     socket.set_write_timeout(Some(PATIENCE))?;
+    let foreground = crate::syscall::in_foreground();
     let mut helper = start_helper(means, theirs)?;
     let begun = begin(plan, means, &mut socket, helper.id());
     let (masks, bare, listener) = match begun {
@@ -133,6 +136,7 @@ fn attempt(plan: &Plan, means: Means) -> Result<Started, Failure> {
         listener,
         masks,
         bare,
+        foreground,
     })
 }
 
@@ -231,7 +235,13 @@ impl Started {
             // A stage is gone once init stands; one that cannot be reaped is the kernel's to keep.
             tracing::debug!(%error, "a helper was not reaped");
         }
-        Child::new(self.socket, self.helper, self.listener, weaker)
+        Child::new(
+            self.socket,
+            self.helper,
+            self.listener,
+            weaker,
+            self.foreground,
+        )
     }
 }
 
