@@ -87,7 +87,7 @@ class Proxy:
         with (self.dir / "output.log").open("w") as log:
             self.process = subprocess.Popen([str(w) for w in words], stdin=subprocess.PIPE, stdout=log, stderr=log,
                                             env={"PATH": os.environ["PATH"] + ":/usr/sbin", "HOME": str(self.dir)})
-        for _ in range(150):
+        for _ in range(600):
             if self.process.poll() is not None:
                 raise RuntimeError(f"{self.name} ended: {(self.dir / 'output.log').read_text()[-500:]}")
             try:
@@ -95,6 +95,8 @@ class Proxy:
                 break
             except OSError:
                 time.sleep(0.1)
+        else:
+            raise RuntimeError(f"{self.name} does not listen after a minute")
         after = getattr(self, f"after_{self.name}", None)
         if after:
             after()
@@ -115,6 +117,7 @@ class Proxy:
         words = [BIN / "load", "h1" if mode == "latency" else mode, f"addr=127.0.0.1:{at}", f"via={self.via}",
                  f"authority={self.authority}", f"ca={self.ca}", f"millis={int(seconds * 1000)}",
                  f"pid={self.process.pid if self.process else self.bench.upstream.pid}",
+                 f"warm={3000 if self.name == 'mitmproxy' else 500}",  # its first 32 answers alone take a second
                  f"authorization={PLACEHOLDER if self.process else REAL}", *MODES[mode], *self.extra]
         done = subprocess.run(words, capture_output=True, text=True, timeout=seconds + 60)
         if done.returncode:

@@ -14,8 +14,6 @@ use load::{Result, client_tls};
 use rustls::pki_types::ServerName;
 use wire::{H1, Route};
 
-const WARM_UP: Duration = Duration::from_millis(500);
-
 struct Args(HashMap<String, String>);
 
 impl Args {
@@ -38,6 +36,8 @@ struct Load {
     authorization: String,
     connections: u32,
     streams: u32,
+    /// Time before the window, in which every connection should have had an answer.
+    warm_up: Duration,
     window: Duration,
     pid: u32,
 }
@@ -219,7 +219,7 @@ impl Load {
 
     /// Runs `connections` of one kind and reports; the processor's time is read at the window's two ends.
     async fn drive(self: Arc<Self>, mode: &str) -> Result<String> {
-        let from = Instant::now() + WARM_UP;
+        let from = Instant::now() + self.warm_up;
         let clip = Arc::new(Clip {
             from,
             until: from + self.window,
@@ -372,6 +372,7 @@ async fn main() -> Result<()> {
         authorization: args.text("authorization", "Bearer placeholder"),
         connections: args.number("connections", 32)?,
         streams: args.number("streams", 16)?,
+        warm_up: Duration::from_millis(args.number("warm", 500)?.into()),
         window: Duration::from_millis(args.number("millis", 3000)?.into()),
         pid: args.number("pid", 0)?,
     });
