@@ -122,7 +122,10 @@ class Proxy:
         done = subprocess.run(words, capture_output=True, text=True, timeout=seconds + 60)
         if done.returncode:
             return {"errors": 1, "error": done.stderr.strip()[-200:]}
-        return json.loads(done.stdout)
+        answer = json.loads(done.stdout)
+        if answer.get("count") == 0 and not answer["errors"]:  # starved, which is no figure
+            answer |= {"errors": 1, "error": "no answer within the window"}
+        return answer
 
     def words_direct(self) -> None:
         self.via = "none"
