@@ -176,7 +176,7 @@ impl EncodeMetric for Seconds {
             .iter()
             .map(|count| count.load(Ordering::Relaxed))
             .collect();
-        let bounds = BOUNDS.iter().copied().chain([f64::MAX]);
+        let bounds = BOUNDS.iter().copied().chain([f64::INFINITY]);
         let buckets: Vec<(f64, u64)> = bounds.zip(counts.iter().copied()).collect();
         #[expect(
             clippy::cast_precision_loss,
