@@ -30,6 +30,7 @@ mod upgrade;
 mod upstream;
 mod wire;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -254,6 +255,8 @@ impl Shared {
             self.sessions
                 .open(&attested.agent, &attested.trust, &peer, &self.clock.now());
         if new {
+            self.broker
+                .begin_session(hold.session().id(), hold.session().agent());
             let who = session_who(hold.session());
             let mut record = Record::session_start(who, &attested.trust);
             record.peer = Some(&peer);
@@ -269,10 +272,10 @@ impl Shared {
             .append(&Record::session_end(session_who(session), reason));
     }
 
-    fn host_text(&self, target: &Target) -> String {
+    fn host_text<'a>(&self, target: &'a Target) -> Cow<'a, str> {
         match &target.host {
-            Host::Name(name) => name.to_string(),
-            Host::Ip(ip) => ip.to_string(),
+            Host::Name(name) => Cow::Borrowed(name),
+            Host::Ip(ip) => Cow::Owned(ip.to_string()),
         }
     }
 
