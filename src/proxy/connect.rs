@@ -147,7 +147,7 @@ pub(super) async fn serve(front: Front, stream: AgentStream) {
     let connection = http1::Builder::new()
         .header_read_timeout(None::<Duration>)
         .max_header_size(head::MAX_HEAD + 16 * 1024)
-        .serve_connection(TokioIo::new(gate), service)
+        .serve_connection(TokioIo::new(gate.hurry()), service)
         .with_upgrades();
     {
         tokio::pin!(connection);

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 
 use super::address::{self, Forbidden};
 use super::refusal::Refusal;
 use super::settings::UpstreamSettings;
-use crate::host::{Host, Target};
+use crate::host::{Host, Scheme, Target};
 
 /// Why a target was not reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -56,79 +57,113 @@ const NEVER: [&str; 4] = [
     "kubernetes.default.svc",
 ];
 
-/// Checks what can be judged of a target without a look-up: an address literal, a name that is never reached.
-pub(super) fn precheck(
-    settings: &UpstreamSettings,
-    own: &[SocketAddr],
-    target: &Target,
-) -> Result<(), DialError> {
-    if settings.connect_to.contains_key(target) {
-        return Ok(());
-    }
-    match &target.host {
-        Host::Ip(ip) => {
-            address::check(
-                SocketAddr::new(*ip, target.port),
-                &settings.allow_private,
-                own,
-            )?;
-            Ok(())
-        }
-        Host::Name(name) if NEVER.contains(&&**name) => Err(DialError::Forbidden),
-        Host::Name(_) => Ok(()),
-    }
+/// Look-ups under way at once: each holds a thread of the system resolver for as long as it takes.
+const MOST_LOOKUPS: usize = 64;
+
+/// Dials by the settings of one configuration.
+#[derive(Debug)]
+pub(super) struct Dialler {
+    settings: UpstreamSettings,
+    own: Vec<SocketAddr>,
+    lookups: Semaphore,
 }
 
-/// Opens a TCP connection to the target, by the operator's `connect-to` and `via` where they speak of it.
-pub(super) async fn dial(
-    settings: &UpstreamSettings,
-    own: &[SocketAddr],
-    target: &Target,
-) -> Result<TcpStream, DialError> {
-    precheck(settings, own, target)?;
-    let stream = if let Some(instead) = settings.connect_to.get(target) {
-        // The operator's own word: no address policy.
-        connect(&resolve(instead).await?).await?
-    } else if let Some(parent) = &settings.via {
-        through(connect(&resolve(parent).await?).await?, target).await?
-    } else {
-        let addresses = resolve(target).await?;
-        let checked: Result<Vec<SocketAddr>, Forbidden> = addresses
-            .into_iter()
-            .map(|address| address::check(address, &settings.allow_private, own))
+impl Dialler {
+    pub(super) fn new(settings: UpstreamSettings, own: Vec<SocketAddr>) -> Self {
+        Self {
+            settings,
+            own,
+            lookups: Semaphore::new(MOST_LOOKUPS),
+        }
+    }
+
+    /// How long name, TCP and TLS may take together.
+    pub(super) fn connect_timeout(&self) -> Duration {
+        self.settings.connect_timeout
+    }
+
+    /// Checks what can be judged of a target without a look-up: an address literal, a name that is never reached.
+    pub(super) fn precheck(&self, target: &Target) -> Result<(), DialError> {
+        if self.instead(target).is_some() {
+            return Ok(());
+        }
+        match &target.host {
+            Host::Ip(ip) => {
+                self.check(SocketAddr::new(*ip, target.port))?;
+                Ok(())
+            }
+            Host::Name(name) if NEVER.contains(&&**name) => Err(DialError::Forbidden),
+            Host::Name(_) => Ok(()),
+        }
+    }
+
+    /// Opens a TCP connection to the target, by the operator's `connect-to` and `via` where they speak of it.
+    pub(super) async fn dial(&self, target: &Target) -> Result<TcpStream, DialError> {
+        self.precheck(target)?;
+        let stream = if let Some(instead) = self.instead(target) {
+            // The operator's own word: no address policy.
+            connect(&self.resolve(instead).await?).await?
+        } else if let Some(parent) = &self.settings.via {
+            through(connect(&self.resolve(parent).await?).await?, target).await?
+        } else {
+            let addresses = self.resolve(target).await?;
+            let checked: Result<Vec<SocketAddr>, Forbidden> = addresses
+                .into_iter()
+                .map(|address| self.check(address))
+                .collect();
+            connect(&checked?).await?
+        };
+        // A proxy that gathers small writes shows 40 ms steps on streams.
+        stream
+            .set_nodelay(true)
+            .map_err(|_| DialError::Unreachable)?;
+        Ok(stream)
+    }
+
+    /// The operator's `connect-to`: its keys are hosts and ports, whatever the scheme.
+    fn instead(&self, target: &Target) -> Option<&Target> {
+        if self.settings.connect_to.is_empty() {
+            return None;
+        }
+        self.settings.connect_to.get(&Target {
+            scheme: Scheme::Https,
+            ..target.clone()
+        })
+    }
+
+    fn check(&self, address: SocketAddr) -> Result<SocketAddr, Forbidden> {
+        address::check(address, &self.settings.allow_private, &self.own)
+    }
+
+    /// All addresses of a target. A trailing dot keeps the resolver from trying a search list.
+    async fn resolve(&self, target: &Target) -> Result<Vec<SocketAddr>, DialError> {
+        let port = target.port;
+        let name = match &target.host {
+            Host::Ip(ip) => return Ok(vec![SocketAddr::new(*ip, port)]),
+            // RFC 6761 §6.3: loopback, and nobody is asked.
+            Host::Name(name) if &**name == "localhost" => {
+                return Ok(vec![
+                    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port),
+                    SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), port),
+                ]);
+            }
+            Host::Name(name) => name,
+        };
+        let _turn = self
+            .lookups
+            .acquire()
+            .await
+            .map_err(|_| DialError::Unreachable)?;
+        let absolute = format!("{name}.");
+        let found: Vec<SocketAddr> = tokio::net::lookup_host((absolute.as_str(), port))
+            .await
+            .map_err(|_| DialError::Unreachable)?
             .collect();
-        connect(&checked?).await?
-    };
-    // A proxy that gathers small writes shows 40 ms steps on streams.
-    stream
-        .set_nodelay(true)
-        .map_err(|_| DialError::Unreachable)?;
-    Ok(stream)
-}
-
-/// All addresses of a target. A trailing dot keeps the resolver from trying a search list.
-async fn resolve(target: &Target) -> Result<Vec<SocketAddr>, DialError> {
-    let port = target.port;
-    let name = match &target.host {
-        Host::Ip(ip) => return Ok(vec![SocketAddr::new(*ip, port)]),
-        // RFC 6761 §6.3: loopback, and nobody is asked.
-        Host::Name(name) if &**name == "localhost" => {
-            return Ok(vec![
-                SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port),
-                SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), port),
-            ]);
+        if found.is_empty() {
+            Err(DialError::Unreachable)
+        } else {
+            Ok(found)
         }
-        Host::Name(name) => name,
-    };
-    let absolute = format!("{name}.");
-    let found: Vec<SocketAddr> = tokio::net::lookup_host((absolute.as_str(), port))
-        .await
-        .map_err(|_| DialError::Unreachable)?
-        .collect();
-    if found.is_empty() {
-        Err(DialError::Unreachable)
-    } else {
-        Ok(found)
     }
 }
 

@@ -301,6 +301,11 @@ fn address(tunnel: &Tunnel, request: &mut Request<Body>, protocol: Protocol) {
             *request.version_mut() = Version::HTTP_11;
             request.headers_mut().insert(HOST, tunnel.host.clone());
             request.headers_mut().remove(TE);
+            // A second try may come from a connection of the other protocol.
+            if request.uri().authority().is_some() {
+                let path = request.uri().path_and_query().cloned();
+                *request.uri_mut() = path.map(Uri::from).unwrap_or_default();
+            }
         }
         Protocol::Http2 => {
             *request.version_mut() = Version::HTTP_2;

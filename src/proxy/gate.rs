@@ -116,10 +116,14 @@ impl<IO> Gate<IO> {
     /// A gate that reads HTTP/1 along.
     pub(super) fn http1(io: IO, header: Duration, idle: Duration) -> (Self, Hint) {
         let hint = Hint(Arc::new(AtomicU64::new(UNSAID)));
-        let mut gate = Self::new(io, Phase::Head(Line::head()), hint.clone(), header, idle);
-        // A fresh connection owes its first head at once.
-        gate.timer.head_began = Some(Instant::now());
+        let gate = Self::new(io, Phase::Head(Line::head()), hint.clone(), header, idle);
         (gate, hint)
+    }
+
+    /// The connection is nobody's yet, and owes its first head at once.
+    pub(super) fn hurry(mut self) -> Self {
+        self.timer.head_began = Some(Instant::now());
+        self
     }
 
     /// A gate that only watches the time: HTTP/2 frames itself.

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -18,7 +19,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::body::Body;
-use super::dial::{self, DialError};
+use super::dial::{DialError, Dialler};
 use super::executor::Tracked;
 use super::refusal::Refusal;
 use super::settings::UpstreamSettings;
@@ -31,15 +32,16 @@ use crate::tls::{Alpn, ConnectError, Connector, Protocol};
 const MAX_IDLE: usize = 256;
 /// How long an idle connection is kept: under the minute after which most servers close theirs.
 const IDLE_FOR: Duration = Duration::from_secs(50);
+/// How long a connection whose answer has ended may take to be ready again.
+const SOON: Duration = Duration::from_millis(20);
 /// The largest answer head in bytes.
 const MAX_ANSWER_HEAD: usize = 64 * 1024;
 
 /// All upstream connections of one configuration.
 #[derive(Debug)]
 pub(super) struct Upstream {
-    settings: UpstreamSettings,
+    dialler: Dialler,
     connector: Connector,
-    own: Vec<SocketAddr>,
     pools: Mutex<HashMap<PoolKey, Arc<Pool>>>,
     tracker: TaskTracker,
 }
@@ -59,8 +61,10 @@ pub(super) struct Pool {
     target: Target,
     idle: Mutex<Vec<(http1::SendRequest<Body>, Instant)>>,
     shared: Mutex<Option<http2::SendRequest<Body>>>,
-    /// Held while the first connection is made, so that a burst of streams makes one.
+    /// Held while it is not known which protocol the upstream speaks, so that a burst of streams makes one connection.
     first: tokio::sync::Mutex<()>,
+    /// It speaks HTTP/1.1, so that connections are made side by side.
+    is_http1: AtomicBool,
 }
 
 /// A connection in use by one request.
@@ -104,9 +108,8 @@ impl Upstream {
         tracker: TaskTracker,
     ) -> Arc<Self> {
         Arc::new(Self {
-            settings,
+            dialler: Dialler::new(settings, own),
             connector,
-            own,
             pools: Mutex::default(),
             tracker,
         })
@@ -114,13 +117,12 @@ impl Upstream {
 
     /// Judges a target before anything is dialled.
     pub(super) fn precheck(&self, target: &Target) -> Result<(), DialError> {
-        dial::precheck(&self.settings, &self.own, target)
+        self.dialler.precheck(target)
     }
 
     /// A bare TCP connection, for a tunnel.
     pub(super) async fn tunnel(&self, target: &Target) -> Result<TcpStream, DialError> {
-        self.within(dial::dial(&self.settings, &self.own, target))
-            .await
+        self.within(self.dialler.dial(target)).await
     }
 
     /// A verified connection.
@@ -130,7 +132,7 @@ impl Upstream {
         alpn: Alpn,
     ) -> Result<(Wire, Protocol), DialError> {
         self.within(async {
-            let stream = dial::dial(&self.settings, &self.own, target).await?;
+            let stream = self.dialler.dial(target).await?;
             match target.scheme {
                 Scheme::Http => Ok((Wire::Plain(stream), Protocol::Http1)),
                 Scheme::Https => {
@@ -150,7 +152,7 @@ impl Upstream {
         &self,
         work: impl Future<Output = Result<T, DialError>>,
     ) -> Result<T, DialError> {
-        tokio::time::timeout(self.settings.connect_timeout, work)
+        tokio::time::timeout(self.dialler.connect_timeout(), work)
             .await
             .unwrap_or(Err(DialError::TimedOut))
     }
@@ -166,6 +168,7 @@ impl Upstream {
                 idle: Mutex::default(),
                 shared: Mutex::default(),
                 first: tokio::sync::Mutex::default(),
+                is_http1: AtomicBool::new(false),
             })
         }))
     }
@@ -222,7 +225,8 @@ impl Pool {
         if let Some(found) = self.reuse().await {
             return Ok(found);
         }
-        let _first = if self.target.scheme == Scheme::Https {
+        let alone = self.target.scheme == Scheme::Https && !self.is_http1.load(Ordering::Relaxed);
+        let _first = if alone {
             Some(self.first.lock().await)
         } else {
             None
@@ -232,7 +236,10 @@ impl Pool {
         }
         let (wire, protocol) = self.upstream.connect(&self.target, Alpn::Both).await?;
         let sender = match protocol {
-            Protocol::Http1 => Sender::Http1(self.upstream.http1(wire).await?),
+            Protocol::Http1 => {
+                self.is_http1.store(true, Ordering::Relaxed);
+                Sender::Http1(self.upstream.http1(wire).await?)
+            }
             Protocol::Http2 => {
                 let sender = self.upstream.http2(wire).await?;
                 *self.shared.lock() = Some(sender.clone());
@@ -248,8 +255,10 @@ impl Pool {
         }
         loop {
             let (mut sender, _) = self.idle.lock().pop()?;
-            // The answer before was read to its end, so the driver is ready in a moment, or the connection is closed.
-            if sender.ready().await.is_ok() {
+            // The answer before was read to its end, so the driver is ready in a moment, or the connection is closed; one
+            // whose request is still being sent is let go.
+            let ready = tokio::time::timeout(SOON, sender.ready()).await;
+            if matches!(ready, Ok(Ok(()))) {
                 return Some(self.hold(Sender::Http1(sender), true));
             }
         }
