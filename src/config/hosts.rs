@@ -14,7 +14,7 @@ pub(super) fn read(
     preset: Option<&PresetRoute>,
 ) -> Vec<(HostPattern, Span)> {
     if !reader.has("hosts") {
-        if let Some(preset) = preset {
+        if let Some(preset) = preset.filter(|preset| !preset.hosts.is_empty()) {
             let span = reader
                 .raw("preset")
                 .map_or(reader.span.clone(), Spanned::span);
@@ -24,9 +24,9 @@ pub(super) fn read(
                 .map(|host| (host.clone(), span.clone()))
                 .collect();
         }
-        if !reader.has("preset") {
+        if !reader.has("preset") || preset.is_some() {
             let message = "the route names no hosts";
-            let help = "add hosts = [\"api.example.com\"], or a preset";
+            let help = "add hosts = [\"api.example.com\"], or a preset that has hosts of its own";
             reader.desk.missing(&reader.span, message, help);
         }
         return Vec::new();

@@ -53,7 +53,7 @@ use crate::inject::Placement;
 use crate::policy::Conditions;
 use crate::preset::Preset;
 use crate::proxy::{ListenerSettings, UpstreamSettings};
-use crate::route::Route;
+use crate::route::{PathPattern, Route};
 use crate::tls::CaSettings;
 use fault::{Desk, Draft};
 
@@ -99,12 +99,14 @@ pub trait Presets: Debug {
     fn names(&self) -> Vec<&str>;
 }
 
-/// What a preset gives a route that names it; `hosts`, `inject` and `encoded-slash` beside it win.
+/// What a preset gives a route that names it; `hosts`, `paths`, `inject` and `encoded-slash` beside it win.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PresetRoute {
-    /// The service's hosts.
+    /// The service's hosts; empty where each customer has one, and the route must name it.
     pub hosts: Vec<HostPattern>,
-    /// Where the service expects its credential.
+    /// The service's part of those hosts; empty is all of them.
+    pub paths: Vec<PathPattern>,
+    /// Where the service expects its credential; empty where it takes several, and the route must say which.
     pub placements: Vec<Placement>,
     /// Whether its paths hold `%2F`.
     pub encoded_slash: bool,

@@ -10,11 +10,11 @@ impl Presets for preset::Presets {
         let preset: &Arc<Preset> = self.get(name)?;
         Some(PresetRoute {
             hosts: preset.hosts.clone(),
-            placements: preset
-                .keys
-                .first()
-                .map(|key| key.placements.clone())
-                .unwrap_or_default(),
+            paths: preset.paths.clone(),
+            placements: match &*preset.keys {
+                [key] => key.placements.clone(),
+                _ => Vec::new(),
+            },
             encoded_slash: preset.encoded_slash,
             minting: Some(Arc::clone(preset)),
         })

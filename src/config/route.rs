@@ -31,7 +31,7 @@ pub(super) static ROUTE: Section = Section {
             "preset",
             Kind::Text("the name of a known service"),
             Need::Optional,
-            "A known service: gives `hosts`, `inject` and `encoded-slash`, each of which may be written beside it.",
+            "A known service: gives `hosts`, `paths`, `inject` and `encoded-slash`, each of which may be written beside it.",
         ),
         key(
             "hosts",
@@ -154,12 +154,16 @@ pub(super) fn read(reader: &Reader<'_, '_>, index: usize, known: &Known<'_>) -> 
             .as_ref()
             .and_then(|(_, preset)| preset.minting.clone());
     }
+    let paths = match &preset {
+        Some((_, preset)) if !reader.has("paths") => preset.paths.clone(),
+        _ => reader.list_of::<PathPattern>("paths"),
+    };
     let route = Route {
         name: name(reader, index)?,
         index,
         hosts: hosts.into_iter().map(|(host, _)| host).collect(),
         methods: methods(reader),
-        paths: reader.list_of::<PathPattern>("paths"),
+        paths,
         agents: agents(reader, known),
         slot: 0,
         ranges: reader.flag("ranges"),

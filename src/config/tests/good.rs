@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{files, read, root};
 use crate::audit::{Durability, Sink};
-use crate::config::{Config, load};
+use crate::config::{Config, Note, load, parse};
 use crate::credential::{Kind, OnFailure, Share, Source};
 use crate::inject::{Placement, Slot};
 use crate::proxy::{Identify, Limits, ListenAddr, Unmatched, UpstreamSettings};
@@ -250,6 +250,7 @@ encoded-slash = false
     );
     assert_eq!(config.routes[0].hosts, ["api.openai.com".parse().unwrap()]);
     assert_eq!(config.routes[0].placements, [Placement::Bearer]);
+    assert_eq!(config.routes[0].paths, ["/v1/**".parse().unwrap()]);
     assert!(config.routes[0].encoded_slash && !config.routes[1].encoded_slash);
     assert_eq!(
         config.routes[1].hosts,
@@ -280,4 +281,39 @@ fn a_file_is_read_from_its_own_folder() {
     std::fs::write(&path, "[ca]\ndir = \"ca\"\n").unwrap();
     let loaded = load(&path, &super::TestPresets).unwrap();
     assert_eq!(loaded.config.ca.dir, Some(folder.path().join("ca")));
+}
+
+/// The shipped services, as a route names them; those that lack a host, a user or the choice of a secret say so.
+#[test]
+fn every_shipped_preset_makes_a_route_or_says_what_it_lacks() {
+    let shipped = crate::preset::Presets::shipped();
+    let lacks = [
+        "names no hosts",
+        "where its credential goes",
+        "needs a user name",
+    ];
+    let mut whole = 0;
+    for preset in shipped.iter() {
+        let text = format!(
+            "[credential.x.static]\nvalue = {{ env = \"X\" }}\n[[route]]\npreset = \"{}\"\ncredential = \"x\"\n",
+            preset.name
+        );
+        match parse(&text, "test.toml", Path::new("."), &**shipped) {
+            Ok(loaded) => {
+                whole += 1;
+                assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
+                assert_eq!(loaded.config.routes[0].paths, preset.paths);
+                assert!(!loaded.config.routes[0].hosts.is_empty());
+            }
+            Err(report) => {
+                let known = |note: &Note| lacks.iter().any(|part| note.message.contains(part));
+                assert!(
+                    report.notes().iter().all(known),
+                    "{}:\n{report}",
+                    preset.name
+                );
+            }
+        }
+    }
+    assert!(whole > 40, "{whole}");
 }

@@ -18,6 +18,7 @@ impl Presets for TestPresets {
     fn find(&self, name: &str) -> Option<PresetRoute> {
         (name == "openai").then(|| PresetRoute {
             hosts: vec!["api.openai.com".parse().unwrap()],
+            paths: vec!["/v1/**".parse().unwrap()],
             placements: vec![Placement::Bearer],
             encoded_slash: true,
             minting: None,
