@@ -203,7 +203,13 @@ impl Answer {
         }
         match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
             Some(Ok(frame)) => match frame.into_data() {
-                Ok(data) => self.take(data),
+                Ok(data) => {
+                    self.take(data);
+                    // A body of known length is dropped with its last byte: nobody comes to ask for more.
+                    if self.incoming.is_end_stream() {
+                        self.finish();
+                    }
+                }
                 Err(frame) => {
                     if let (Trailers::Keep(patterns, kept), Ok(fields)) =
                         (&mut self.trailers, frame.into_trailers())
