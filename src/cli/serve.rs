@@ -1,11 +1,10 @@
 //! `keyward serve`: the daemon, from its first line of log to the end of its drain.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use notify::{RecursiveMode, Watcher as _};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use super::{BUG, CONFIG, FileArg, UNAVAILABLE, complain, load};
@@ -22,8 +21,8 @@ pub struct ServeArgs {
     file: FileArg,
 }
 
-/// A burst of events in the folder is one change: editors and Kubernetes make several.
-const SETTLE: Duration = Duration::from_millis(200);
+/// How often the file is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// Runs the daemon until SIGTERM or SIGINT; the exit code.
 pub fn run(args: &ServeArgs, environment: Environment) -> u8 {
@@ -92,11 +91,7 @@ async fn serve(path: &Path, config: Config, surroundings: Surroundings) -> u8 {
     if let Some(address) = app.admin() {
         info!(%address, "admin listening");
     }
-    let (changed, mut changes) = mpsc::channel(1);
-    let watching = watch(path, changed);
-    if watching.is_none() {
-        warn!("the folder of the file cannot be watched; reload with SIGHUP");
-    }
+    let mut last = Look::at(path).await;
     ready();
     loop {
         tokio::select! {
@@ -108,11 +103,7 @@ async fn serve(path: &Path, config: Config, surroundings: Surroundings) -> u8 {
                 }
                 reload(&app, path, &listeners, true).await;
             }
-            Some(()) = changes.recv() => {
-                tokio::time::sleep(SETTLE).await;
-                changes.try_recv().ok();
-                reload(&app, path, &listeners, false).await;
-            }
+            () = changed(path, &mut last) => reload(&app, path, &listeners, false).await,
         }
     }
     sd_notify::notify(&[sd_notify::NotifyState::Stopping]).ok();
@@ -156,21 +147,35 @@ fn exit_code(error: &StartError) -> u8 {
     }
 }
 
-/// Watches the folder, not the file: Kubernetes swaps a link beside it, editors rename over it.
-fn watch(path: &Path, changed: mpsc::Sender<()>) -> Option<notify::RecommendedWatcher> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        if event.is_ok_and(|event| !event.kind.is_access()) {
-            // Full: a change is already waiting.
-            changed.try_send(()).ok();
+/// What tells one state of the file from another, through links: Kubernetes swaps a link, editors rename over it.
+#[derive(Debug, PartialEq, Eq)]
+struct Look(u64, u64, i64, i64);
+
+impl Look {
+    async fn at(path: &Path) -> Option<Self> {
+        let found = tokio::fs::metadata(path).await.ok()?;
+        Some(Self(
+            found.ino(),
+            found.size(),
+            found.mtime_nsec() + found.mtime() * 1_000_000_000,
+            found.ctime_nsec(),
+        ))
+    }
+}
+
+/// Waits until the file is another than `last`, and has been the same for two looks: a half-written one is not read.
+/// The folder is not watched by inotify: whatever else is written beside the file would wake us each time.
+async fn changed(path: &Path, last: &mut Option<Look>) {
+    let mut before = None;
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let now = Look::at(path).await;
+        if now.is_some() && now != *last && now == before {
+            *last = now;
+            return;
         }
-    })
-    .ok()?;
-    watcher.watch(folder, RecursiveMode::NonRecursive).ok()?;
-    Some(watcher)
+        before = now;
+    }
 }
 
 fn ready() {
