@@ -201,7 +201,7 @@ impl Answer {
                 }
             }
         }
-        match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
+        match ready!(self.poll_incoming(cx)) {
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => {
                     self.take(data);
@@ -225,6 +225,23 @@ impl Answer {
             None => self.finish(),
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// The next frame of the upstream. Its connection is moved before, and after the frame was found wanted.
+    fn poll_incoming(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        for _ in 0..2 {
+            if let Some(connection) = &mut self.connection {
+                connection.drive(cx);
+            }
+            let polled = Pin::new(&mut self.incoming).poll_frame(cx);
+            if polled.is_ready() {
+                return polled;
+            }
+        }
+        Poll::Pending
     }
 
     fn put(&mut self, bytes: Bytes) {

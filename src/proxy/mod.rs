@@ -19,6 +19,7 @@ mod executor;
 mod gate;
 mod intercept;
 mod line;
+mod link;
 mod live;
 mod metrics;
 mod record;

@@ -7,11 +7,12 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Context;
 use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
@@ -21,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use super::body::Body;
 use super::dial::{DialError, Dialler};
 use super::executor::Tracked;
+use super::link::Link;
 use super::refusal::Refusal;
 use super::settings::UpstreamSettings;
 use super::wire::Wire;
@@ -32,10 +34,6 @@ use crate::tls::{Alpn, ConnectError, Connector, Protocol};
 const MAX_IDLE: usize = 256;
 /// How long an idle connection is kept: under the minute after which most servers close theirs.
 const IDLE_FOR: Duration = Duration::from_secs(50);
-/// How long a connection whose answer has ended may take to be ready again.
-const SOON: Duration = Duration::from_millis(20);
-/// The largest answer head in bytes.
-const MAX_ANSWER_HEAD: usize = 64 * 1024;
 
 /// All upstream connections of one configuration.
 #[derive(Debug)]
@@ -64,7 +62,7 @@ pub(super) struct Pool {
     target: Target,
     /// What is offered; widened where the upstream takes no HTTP/1.1.
     offers_both: AtomicBool,
-    idle: Mutex<Vec<(http1::SendRequest<Body>, Instant)>>,
+    idle: Mutex<Vec<(Link, Instant)>>,
     shared: Mutex<Option<http2::SendRequest<Body>>>,
     /// Held while it is not known which protocol the upstream speaks, so that a burst of streams makes one connection.
     first: tokio::sync::Mutex<()>,
@@ -82,7 +80,7 @@ pub(super) struct Checkout {
 
 #[derive(Debug)]
 enum Sender {
-    Http1(http1::SendRequest<Body>),
+    Http1(Link),
     Http2(http2::SendRequest<Body>),
 }
 
@@ -184,9 +182,7 @@ impl Upstream {
         let now = Instant::now();
         self.pools.lock().retain(|_, pool| {
             let mut idle = pool.idle.lock();
-            idle.retain(|(sender, since)| {
-                !sender.is_closed() && now.duration_since(*since) < IDLE_FOR
-            });
+            idle.retain(|(_, since)| now.duration_since(*since) < IDLE_FOR);
             let mut shared = pool.shared.lock();
             if shared.as_ref().is_some_and(http2::SendRequest::is_closed) {
                 *shared = None;
@@ -240,7 +236,7 @@ impl Pool {
         let sender = match protocol {
             Protocol::Http1 => {
                 self.is_http1.store(true, Ordering::Relaxed);
-                Sender::Http1(self.upstream.http1(wire).await?)
+                Sender::Http1(Link::open(wire).await?)
             }
             Protocol::Http2 => {
                 let sender = self.upstream.http2(wire).await?;
@@ -282,12 +278,9 @@ impl Pool {
             return Some(self.hold(Sender::Http2(sender), true));
         }
         loop {
-            let (mut sender, _) = self.idle.lock().pop()?;
-            // The answer before was read to its end, so the driver is ready in a moment, or the connection is closed; one
-            // whose request is still being sent is let go.
-            let ready = tokio::time::timeout(SOON, sender.ready()).await;
-            if matches!(ready, Ok(Ok(()))) {
-                return Some(self.hold(Sender::Http1(sender), true));
+            let (mut link, _) = self.idle.lock().pop()?;
+            if link.is_ready().await {
+                return Some(self.hold(Sender::Http1(link), true));
             }
         }
     }
@@ -310,20 +303,6 @@ impl Pool {
 }
 
 impl Upstream {
-    async fn http1(&self, wire: Wire) -> Result<http1::SendRequest<Body>, DialError> {
-        let mut builder = http1::Builder::new();
-        builder.max_header_size(MAX_ANSWER_HEAD);
-        let (sender, connection) = builder
-            .handshake(TokioIo::new(wire))
-            .await
-            .map_err(|_| DialError::Unreachable)?;
-        self.tracker.spawn(async move {
-            // Its end shows at the sender; what went wrong shows in the answer.
-            connection.await.ok();
-        });
-        Ok(sender)
-    }
-
     async fn http2(&self, wire: Wire) -> Result<http2::SendRequest<Body>, DialError> {
         let mut builder = http2::Builder::new(Tracked(self.tracker.clone()));
         builder
@@ -358,21 +337,28 @@ impl Checkout {
         &mut self,
         request: Request<Body>,
     ) -> Result<Response<Incoming>, Option<Box<Request<Body>>>> {
-        let outcome = match &mut self.sender {
-            Sender::Http1(sender) => sender.try_send_request(request).await,
-            Sender::Http2(sender) => sender.try_send_request(request).await,
-        };
-        outcome.map_err(|mut error| error.take_message().map(Box::new))
+        match &mut self.sender {
+            Sender::Http1(link) => link.send(request).await,
+            Sender::Http2(sender) => {
+                let outcome = sender.try_send_request(request).await;
+                outcome.map_err(|mut error| error.take_message().map(Box::new))
+            }
+        }
+    }
+
+    /// Moves the connection while a body is read from it; one that is shared moves by itself.
+    pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
+        if let Sender::Http1(link) = &mut self.sender {
+            link.drive(cx);
+        }
     }
 
     /// Puts the connection back: its answer was read to the end.
     pub(super) fn give_back(self) {
-        if let Sender::Http1(sender) = self.sender {
-            if !sender.is_closed() {
-                let mut idle = self.pool.idle.lock();
-                if idle.len() < MAX_IDLE {
-                    idle.push((sender, Instant::now()));
-                }
+        if let Sender::Http1(link) = self.sender {
+            let mut idle = self.pool.idle.lock();
+            if idle.len() < MAX_IDLE {
+                idle.push((link, Instant::now()));
             }
         }
     }
