@@ -212,7 +212,10 @@ impl Audit {
 
     /// Opens the configured path anew, after a log rotation by another program renamed the file.
     pub fn reopen(&self) -> Result<(), AuditError> {
-        self.shared.reopen(&mut self.shared.out.lock())
+        let reopened = self.shared.reopen(&mut self.shared.out.lock());
+        // For an intent that came while the file was being opened.
+        self.shared.write_inline();
+        reopened
     }
 
     /// The room's counters.

@@ -1,11 +1,10 @@
 //! Who writes: the caller of an intent itself while the sink is quick, a thread of its own otherwise.
 //!
 //! Waking a thread costs more than the write: on two crowded cores an intent's median is 100 to 130 µs against 2.5
-//! (`benches/audit.rs`). So with durability "os" the
-//! task that needs a record writes whatever is queued, in one call, and goes on. Once a write stalls, or the lock
-//! is not to be had in [`PATIENCE`], tasks only queue and await, and the thread writes until the sink is quick again: a stalled
-//! disk holds one worker of the runtime for one write. With durability "disk" the thread writes always, and every
-//! `fdatasync` serves all that queued during the one before.
+//! (`benches/audit.rs`). So with durability "os" the task that needs a record writes whatever is queued, in one call,
+//! and goes on; one that finds another writing only queues and awaits, and no lock is waited for. Once a write stalls,
+//! the thread writes until the sink is quick again: a stalled disk holds one worker of the runtime for one write. With
+//! durability "disk" the thread writes always, and every `fdatasync` serves all that queued during the one before.
 
 use std::io;
 use std::sync::Arc;
@@ -46,6 +45,8 @@ pub(super) struct Shared {
     slow: AtomicBool,
     /// The thread sleeps until it is rung.
     idle: AtomicBool,
+    /// There are records that no checkpoint covers.
+    unsigned: AtomicBool,
     settled: Notify,
     bell: Mutex<Bell>,
     ring: Condvar,
@@ -58,11 +59,8 @@ struct Bell {
     closing: bool,
 }
 
-/// How long a task waits for another's write before it leaves its record to the thread.
-///
-/// On a crowded machine whoever holds the lock loses the processor for some milliseconds; waiting it out is cheaper
-/// than the thread, which must get the processor too (with 50 µs the p99 of an intent was 80 to 180 µs, now 10 to 45).
-const PATIENCE: Duration = Duration::from_millis(5);
+/// How many batches a task writes for others before it goes on with its own request.
+const TURNS: usize = 8;
 /// A write that takes longer marks the sink slow.
 const STALL: Duration = Duration::from_millis(5);
 /// How long an outcome may wait for an intent to take it along.
@@ -111,6 +109,7 @@ impl Shared {
             broken: AtomicBool::new(false),
             slow: AtomicBool::new(false),
             idle: AtomicBool::new(false),
+            unsigned: AtomicBool::new(false),
             settled: Notify::new(),
             bell: Mutex::new(Bell::default()),
             ring: Condvar::new(),
@@ -137,10 +136,14 @@ impl Shared {
             self.metrics.failures.inc();
             return Err(AuditError::Unavailable);
         };
-        if self.write_inline(seq) {
-            return Ok(());
+        if self.settings.durability == Durability::Os && !self.slow.load(Ordering::Acquire) {
+            self.write_inline();
+            if self.durable.load(Ordering::Acquire) >= seq {
+                return Ok(());
+            }
+        } else {
+            self.wake(true);
         }
-        self.wake(true);
         let Ok(settled) = tokio::time::timeout(DEADLINE, self.settle(seq)).await else {
             self.metrics.failures.inc();
             return Err(AuditError::TimedOut);
@@ -169,19 +172,21 @@ impl Shared {
         })
     }
 
-    /// Writes in the caller's own time; `false` leaves it to the thread.
-    fn write_inline(&self, seq: u64) -> bool {
-        if self.settings.durability == Durability::Disk || self.slow.load(Ordering::Acquire) {
-            return false;
-        }
-        if let Some(mut out) = self.out.try_lock_for(PATIENCE) {
-            if self.durable.load(Ordering::Acquire) < seq {
-                self.flush(&mut out);
+    /// Writes what is queued, unless somebody is writing already: whoever that is looks at the queue again once the
+    /// lock is free, so a record that was queued in between is never left behind, and nobody waits for a lock.
+    pub(super) fn write_inline(&self) {
+        for _ in 0..TURNS {
+            let Some(mut out) = self.out.try_lock() else {
+                return;
+            };
+            let took = self.flush(&mut out);
+            drop(out);
+            if !took || self.chain.lock().queue.is_empty() {
+                return;
             }
-            return self.durable.load(Ordering::Acquire) >= seq;
         }
-        self.slow.store(true, Ordering::Release);
-        false
+        // Others queue faster than one can write: that is the thread's work.
+        self.wake(true);
     }
 
     async fn settle(&self, seq: u64) -> Result<(), AuditError> {
@@ -218,8 +223,14 @@ impl Shared {
                 self.wake(false);
             }
         }
+        self.note_unsigned(out);
         self.settled.notify_waiters();
         done.is_ok()
+    }
+
+    fn note_unsigned(&self, out: &Out) {
+        self.unsigned
+            .store(out.signs && out.signed.0 < out.end.0, Ordering::Release);
     }
 
     fn drain(&self, out: &mut Out) -> io::Result<()> {
@@ -276,7 +287,12 @@ impl Shared {
                     due = out.take_due(0, self.clock.now().mono).or(due);
                 }
             }
+            self.note_unsigned(&out);
             drop(out);
+            // An intent that found the lock taken relies on this look.
+            if !self.chain.lock().queue.is_empty() && self.healthy() {
+                self.write_inline();
+            }
             if let Some((seq, hash)) = due {
                 self.checkpoint(seq, &hash);
             }
@@ -316,8 +332,10 @@ impl Shared {
         if !self.healthy() {
             return Some(RETRY);
         }
-        let out = self.out.lock();
-        (out.signs && out.signed.0 < out.end.0).then_some(CHECKPOINT_AGE)
+        // Not by taking `out`: an intent that found it taken would be left to nobody.
+        self.unsigned
+            .load(Ordering::Acquire)
+            .then_some(CHECKPOINT_AGE)
     }
 
     /// Records how many records a failing sink cost.
