@@ -1,7 +1,11 @@
 //! The command line: one file a subcommand. Logs go to stderr; stdout belongs to the answer.
 
 pub mod audit;
+pub mod ca;
 pub mod check;
+pub mod demo;
+pub mod env;
+pub mod explain;
 pub mod preset;
 pub mod serve;
 
@@ -11,8 +15,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::agent::AgentId;
 use crate::app::Environment;
 use crate::config::{self, Config, Loaded};
+use crate::credential::Source;
 
 /// Asked, and the answer is no.
 pub const NO: u8 = 1;
@@ -44,6 +50,14 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Show every fault of a configuration file, with line, column and caret
     Check(check::CheckArgs),
+    /// Say what would happen to one request, and why, offline
+    Explain(explain::ExplainArgs),
+    /// Show the whole path on loopback, with nothing to set up
+    Demo(demo::DemoArgs),
+    /// Print the lines that point an agent at a running daemon
+    Env(env::EnvArgs),
+    /// Show, re-issue or replace the CA that agents trust
+    Ca(ca::CaArgs),
     /// Verify or query an audit trail, offline
     Audit(audit::AuditArgs),
     /// List or show the services that are built in
@@ -76,6 +90,10 @@ pub fn main(environment: Environment) -> ExitCode {
             return ExitCode::from(serve::run(args, environment));
         }
         Command::Check(args) => check::run(args, &mut out),
+        Command::Explain(args) => explain::run(args, &mut out),
+        Command::Demo(args) => demo::run(args, &environment, &mut out),
+        Command::Env(args) => env::run(args, &environment, &mut out),
+        Command::Ca(args) => ca::run(args, &mut out),
         Command::Audit(args) => audit::run(args, &mut out).unwrap_or_else(|error| {
             complain(&error);
             UNAVAILABLE
@@ -97,6 +115,31 @@ pub fn main(environment: Environment) -> ExitCode {
 /// Says on stderr what went wrong.
 pub(crate) fn complain(error: &dyn std::fmt::Display) {
     writeln!(std::io::stderr(), "keyward: {error}").ok();
+}
+
+/// The agent that a command is about: the one that is named, the file's only one, else `default`.
+pub(crate) fn acting(config: &Config, named: Option<&AgentId>) -> AgentId {
+    match (named, &*config.agents) {
+        (Some(agent), _) => agent.clone(),
+        (None, [(only, _)]) => only.id.clone(),
+        (None, _) => "default".parse().expect("`default` is a name"),
+    }
+}
+
+/// Where a secret is read from, without anything of what it holds. Of a command only the program is shown: an argument
+/// may be a secret that somebody wrote there by mistake.
+pub(crate) fn shape(source: &Source) -> String {
+    match source {
+        Source::Env(name) => format!("env {name}"),
+        Source::File(path) => format!("file {}", path.display()),
+        Source::Command { argv, .. } => {
+            format!(
+                "command {}",
+                argv.first().map(String::as_str).unwrap_or_default()
+            )
+        }
+        Source::Keyring { service, user } => format!("keyring {service}/{user}"),
+    }
 }
 
 /// Loads a file, showing its warnings and faults on stderr.

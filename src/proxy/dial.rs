@@ -60,6 +60,17 @@ const NEVER: [&str; 4] = [
     "kubernetes.default.svc",
 ];
 
+impl UpstreamSettings {
+    /// The refusal that a target meets before any look-up, for `explain`. `own` are the addresses of our listeners.
+    ///
+    /// # Errors
+    /// [`Refusal::PrivateAddress`] for an address literal or a name that is never reached.
+    pub fn foresee(&self, own: &[SocketAddr], target: &Target) -> Result<(), Refusal> {
+        let dialler = Dialler::new(self.clone(), own.to_vec());
+        dialler.precheck(target).map_err(Refusal::from)
+    }
+}
+
 /// Look-ups under way at once: each holds a thread of the system resolver for as long as it takes.
 const MOST_LOOKUPS: usize = 64;
 

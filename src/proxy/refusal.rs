@@ -137,7 +137,7 @@ impl Refusal {
     }
 
     /// What happened, and what the agent may do instead.
-    fn detail(self) -> &'static str {
+    pub fn detail(self) -> &'static str {
         match self {
             Self::BadRequest(Unclean::Path) => {
                 "The path is not in canonical form. Send it without dot segments, empty segments, backslashes or doubly encoded characters."
