@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use super::{FileArg, NO, UNAVAILABLE, complain, load};
+use super::{FileArg, NO, UNAVAILABLE, complain, consult};
 use crate::app::{constraints, roots_file};
 use crate::clock::SystemClock;
 use crate::config::Config;
@@ -59,7 +59,7 @@ impl Command {
 
 /// Answers; the exit code. 1: there is no CA on disk to speak of.
 pub fn run(args: &CaArgs, out: &mut dyn Write) -> u8 {
-    let config = match load(&args.command.file().config) {
+    let config = match consult(&args.command.file().config) {
         Ok(config) => config,
         Err(code) => return code,
     };

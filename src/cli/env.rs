@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use super::{FileArg, NO, UNAVAILABLE, acting, ca, complain, load};
+use super::{FileArg, NO, UNAVAILABLE, acting, ca, complain, consult};
 use crate::agent::AgentId;
 use crate::app::{Environment, roots_file};
 use crate::config::Config;
@@ -91,7 +91,7 @@ enum Fault {
 
 /// Prints the lines; the exit code.
 pub fn run(args: &EnvArgs, environment: &Environment, out: &mut dyn Write) -> u8 {
-    let config = match load(&args.file.config) {
+    let config = match consult(&args.file.config) {
         Ok(config) => config,
         Err(code) => return code,
     };

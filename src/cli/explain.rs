@@ -13,7 +13,7 @@ use http::{Method, Request, Uri};
 use jiff::Timestamp;
 use jiff::civil::Weekday;
 
-use super::{FileArg, acting, load, shape};
+use super::{FileArg, acting, consult, shape};
 use crate::agent::{AgentId, Name};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
@@ -117,7 +117,7 @@ impl From<Refusal> for Outcome {
 
 /// Explains one request; the exit code. A refusal is an answer, so it is 0 too.
 pub fn run(args: &ExplainArgs, out: &mut dyn Write) -> u8 {
-    let config = match load(&args.file.config) {
+    let config = match consult(&args.file.config) {
         Ok(config) => config,
         Err(code) => return code,
     };

@@ -147,16 +147,24 @@ pub(crate) fn shape(source: &Source) -> String {
 /// # Errors
 /// The exit code, where the file does not hold.
 pub(crate) fn load(path: &Path) -> Result<Config, u8> {
-    match config::load(path, &**crate::preset::Presets::shipped()) {
-        Ok(Loaded { config, warnings }) => {
-            if !warnings.is_empty() {
-                write!(std::io::stderr(), "{warnings}").ok();
-            }
-            Ok(config)
-        }
-        Err(report) => {
-            write!(std::io::stderr(), "{report}").ok();
-            Err(CONFIG)
-        }
+    let Loaded { config, warnings } = read(path)?;
+    if !warnings.is_empty() {
+        write!(std::io::stderr(), "{warnings}").ok();
     }
+    Ok(config)
+}
+
+/// Loads a file for a command that only asks about it: what it lacks on this machine is for `check` and `serve` to say.
+///
+/// # Errors
+/// The exit code, where the file does not hold.
+pub(crate) fn consult(path: &Path) -> Result<Config, u8> {
+    read(path).map(|loaded| loaded.config)
+}
+
+fn read(path: &Path) -> Result<Loaded, u8> {
+    config::load(path, &**crate::preset::Presets::shipped()).map_err(|report| {
+        write!(std::io::stderr(), "{report}").ok();
+        CONFIG
+    })
 }

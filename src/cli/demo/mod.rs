@@ -63,14 +63,16 @@ pub fn run(args: &DemoArgs, environment: &Environment, out: &mut dyn Write) -> u
             return BUG;
         }
     };
-    let done = runtime.block_on(tokio::time::timeout(LIMIT, async {
+    let whole = async {
         if args.as_agent {
             return agent::play(environment, out).await;
         }
         let scene = play().await?;
         scene.check()?;
         Ok(out.write_all(scene.tell()?.as_bytes())?)
-    }));
+    };
+    // A timer is made within the runtime that drives it.
+    let done = runtime.block_on(async { tokio::time::timeout(LIMIT, whole).await });
     match done {
         Ok(Ok(())) => 0,
         Ok(Err(error)) => {
