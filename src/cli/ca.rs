@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use super::{FileArg, NO, UNAVAILABLE, complain, consult};
+use super::{FileArg, NO, UNAVAILABLE, absolute, complain, consult};
 use crate::app::{constraints, roots_file};
 use crate::clock::SystemClock;
 use crate::config::Config;
@@ -102,7 +102,7 @@ fn path(config: &Config, out: &mut dyn Write) -> u8 {
         return NO;
     };
     // A closed pipe is the reader's own choice.
-    writeln!(out, "{}", file.display()).ok();
+    writeln!(out, "{}", absolute(&file).display()).ok();
     if !file.exists() {
         complain(&"that file is not there yet: `keyward serve` or `keyward ca issue` makes it");
     }

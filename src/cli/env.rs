@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use super::{FileArg, NO, UNAVAILABLE, acting, ca, complain, consult};
+use super::{FileArg, NO, UNAVAILABLE, absolute, acting, ca, complain, consult};
 use crate::agent::AgentId;
 use crate::app::{Environment, roots_file};
 use crate::config::Config;
@@ -72,6 +72,12 @@ const SYSTEM: [&str; 4] = [
     "/etc/ssl/cert.pem",
 ];
 
+/// What an agent needs to know where a variable that replaces names our root alone.
+const TUNNELLED: [&str; 2] = [
+    "Hosts that no route names are tunnelled, with certificates of their own: --bundle FILE",
+    "writes the system's roots and keyward's into one file for these variables.",
+];
+
 /// Why there are no lines.
 #[derive(Debug, thiserror::Error)]
 enum Fault {
@@ -124,7 +130,7 @@ fn lines(config: &Config, args: &EnvArgs, environment: &Environment) -> Result<V
     let (listener, address) = listener(config).ok_or(Fault::NoAddress)?;
     let roots = match (&args.ca, roots_file(&config.ca)) {
         (Some(given), _) => given.clone(),
-        (None, Some(file)) => file,
+        (None, Some(file)) => absolute(&file),
         (None, None) => return Err(Fault::InMemory),
     };
     let user = user(config, listener, &agent, environment)?;
@@ -225,27 +231,20 @@ fn trust(
     roots: &Path,
     lines: &mut Vec<Line>,
 ) -> Result<(), Fault> {
-    let whole = match &args.bundle {
-        Some(bundle) => {
-            combine(roots, bundle)?;
-            std::path::absolute(bundle).unwrap_or_else(|_| bundle.clone())
+    let whole = if let Some(bundle) = &args.bundle {
+        combine(roots, bundle)?;
+        absolute(bundle)
+    } else {
+        if args.ca.is_none() && !roots.exists() {
+            complain(&format_args!(
+                "{} is not there yet: `keyward serve` or `keyward ca issue` makes it",
+                roots.display()
+            ));
         }
-        None => {
-            if args.ca.is_none() && !roots.exists() {
-                complain(&format_args!(
-                    "{} is not there yet: `keyward serve` or `keyward ca issue` makes it",
-                    roots.display()
-                ));
-            }
-            if listener.unmatched == Unmatched::Tunnel {
-                lines.push(Line::Comment("Hosts that no route names are tunnelled, with certificates of their own: --bundle FILE".into()));
-                lines.push(Line::Comment(
-                    "writes the system's roots and keyward's into one file for these variables."
-                        .into(),
-                ));
-            }
-            roots.to_owned()
+        if listener.unmatched == Unmatched::Tunnel {
+            lines.extend(TUNNELLED.map(|text| Line::Comment(text.into())));
         }
+        roots.to_owned()
     };
     let (roots, whole) = (roots.display(), whole.display());
     lines.extend(ADD.map(|name| Line::Set(name.into(), roots.to_string())));

@@ -142,6 +142,11 @@ pub(crate) fn shape(source: &Source) -> String {
     }
 }
 
+/// A path as a program with another working directory finds it too.
+pub(crate) fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
 /// Loads a file, showing its warnings and faults on stderr.
 ///
 /// # Errors

@@ -126,7 +126,7 @@ impl Drop for Folder {
 fn random() -> Result<String, Fault> {
     let mut bytes = [0; 16];
     rand::fill(&mut bytes).map_err(|_| "no random bytes")?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(format!("{:032x}", u128::from_be_bytes(bytes)))
 }
 
 /// The route, as the file and the story show it.
