@@ -14,12 +14,18 @@ pub mod host;
 pub mod secret;
 pub mod syscall;
 
-// block 2: pure decisions
+// block 2a: pure decisions
 pub mod head;
+
+// block 2b: what is put in, what is taken out
 pub mod inject;
-pub mod preset;
-pub mod route;
 pub mod scrub;
+
+// block 2c: which request goes where
+pub mod route;
+
+// block 2d: services as data
+pub mod preset;
 
 // block 3: the decision
 pub mod policy;
