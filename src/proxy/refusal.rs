@@ -87,6 +87,39 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// One of each word, for whoever lists them.
+    pub const ALL: [Self; 29] = [
+        Self::Malformed(""),
+        Self::Method,
+        Self::TooLarge,
+        Self::HostMismatch,
+        Self::HeadTooLarge,
+        Self::Suspended,
+        Self::Unregistered,
+        Self::NoRoute,
+        Self::Denied,
+        Self::Condition(""),
+        Self::PrivateAddress,
+        Self::Cleartext,
+        Self::Unidentified,
+        Self::SessionEnded,
+        Self::TooManyConnections,
+        Self::UpstreamUnreachable,
+        Self::UpstreamUntrusted,
+        Self::BadUpstream,
+        Self::LeakBlocked,
+        Self::Undecodable,
+        Self::BrokerRefused,
+        Self::BrokerUnavailable(None),
+        Self::BrokerSealed,
+        Self::IdentityUnavailable,
+        Self::AuditUnavailable,
+        Self::CaUnavailable,
+        Self::Draining,
+        Self::UpstreamTimeout,
+        Self::BrokerTimeout,
+    ];
+
     /// Status and word.
     pub fn status(self) -> (StatusCode, &'static str) {
         match self {
