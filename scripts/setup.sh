@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What the tests need, outside the clone: cargo-nextest, and the real servers and clients of tests/peers.
+# What the tests need: rustfmt and clippy, a C compiler, and the real servers and clients of tests/peers.
 #
 #   scripts/setup.sh       root or not; as root, Debian's packages are installed too
 set -euo pipefail
@@ -12,13 +12,16 @@ for part in rustfmt clippy; do
   cargo "${part/rust/}" --version >/dev/null 2>&1 || rustup component add "$part" ||
     { say "FAILED: no $part, and rustup cannot add it"; exit 69; }
 done
-# aws-lc and zstd are C.
-if ! command -v cc >/dev/null; then
-  [ "$(id -u)" = 0 ] || { say "FAILED: no C compiler and not root: apt-get install gcc libc6-dev"; exit 69; }
-  say "apt-get install gcc libc6-dev"
+debian() { # debian PACKAGE…
+  [ "$(id -u)" = 0 ] || { say "FAILED: missing, and this is not root: apt-get install $*"; exit 69; }
+  say "apt-get install $*"
   export DEBIAN_FRONTEND=noninteractive
   apt-get update -q >/dev/null
-  apt-get install -y -q --no-install-recommends gcc libc6-dev >/dev/null
-fi
+  apt-get install -y -q --no-install-recommends "$@" >/dev/null
+}
+# aws-lc and zstd are C.
+command -v cc >/dev/null || debian gcc libc6-dev
+# Debian keeps it apart from Python.
+python3 -c 'import ensurepip' 2>/dev/null || debian python3-venv
 [ "${KEYWARD_SKIP_CLIENTS:-}" = 1 ] || tests/peers/install.sh
 say "done"
