@@ -116,6 +116,32 @@ impl App {
     /// # Errors
     /// [`StartError`]; nothing is left open then.
     pub async fn start(config: Config, surroundings: Surroundings) -> Result<Self, StartError> {
+        let open = |settings: &audit::Settings, clock: &Arc<dyn Clock>| {
+            Audit::open(settings.clone(), Arc::clone(clock))
+        };
+        Self::assemble(config, surroundings, open).await
+    }
+
+    /// As [`App::start`], for one of several at a time: where another process writes to the audit file, records go to
+    /// one beside it. They are counted.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left open then.
+    pub async fn start_beside(
+        config: Config,
+        surroundings: Surroundings,
+    ) -> Result<Self, StartError> {
+        let open = |settings: &audit::Settings, clock: &Arc<dyn Clock>| {
+            Audit::open_beside(settings, clock).map(Audit::counting)
+        };
+        Self::assemble(config, surroundings, open).await
+    }
+
+    async fn assemble(
+        config: Config,
+        surroundings: Surroundings,
+        open: impl FnOnce(&audit::Settings, &Arc<dyn Clock>) -> Result<Audit, AuditError>,
+    ) -> Result<Self, StartError> {
         let Surroundings {
             environment,
             audit,
@@ -126,10 +152,7 @@ impl App {
         let connector = Connector::new(&config.upstream.trust, None, Arc::clone(&clock))?;
         let authority = Arc::new(authority(&config, &clock)?);
         let leaves = Arc::new(Leaves::new(authority, Arc::clone(&clock))?);
-        let audit = Arc::new(Audit::open(
-            config.audit.clone().unwrap_or(audit),
-            Arc::clone(&clock),
-        )?);
+        let audit = Arc::new(open(config.audit.as_ref().unwrap_or(&audit), &clock)?);
         let watcher = Watcher::new(Arc::clone(&clock));
         let entries = providers(&config.credentials, &watcher, &environment).await;
         let events = Arc::new(Recorder(Arc::clone(&audit)));
@@ -140,12 +163,7 @@ impl App {
         let mut bound = Vec::new();
         for listener in &config.listeners {
             let opened = Bound::open(listener.clone(), &mut handed);
-            bound.push(opened.map_err(|error| {
-                let cause = std::error::Error::source(&error)
-                    .map(ToString::to_string)
-                    .unwrap_or_default();
-                StartError::Bind(error, cause)
-            })?);
+            bound.push(opened.map_err(unbound)?);
         }
         let admin_listener = match config.admin.listen {
             Some(address) => Some(
@@ -234,6 +252,26 @@ impl App {
     /// Where each listener listens: its name, its addresses as text, and its TCP addresses.
     pub fn listeners(&self) -> &[(Name, Vec<String>, Vec<SocketAddr>)] {
         &self.listeners
+    }
+
+    /// Serves one more socket under these settings, which carry the name of a listener that is known: `run --isolate`
+    /// has it only once its command stands.
+    ///
+    /// # Errors
+    /// [`StartError::Bind`] where the socket cannot be used.
+    pub fn serve_also(
+        &self,
+        settings: ListenerSettings,
+        socket: std::net::TcpListener,
+    ) -> Result<(), StartError> {
+        let settings = ListenerSettings {
+            listen: vec![proxy::ListenAddr::Systemd(None)],
+            ..settings
+        };
+        let mut handed = vec![(settings.name.to_string(), socket)];
+        let bound = Bound::open(settings, &mut handed).map_err(unbound)?;
+        self.proxy.serve(bound);
+        Ok(())
     }
 
     /// Where the admin side listens.
@@ -349,6 +387,13 @@ impl App {
             }
         });
     }
+}
+
+fn unbound(error: BindError) -> StartError {
+    let cause = std::error::Error::source(&error)
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    StartError::Bind(error, cause)
 }
 
 /// The hosts that are intercepted, and so all that the CA may speak for.

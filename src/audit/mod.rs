@@ -14,6 +14,7 @@ mod query;
 mod record;
 mod sink;
 mod tail;
+mod tally;
 #[cfg(test)]
 mod tests;
 mod verify;
@@ -31,12 +32,14 @@ use crate::clock::Clock;
 pub use metrics::Metrics;
 pub use query::{Filter, query};
 pub use record::{Event, Record, Who};
+pub use tally::Counts;
 pub use verify::{Fault, FaultKind, Options, Report, verify};
 
 use chain::{Chain, GENESIS, text};
 use checkpoint::{Checkpoint, Signer};
 use sink::{LogFile, Output};
 use tail::Tail;
+use tally::Tally;
 use writer::Shared;
 
 /// `[audit]`, resolved.
@@ -124,6 +127,7 @@ pub struct Audit {
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
     memory: Option<Arc<Mutex<Vec<u8>>>>,
+    tally: Option<Tally>,
 }
 
 impl Audit {
@@ -169,6 +173,7 @@ impl Audit {
             shared,
             thread: Mutex::new(Some(thread)),
             memory,
+            tally: None,
         })
     }
 
@@ -195,14 +200,35 @@ impl Audit {
         tried
     }
 
+    /// Counts from here on what [`Audit::counts`] tells.
+    #[must_use]
+    pub fn counting(mut self) -> Self {
+        self.tally = Some(Tally::default());
+        self
+    }
+
+    /// What went into the trail since [`Audit::counting`].
+    pub fn counts(&self) -> Option<Counts> {
+        self.tally.as_ref().map(Tally::counts)
+    }
+
     /// Records what is about to happen; the request may leave once this returned `Ok`.
     pub async fn intent(&self, record: &Record<'_>) -> Result<(), AuditError> {
-        self.shared.commit(record).await
+        self.shared.commit(record).await?;
+        self.note(record);
+        Ok(())
     }
 
     /// Records what happened. It is written with the next intent, or within some milliseconds.
     pub fn append(&self, record: &Record<'_>) {
+        self.note(record);
         self.shared.append(record);
+    }
+
+    fn note(&self, record: &Record<'_>) {
+        if let Some(tally) = &self.tally {
+            tally.note(record);
+        }
     }
 
     /// Whether the sink takes records, and none was lost untold.

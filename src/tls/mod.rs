@@ -37,7 +37,7 @@ pub use identity::{ClientIdentity, IdentityError};
 pub use leaves::{Leaves, Metrics};
 pub use names::Constraints;
 pub use stream::{ClientStream, ServerStream, TlsStream};
-pub use trust::TrustError;
+pub use trust::{SYSTEM_BUNDLES, TrustError};
 
 /// `[ca]`, resolved.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

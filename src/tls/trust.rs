@@ -97,7 +97,7 @@ fn add_file(store: &mut RootCertStore, path: &Path) -> Result<(), TrustError> {
 }
 
 /// Where distributions keep their bundle.
-const SYSTEM_BUNDLES: &[&str] = &[
+pub const SYSTEM_BUNDLES: &[&str] = &[
     "/etc/ssl/certs/ca-certificates.crt", // Debian, Ubuntu, Alpine, Arch, Gentoo, NixOS
     "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem", // RHEL, Fedora
     "/etc/pki/tls/certs/ca-bundle.crt",   // older RHEL, Amazon Linux
