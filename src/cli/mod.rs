@@ -7,6 +7,7 @@ pub mod demo;
 pub mod env;
 pub mod explain;
 pub mod preset;
+pub mod run;
 pub mod serve;
 
 use std::io::Write;
@@ -46,6 +47,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run one command with keys that it cannot find
+    Run(run::RunArgs),
     /// Run the daemon: sidecar, VM, gateway
     Serve(serve::ServeArgs),
     /// Show every fault of a configuration file, with line, column and caret
@@ -85,6 +88,10 @@ pub fn main(environment: Environment) -> ExitCode {
     };
     let mut out = std::io::stdout().lock();
     let code = match &cli.command {
+        Command::Run(args) => {
+            drop(out);
+            return ExitCode::from(run::run(args, &environment));
+        }
         Command::Serve(args) => {
             drop(out);
             return ExitCode::from(serve::run(args, environment));

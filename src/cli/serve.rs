@@ -140,7 +140,7 @@ async fn reload(app: &App, path: &Path, listeners: &[crate::proxy::ListenerSetti
     }
 }
 
-fn exit_code(error: &StartError) -> u8 {
+pub(super) fn exit_code(error: &StartError) -> u8 {
     match error {
         StartError::Ca(_) | StartError::Trust(_) | StartError::Secret(_) => CONFIG,
         StartError::Audit(_) | StartError::Bind(..) | StartError::Admin(..) => UNAVAILABLE,

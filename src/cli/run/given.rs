@@ -1,0 +1,190 @@
+//! With a file: what it says, under the listener and the agent of this session.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::Prepared;
+use super::found::{self, Found};
+use crate::agent::AgentId;
+use crate::app::Environment;
+use crate::audit::Sink;
+use crate::cli::{BUG, USAGE, complain, load};
+use crate::config::{self, Config};
+use crate::credential::{Kind, Source};
+use crate::identity::AgentEntry;
+use crate::preset::Presets;
+
+/// The session that the environment alone makes.
+///
+/// # Errors
+/// The exit code.
+pub(super) fn nothing(
+    agent: Option<AgentId>,
+    strict: bool,
+    environment: &Environment,
+) -> Result<Prepared, u8> {
+    let presets = Presets::shipped();
+    let Found {
+        text,
+        taken,
+        served,
+        notes,
+        ..
+    } = found::look(environment, presets, strict);
+    let loaded = config::parse(&text, "the environment", Path::new(""), &**presets);
+    let config = loaded.map_err(|report| {
+        complain(&report);
+        BUG
+    })?;
+    Ok(Prepared {
+        config: config.config,
+        agent: agent_of(&[], agent)?,
+        tunnels: !strict,
+        taken,
+        services: served,
+        hidden: Vec::new(),
+        notes,
+    })
+}
+
+/// The session of a file.
+///
+/// # Errors
+/// The exit code.
+pub(super) fn file(
+    path: &Path,
+    agent: Option<AgentId>,
+    environment: &Environment,
+) -> Result<Prepared, u8> {
+    let presets = Presets::shipped();
+    let config = load(path)?;
+    let agents: Vec<AgentEntry> = (config.agents.iter())
+        .map(|(entry, _)| entry.clone())
+        .collect();
+    let agent = agent_of(&agents, agent)?;
+    let tunnels = (config.listeners.first())
+        .is_some_and(|listener| listener.unmatched == crate::proxy::Unmatched::Tunnel);
+    let mut taken: BTreeMap<String, Option<String>> = BTreeMap::new();
+    for var in config.env_names() {
+        let key = presets.by_env(var).flat_map(|preset| &preset.keys);
+        let placeholder = key.filter(|key| key.env.iter().any(|own| **own == *var));
+        let placeholder = placeholder.map(|key| key.placeholder.to_string()).next();
+        taken.insert(var.to_owned(), placeholder);
+    }
+    let mut services = Vec::new();
+    let lent = (config.routes.iter()).filter(|route| route.credential.is_some());
+    for preset in lent.filter_map(|route| presets.get(route.preset.as_ref()?.as_str())) {
+        for key in &preset.keys {
+            let set = (key.env.iter()).filter(|var| found::is_set(environment, var));
+            // Clients look for a key before they make a request: where none is set, the first name gets one.
+            let mut names: Vec<&str> = set.map(|var| &**var).collect();
+            if names.is_empty() {
+                names.extend(key.env.first().map(|var| &**var));
+            }
+            for var in names {
+                taken.insert(var.to_owned(), Some(key.placeholder.to_string()));
+            }
+        }
+        services.push(preset.clone());
+    }
+    let mut notes = shared_means(&config);
+    let mut kept: Vec<&str> = (presets.iter().flat_map(|preset| preset.env()))
+        .filter(|var| found::is_set(environment, var) && !taken.contains_key(*var))
+        .collect();
+    kept.sort_unstable();
+    kept.dedup();
+    if !kept.is_empty() {
+        notes.push(format!(
+            "no source of the file names {}: the command keeps it",
+            kept.join(", ")
+        ));
+    }
+    Ok(Prepared {
+        hidden: files_of(&config),
+        config,
+        agent,
+        tunnels,
+        taken,
+        services,
+        notes,
+    })
+}
+
+/// The agent that is asked for, else the only one, else `default`.
+fn agent_of(known: &[AgentEntry], asked: Option<AgentId>) -> Result<AgentEntry, u8> {
+    let find = |id: &str| known.iter().find(|entry| entry.id.as_str() == id).cloned();
+    let listed = || {
+        let ids: Vec<&str> = known.iter().map(|entry| entry.id.as_str()).collect();
+        ids.join(", ")
+    };
+    match (asked, known) {
+        (Some(id), []) => Ok(AgentEntry::bare(id)),
+        (Some(id), _) => find(id.as_str()).ok_or_else(|| {
+            complain(&format_args!(
+                "no agent is called \"{id}\"; the file has: {}",
+                listed()
+            ));
+            USAGE
+        }),
+        (None, [only]) => Ok(only.clone()),
+        (None, []) => {
+            let default: Result<AgentId, _> = "default".parse();
+            default.map(AgentEntry::bare).map_err(|_| BUG)
+        }
+        (None, _) => find("default").ok_or_else(|| {
+            complain(&format_args!(
+                "say which agent runs with --agent; the file has: {}",
+                listed()
+            ));
+            USAGE
+        }),
+    }
+}
+
+fn sources(config: &Config) -> impl Iterator<Item = &Source> {
+    let credentials = config.credentials.iter().map(|spec| match &spec.kind {
+        Kind::Static { value } => value,
+    });
+    let agents = config.agents.iter().filter_map(|(_, token)| token.as_ref());
+    let operators = config.admin.tokens.iter().map(|(_, token)| token);
+    credentials.chain(agents).chain(operators)
+}
+
+/// The files that the command must not read or change: secrets, the CA's folder, the audit trail.
+fn files_of(config: &Config) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = sources(config)
+        .filter_map(|source| match source {
+            Source::File(path) => Some(path.clone()),
+            _ => None,
+        })
+        .collect();
+    files.extend(config.ca.dir.clone());
+    if let Some(Sink::File(path)) = config.audit.as_ref().map(|audit| &audit.sink) {
+        for extension in ["jsonl", "checkpoints", "key"] {
+            files.push(path.with_extension(extension));
+        }
+        files.push(path.clone());
+    }
+    files
+}
+
+/// Sources that the command, being the same user, can ask itself.
+fn shared_means(config: &Config) -> Vec<String> {
+    let mut commands = Vec::new();
+    let mut keyring = false;
+    for source in sources(config) {
+        match source {
+            Source::Command { argv, .. } => commands.extend(argv.first().cloned()),
+            Source::Keyring { .. } => keyring = true,
+            _ => {}
+        }
+    }
+    let mut notes: Vec<String> = commands
+        .iter()
+        .map(|program| format!("a secret comes from {program}, which the command can run as well"))
+        .collect();
+    if keyring {
+        notes.push("a secret comes from the keyring, which the command can ask as well".to_owned());
+    }
+    notes
+}

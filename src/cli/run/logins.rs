@@ -1,0 +1,56 @@
+//! What the command finds empty: keyward's own files, and the logins of command-line tools whose service is served.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::app::Environment;
+use crate::preset::{Preset, Presets};
+use crate::sandbox::Mask;
+
+/// The masks for these files, and one sentence about the logins that stay readable.
+pub(super) fn masks(
+    hidden: &[PathBuf],
+    services: &[Arc<Preset>],
+    environment: &Environment,
+) -> (Vec<Mask>, Option<String>) {
+    let home = environment.get("HOME").map(PathBuf::from);
+    let mut paths: Vec<PathBuf> = hidden.to_vec();
+    let of = |preset: &Arc<Preset>| -> Vec<PathBuf> {
+        let files = preset.login_files.iter();
+        files
+            .filter_map(|file| expand(file, home.as_deref()))
+            .collect()
+    };
+    paths.extend(services.iter().flat_map(of));
+    paths.retain(|path| path.exists());
+    paths.sort();
+    paths.dedup();
+    let mut open: Vec<String> = (Presets::shipped().iter().flat_map(of))
+        .filter(|path| !paths.contains(path) && path.exists())
+        .map(|path| path.display().to_string())
+        .collect();
+    open.sort();
+    open.dedup();
+    let told = (!open.is_empty()).then(|| {
+        format!(
+            "the command can read these logins, for whose services keyward holds no key: {}",
+            open.join(", ")
+        )
+    });
+    (paths.into_iter().map(mask).collect(), told)
+}
+
+fn expand(file: &str, home: Option<&Path>) -> Option<PathBuf> {
+    Some(home?.join(file.strip_prefix("~/")?))
+}
+
+/// An empty file is no JSON, which tools take for damage.
+fn mask(path: PathBuf) -> Mask {
+    let json = path
+        .extension()
+        .is_some_and(|extension| extension == "json");
+    Mask {
+        replacement: (json && path.is_file()).then(|| b"{}\n".to_vec()),
+        path,
+    }
+}
