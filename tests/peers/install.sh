@@ -48,6 +48,16 @@ venv() { # venv NAME REQUIREMENTS
   digest "$2" >"$dir/.pins"
 }
 
+npm_packages() { # npm_packages FROM TO: what FROM/package-lock.json names, in TO/node_modules
+  unchanged "$2/.pins" "$1/package-lock.json" && return
+  say "npm packages of ${1#"$root/"}"
+  rm -rf "$2"
+  mkdir -p "$2"
+  cp "$1/package.json" "$1/package-lock.json" "$2/"
+  (cd "$2" && npm ci --silent --no-audit --no-fund --ignore-scripts) || fail "npm ci in $2"
+  digest "$1/package-lock.json" >"$2/.pins"
+}
+
 mkdir -p "$cache"
 need python3 "install Python 3.11 or later"
 need npm "install Node with npm (only to fetch packages: the tests run a pinned Node of their own)"
@@ -65,15 +75,10 @@ if [ "$("$cache/uv/bin/uv" --version 2>/dev/null | cut -d' ' -f2)" != 0.13.9 ]; 
 fi
 
 venv test "$here/requirements.txt"
+venv sdk "$here/sdk-requirements.txt"
 
-if ! unchanged "$cache/node/.pins" "$here/package-lock.json"; then
-  say "npm packages"
-  rm -rf "$cache/node"
-  mkdir -p "$cache/node"
-  cp "$here/package.json" "$here/package-lock.json" "$cache/node/"
-  (cd "$cache/node" && npm ci --silent --no-audit --no-fund --ignore-scripts) || fail "npm ci in $cache/node"
-  digest "$here/package-lock.json" >"$cache/node/.pins"
-fi
+npm_packages "$here" "$cache/node"
+npm_packages "$here/sdk" "$cache/node-sdk"
 
 if [ "$bench" = yes ]; then
   debian squid squid-openssl
