@@ -152,6 +152,12 @@ impl Head {
         }
         let path = path::canonical(path)?;
         strip(&mut headers);
+        // Extended CONNECT is HTTP/2's spelling of the GET that opens a WebSocket (RFC 8441 §5): judged as that.
+        let method = if extended.is_some() {
+            Method::GET
+        } else {
+            method
+        };
         Ok(Self {
             method,
             encoded_slash: path.encoded_slash,

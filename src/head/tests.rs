@@ -264,6 +264,21 @@ fn only_a_well_formed_websocket_upgrade_is_one() {
 }
 
 #[test]
+fn a_websocket_over_http2_is_judged_as_the_get_that_it_stands_for() {
+    let asks = |word| {
+        let mut parts = parts("CONNECT", "https://api.test/ws", Version::HTTP_2, &[]);
+        parts
+            .extensions
+            .insert(hyper::ext::Protocol::from_static(word));
+        Head::clean(parts, &target())
+    };
+    let head = asks("websocket").unwrap();
+    assert_eq!(head.websocket(), Some(&WebSocket::ExtendedConnect));
+    assert_eq!(head.method(), Method::GET);
+    assert_eq!(asks("connect-udp").unwrap_err(), Unclean::Method);
+}
+
+#[test]
 fn methods_are_upper_case_and_trace_is_none_of_them() {
     for bad in ["TRACE", "CONNECT", "get", "Get", "G!T"] {
         assert_eq!(h1(bad, "/x", &[]).unwrap_err(), Unclean::Method, "{bad}");
