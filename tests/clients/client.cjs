@@ -41,4 +41,11 @@ async function run(client, version, body) {
   process.stdout.write(line + "\n", () => process.exit(ok ? 0 : 1));
 }
 
-module.exports = { KEY, BEARER, expect, httpChecks, run };
+// The version of an installed package, also of one whose package.json is no export.
+function versionOf(name) {
+  const fs = require("node:fs");
+  const folder = process.env.NODE_PATH.split(":").find((root) => fs.existsSync(`${root}/${name}/package.json`));
+  return JSON.parse(fs.readFileSync(`${folder}/${name}/package.json`, "utf8")).version;
+}
+
+module.exports = { KEY, BEARER, expect, httpChecks, run, versionOf };

