@@ -1,0 +1,26 @@
+//! The data plane seen from outside: real sockets, real TLS, a canary for every secret.
+//!
+//! `harness` starts keyward in this process, an upstream and an agent; every byte that the agent receives, the audit
+//! trail and the metrics are searched for the canaries when a test ends. `docs/attacks.md` says which attack is tried
+//! by which test.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    clippy::large_futures,
+    missing_docs,
+    unreachable_pub,
+    reason = "a test may panic, and spawns and sleeps as its peers would"
+)]
+
+mod agent;
+mod answers;
+mod canary;
+mod channel;
+mod h2raw;
+mod harness;
+mod upstream;
+
+mod placement;
+mod protocol;
