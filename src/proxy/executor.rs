@@ -1,4 +1,4 @@
-//! hyper's tasks, tracked: a drain waits for all of them.
+//! hyper's tasks, tracked: none of them is lost sight of.
 
 use hyper::rt::Executor;
 use tokio_util::task::TaskTracker;

@@ -140,7 +140,7 @@ struct Shared {
 }
 
 impl Snapshot {
-    fn new(parts: SnapshotParts, own: &[SocketAddr], tracker: &TaskTracker) -> Self {
+    fn new(parts: SnapshotParts, own: &[SocketAddr]) -> Self {
         let SnapshotParts {
             table,
             policy,
@@ -150,7 +150,7 @@ impl Snapshot {
             upstream,
             connector,
         } = parts;
-        let upstream = Upstream::new(upstream, connector, own.to_vec(), tracker.clone());
+        let upstream = Upstream::new(upstream, connector, own.to_vec());
         Self {
             table,
             policy,
@@ -180,7 +180,7 @@ impl Proxy {
         } = lasting;
         let mut prefix = [0_u8; 8];
         rand::fill(&mut prefix).expect("the system's random generator answers");
-        let snapshot = Snapshot::new(first, &own, &tracker);
+        let snapshot = Snapshot::new(first, &own);
         Self(Arc::new(Shared {
             snapshot: ArcSwap::from_pointee(snapshot),
             audit,
@@ -200,7 +200,7 @@ impl Proxy {
     /// Puts another configuration in place, whole, and cuts the connections that lose what they were granted; how many.
     pub fn reload(&self, parts: SnapshotParts) -> usize {
         let shared = &self.0;
-        let fresh = Arc::new(Snapshot::new(parts, &shared.own, &shared.tracker));
+        let fresh = Arc::new(Snapshot::new(parts, &shared.own));
         let old = shared.snapshot.swap(Arc::clone(&fresh));
         let cut = shared.live.settle(&fresh);
         // Requests under way keep their connections; idle ones of the old configuration go.
@@ -244,6 +244,7 @@ impl Proxy {
     /// Stops whatever still runs.
     pub fn cut(&self) {
         self.0.cut.cancel();
+        self.0.snapshot.load().upstream.close();
         self.0.sessions.end_where(|_| true);
     }
 }

@@ -41,6 +41,7 @@ pub(super) struct Upstream {
     dialler: Dialler,
     connector: Connector,
     pools: Mutex<HashMap<PoolKey, Arc<Pool>>>,
+    /// Its own: a drain waits for requests, which their agents' connections stand for, and not for idle connections.
     tracker: TaskTracker,
 }
 
@@ -108,13 +109,12 @@ impl Upstream {
         settings: UpstreamSettings,
         connector: Connector,
         own: Vec<SocketAddr>,
-        tracker: TaskTracker,
     ) -> Arc<Self> {
         Arc::new(Self {
             dialler: Dialler::new(settings, own),
             connector,
             pools: Mutex::default(),
-            tracker,
+            tracker: TaskTracker::new(),
         })
     }
 

@@ -22,5 +22,6 @@ mod h2raw;
 mod harness;
 mod upstream;
 
+mod lifecycle;
 mod placement;
 mod protocol;
