@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 use super::record::{ByteCount, Entry};
 use super::refusal::Refusal;
@@ -99,7 +99,8 @@ pub(super) struct Answer {
     /// The upstream has no more, though a decoder may.
     drained: bool,
     ended: bool,
-    deadline: Option<Instant>,
+    /// Asked only while nothing else moves.
+    deadline: Option<Pin<Box<Sleep>>>,
     entry: Entry,
     connection: Option<Checkout>,
 }
@@ -152,7 +153,7 @@ impl Answer {
     }
 
     pub(super) fn until(&mut self, deadline: Instant) {
-        self.deadline = Some(deadline);
+        self.deadline = Some(Box::pin(tokio::time::sleep_until(deadline)));
     }
 
     /// Whether anything was masked so far.
@@ -167,7 +168,7 @@ impl Answer {
     pub(super) async fn read_ahead(&mut self, limit: usize) -> Result<bool, BodyError> {
         let mut waiting = 0;
         while !self.ended && waiting <= limit {
-            std::future::poll_fn(|cx| self.poll_more(cx)).await?;
+            std::future::poll_fn(|cx| self.poll_in_time(cx)).await?;
             waiting = self.ready.iter().map(Bytes::len).sum();
         }
         Ok(self.ended)
@@ -176,6 +177,21 @@ impl Answer {
     /// The bytes of a body that has ended.
     pub(super) fn gathered(&self) -> usize {
         self.ready.iter().map(Bytes::len).sum()
+    }
+
+    /// One piece more, or the end of the request's time.
+    fn poll_in_time(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        if let Poll::Ready(moved) = self.poll_more(cx) {
+            return Poll::Ready(moved);
+        }
+        match &mut self.deadline {
+            None => Poll::Pending,
+            Some(deadline) => {
+                ready!(deadline.as_mut().poll(cx));
+                self.entry.broke_off(Refusal::UpstreamTimeout);
+                Poll::Ready(Err(BodyError::TimedOut))
+            }
+        }
     }
 
     /// Takes one piece from the upstream through the stages.
@@ -301,12 +317,13 @@ impl Answer {
             }
             if self
                 .deadline
-                .is_some_and(|deadline| Instant::now() > deadline)
+                .as_ref()
+                .is_some_and(|at| at.deadline() < Instant::now())
             {
                 self.entry.broke_off(Refusal::UpstreamTimeout);
                 return Poll::Ready(Some(Err(BodyError::TimedOut)));
             }
-            if let Err(error) = ready!(self.poll_more(cx)) {
+            if let Err(error) = ready!(self.poll_in_time(cx)) {
                 return Poll::Ready(Some(Err(error)));
             }
         }
