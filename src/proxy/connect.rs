@@ -56,7 +56,7 @@ struct Next {
 #[derive(Debug)]
 enum Plan {
     Intercept(Arc<Tunnel>, Arc<Acceptor>),
-    Blind(TcpStream, CancellationToken),
+    Blind(TcpStream, CancellationToken, Duration),
 }
 
 /// The `connect` record: written once, whatever becomes of the connection.
@@ -186,9 +186,9 @@ async fn proceed(next: Next) {
         return;
     };
     match plan {
-        Plan::Blind(upstream, cut) => {
+        Plan::Blind(upstream, cut, idle) => {
             record.tunnelled = true;
-            let (up, down) = blind(stream, upstream, cut, record.shared.idle()).await;
+            let (up, down) = blind(stream, upstream, cut, idle).await;
             (record.up, record.down) = (up, down);
         }
         Plan::Intercept(tunnel, acceptor) => {
@@ -339,7 +339,8 @@ async fn grant(
                 cut: cut.clone(),
             });
             shared.metrics.tunnels.inc();
-            Ok((Plan::Blind(stream, cut), place))
+            let idle = front.listener.limits.idle_timeout;
+            Ok((Plan::Blind(stream, cut, idle), place))
         }
         Err(refusal) => Err(refusal),
     }

@@ -35,7 +35,6 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use aws_lc_rs::rand;
@@ -279,11 +278,6 @@ impl Shared {
             Host::Name(name) => Cow::Borrowed(name),
             Host::Ip(ip) => Cow::Owned(ip.to_string()),
         }
-    }
-
-    /// How long a tunnel may be silent.
-    fn idle(&self) -> Duration {
-        Limits::default().idle_timeout
     }
 }
 
