@@ -79,7 +79,12 @@ impl Answer {
 }
 
 impl Agent {
-    pub fn new(proxy: SocketAddr, token: Option<&str>, roots: &str, transcript: Transcript) -> Self {
+    pub fn new(
+        proxy: SocketAddr,
+        token: Option<&str>,
+        roots: &str,
+        transcript: Transcript,
+    ) -> Self {
         let mut store = rustls::RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(roots.as_bytes()) {
             store.add(certificate.unwrap()).unwrap();
@@ -108,7 +113,10 @@ impl Agent {
     /// Sends CONNECT; the answer's head, and the stream behind it.
     pub async fn connect(&self, authority: &str) -> (Message, Tap<TcpStream>) {
         let mut stream = self.tcp().await;
-        stream.write_all(&self.connect_head(authority)).await.unwrap();
+        stream
+            .write_all(&self.connect_head(authority))
+            .await
+            .unwrap();
         let answer = stream.head().await;
         (answer, stream)
     }

@@ -20,7 +20,8 @@ pub const TOKEN_A: &str = "agent-token-a-0123456789abcdef";
 pub const TOKEN_B: &str = "agent-token-b-0123456789abcdef";
 
 /// A route that puts the canary into `Authorization: Bearer` at api.test.
-pub const BEARER: &str = "[[route]]\nhosts = [\"api.test\"]\ncredential = \"c\"\ninject = \"bearer\"\n";
+pub const BEARER: &str =
+    "[[route]]\nhosts = [\"api.test\"]\ncredential = \"c\"\ninject = \"bearer\"\n";
 
 /// What a configuration is made of.
 #[derive(Debug, Clone, Default)]

@@ -10,7 +10,8 @@ use super::upstream::{Seen, Upstream};
 /// One GET with these fields at a host with this placement; what the upstream saw.
 async fn placed(inject: &str, path: &str, fields: &[(&str, &str)]) -> (u16, Vec<Seen>) {
     let upstream = Upstream::echo(&["http/1.1"]).await;
-    let route = format!("[[route]]\nhosts = [\"api.test\"]\ncredential = \"c\"\ninject = {inject}\n");
+    let route =
+        format!("[[route]]\nhosts = [\"api.test\"]\ncredential = \"c\"\ninject = {inject}\n");
     let harness = Setup::new(&route)
         .to("api.test:443", &upstream)
         .start()
@@ -97,7 +98,10 @@ async fn a_placeholder_is_replaced_in_its_slot_and_refused_anywhere_else() {
         ("/x?q=KEYWARD-PLACEHOLDER", &good),
         ("/KEYWARD-PLACEHOLDER", &good),
         ("/x", &[good[0], ("user-agent", "KEYWARD-PLACEHOLDER")]),
-        ("/x", &[good[0], ("referer", "https://x/KEYWARD-PLACEHOLDER")]),
+        (
+            "/x",
+            &[good[0], ("referer", "https://x/KEYWARD-PLACEHOLDER")],
+        ),
         ("/x", &[]),
     ];
     for (path, fields) in elsewhere {
@@ -169,9 +173,16 @@ async fn an_echo_is_masked_and_the_agents_token_stays_here() {
     );
     let answer = agent.ask(&mut sender, asked).await;
     assert_eq!(answer.status, 200);
-    assert!(answer.text().contains("authorization: Bearer **"), "{}", answer.text());
+    assert!(
+        answer.text().contains("authorization: Bearer **"),
+        "{}",
+        answer.text()
+    );
     let seen = upstream.requests();
-    assert_eq!(seen[0].get("authorization").unwrap(), format!("Bearer {CANARY}"));
+    assert_eq!(
+        seen[0].get("authorization").unwrap(),
+        format!("Bearer {CANARY}")
+    );
     assert_eq!(seen[0].get("proxy-authorization"), None);
     let record = harness
         .record(|record| record["event"] == "request" || record["type"] == "request")

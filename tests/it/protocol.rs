@@ -62,7 +62,10 @@ async fn grpc_trailers_pass_and_are_masked() {
             trailers.insert("grpc-status", "0".parse().unwrap());
             trailers.insert("grpc-message", secret.replace('/', "%2F").parse().unwrap());
             let (sender, body) = channel_body();
-            sender.send(Ok::<_, Infallible>(Frame::data(seen.body))).await.ok();
+            sender
+                .send(Ok::<_, Infallible>(Frame::data(seen.body)))
+                .await
+                .ok();
             sender.send(Ok(Frame::trailers(trailers))).await.ok();
             let mut response = Response::new(body);
             let kind = seen.headers["content-type"].clone();
@@ -174,7 +177,10 @@ async fn read_events(
         }
         let text = String::from_utf8(event).unwrap();
         agent.transcript.lock().extend_from_slice(text.as_bytes());
-        assert!(text.starts_with(&format!("data: event {n} of **")), "{text}");
+        assert!(
+            text.starts_with(&format!("data: event {n} of **")),
+            "{text}"
+        );
         release.send(()).await.unwrap();
     }
 }
@@ -187,7 +193,8 @@ async fn an_expectation_is_met_before_the_body_is_sent() {
         .start()
         .await;
     let mut tunnel = harness.agent().tunnel("api.test:443", &["http/1.1"]).await;
-    let head = "POST /x HTTP/1.1\r\nHost: api.test\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n";
+    let head =
+        "POST /x HTTP/1.1\r\nHost: api.test\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n";
     tunnel.write_all(head.as_bytes()).await.unwrap();
     assert_eq!(tunnel.head().await.status(), 100);
     tunnel.write_all(b"hello").await.unwrap();
@@ -206,7 +213,8 @@ async fn a_refused_expectation_never_asks_for_the_body() {
         .to("api.test:443", &upstream)
         .start()
         .await;
-    let head = "POST /x HTTP/1.1\r\nHost: api.test\r\nContent-Length: 40\r\nExpect: 100-continue\r\n\r\n";
+    let head =
+        "POST /x HTTP/1.1\r\nHost: api.test\r\nContent-Length: 40\r\nExpect: 100-continue\r\n\r\n";
     let bytes = harness.agent().throw("api.test:443", head.as_bytes()).await;
     let (answers, _) = answers::messages(&bytes).unwrap();
     assert_eq!(answers.len(), 1, "{}", String::from_utf8_lossy(&bytes));
@@ -293,7 +301,8 @@ async fn large_bodies_stream_both_ways_in_bounded_memory() {
 /// RFC 9112 §3.2.2: `http://` in absolute form is forwarded bare, and never where a credential belongs.
 #[tokio::test]
 async fn plain_http_is_forwarded_without_a_credential_and_refused_with_one() {
-    let upstream = Upstream::plain(|seen| Box::pin(async move { super::upstream::echo(&seen) })).await;
+    let upstream =
+        Upstream::plain(|seen| Box::pin(async move { super::upstream::echo(&seen) })).await;
     let routes = format!("{BEARER}hosts2");
     let routes = routes.replace(
         "hosts2",
@@ -317,7 +326,10 @@ async fn plain_http_is_forwarded_without_a_credential_and_refused_with_one() {
     let answer = ask("http://plain.test/x?y=1", "plain.test").await;
     assert_eq!(answer.status(), 200, "{answer:?}");
     let seen = upstream.requests();
-    assert_eq!((seen[0].uri.as_str(), seen[0].all("host")), ("/x?y=1", vec!["plain.test".to_owned()]));
+    assert_eq!(
+        (seen[0].uri.as_str(), seen[0].all("host")),
+        ("/x?y=1", vec!["plain.test".to_owned()])
+    );
     for gone in ["proxy-authorization", "proxy-connection", "authorization"] {
         assert_eq!(seen[0].get(gone), None);
     }
@@ -350,7 +362,10 @@ async fn connect_to_dials_elsewhere_but_the_name_must_still_be_proven() {
     let agent = harness.agent();
     assert_eq!(agent.get("api.test:443", "/x").await.status, 200);
     let refused = agent.get("other.test:443", "/x").await;
-    assert_eq!((refused.status, refused.word()), (502, "upstream-untrusted"));
+    assert_eq!(
+        (refused.status, refused.word()),
+        (502, "upstream-untrusted")
+    );
     assert!(other.bytes().is_empty());
     harness.finish().await;
 }
@@ -375,9 +390,14 @@ async fn a_parent_proxy_gets_a_bare_connect_and_the_end_to_end_tls() {
                 stream.write_all(b"HTTP/1.1 403 No\r\n\r\n").await.ok();
                 return;
             }
-            stream.write_all(b"HTTP/1.1 200 OK\r\nX: y\r\n\r\n").await.unwrap();
+            stream
+                .write_all(b"HTTP/1.1 200 OK\r\nX: y\r\n\r\n")
+                .await
+                .unwrap();
             let mut up = tokio::net::TcpStream::connect(address).await.unwrap();
-            tokio::io::copy_bidirectional(&mut stream, &mut up).await.ok();
+            tokio::io::copy_bidirectional(&mut stream, &mut up)
+                .await
+                .ok();
         }
     })
     .await;
@@ -388,10 +408,19 @@ async fn a_parent_proxy_gets_a_bare_connect_and_the_end_to_end_tls() {
         .await;
     let agent = harness.agent();
     assert_eq!(agent.get("api.test:443", "/x").await.status, 200);
-    assert_eq!(agent.get("other.test:443", "/x").await.word(), "upstream-unreachable");
+    assert_eq!(
+        agent.get("other.test:443", "/x").await.word(),
+        "upstream-unreachable"
+    );
     let heads = heads.lock().clone();
-    assert_eq!(heads[0], "CONNECT api.test:443 HTTP/1.1\r\nHost: api.test:443\r\n\r\n");
-    assert_eq!(upstream.requests()[0].all("authorization"), [format!("Bearer {CANARY}")]);
+    assert_eq!(
+        heads[0],
+        "CONNECT api.test:443 HTTP/1.1\r\nHost: api.test:443\r\n\r\n"
+    );
+    assert_eq!(
+        upstream.requests()[0].all("authorization"),
+        [format!("Bearer {CANARY}")]
+    );
     harness.finish().await;
 }
 
@@ -407,7 +436,10 @@ async fn a_unix_socket_serves_as_a_tcp_port_does() {
         .await;
     let agent = harness.agent();
     let mut stream = tokio::net::UnixStream::connect(&socket).await.unwrap();
-    stream.write_all(&agent.connect_head("api.test:443")).await.unwrap();
+    stream
+        .write_all(&agent.connect_head("api.test:443"))
+        .await
+        .unwrap();
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(within(stream.read_u8()).await.unwrap());
@@ -463,7 +495,13 @@ async fn an_answer_without_secrets_keeps_its_validators_and_length() {
     let agent = harness.agent();
     let clean = agent.get("api.test:443", "/clean").await;
     let altered = agent.get("api.test:443", "/secret").await;
-    for name in ["etag", "content-md5", "digest", "last-modified", "x-amz-checksum-crc32"] {
+    for name in [
+        "etag",
+        "content-md5",
+        "digest",
+        "last-modified",
+        "x-amz-checksum-crc32",
+    ] {
         assert!(clean.get(name).is_some(), "{name}");
         assert_eq!(altered.get(name), None, "{name}");
     }
