@@ -20,7 +20,7 @@ use tracing::debug;
 use super::body::Body;
 use super::exchange::exchange;
 use super::gate::Gate;
-use super::intercept::{self, announce};
+use super::intercept::{self, announce, close_after};
 use super::live::{Connection, Place};
 use super::refusal::Refusal;
 use super::settings::{ListenerSettings, Unmatched};
@@ -140,9 +140,18 @@ pub(super) async fn serve(front: Front, stream: AgentStream) {
     let (gate, hint) = Gate::http1(stream, limits.header_timeout, limits.idle_timeout);
     let served = Arc::clone(&front);
     let service = service_fn(move |request: Request<Incoming>| {
-        announce(&hint, &request);
+        let upgrades = announce(&hint, &request);
+        let is_connect = *request.method() == Method::CONNECT;
         let answered = answer(Arc::clone(&served), request);
-        async move { Ok::<Response<Body>, Infallible>(answered.await) }
+        async move {
+            let mut response = answered.await;
+            let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS
+                || is_connect && response.status().is_success();
+            if upgrades && !switches {
+                close_after(&mut response);
+            }
+            Ok::<Response<Body>, Infallible>(response)
+        }
     });
     let connection = http1::Builder::new()
         .header_read_timeout(None::<Duration>)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -66,10 +66,7 @@ async fn serve_http1(tunnel: Arc<Tunnel>, stream: ServerStream<AgentStream>) {
         async move {
             let mut response = exchanged.await;
             if upgrades && response.status() != StatusCode::SWITCHING_PROTOCOLS {
-                // The gate reads no further along: this connection has no next request.
-                response
-                    .headers_mut()
-                    .insert(CONNECTION, HeaderValue::from_static("close"));
+                close_after(&mut response);
             }
             Ok::<Response<Body>, Infallible>(response)
         }
@@ -127,10 +124,18 @@ async fn ended(cut: &CancellationToken, connection: impl Future) {
     }
 }
 
-/// Tells the gate how the body behind this head is framed; whether the request asks to leave HTTP/1.
+/// The gate reads no further along: this connection has no next request.
+pub(super) fn close_after(response: &mut Response<Body>) {
+    response
+        .headers_mut()
+        .insert(CONNECTION, HeaderValue::from_static("close"));
+}
+
+/// Tells the gate how the body behind this head is framed; whether the request asks to leave HTTP/1. A CONNECT has no
+/// body: what an agent sends behind it before the answer is read as the next head, and a refused one can be tried again.
 pub(super) fn announce(hint: &Hint, request: &Request<Incoming>) -> bool {
     let headers = request.headers();
-    if request.method() == Method::CONNECT || headers.contains_key(UPGRADE) {
+    if headers.contains_key(UPGRADE) {
         hint.opaque();
         return true;
     }
