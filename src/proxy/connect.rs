@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, TRANSFER_ENCODING};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue, TRANSFER_ENCODING,
+};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -308,6 +310,11 @@ async fn grant(
     };
     let target = Arc::new(Target::from_connect(authority).map_err(bad)?);
     record.target = Some(Arc::clone(&target));
+    if !names(request.headers(), &target) {
+        return Err(Refusal::Malformed(
+            "The Host of a CONNECT must be its target. Send the same host and port in both.",
+        ));
+    }
     let snapshot = shared.snapshot.load_full();
     let hold = identify(front, &snapshot, request.headers()).await?;
     record.hold = Some(shared.sessions.hold(hold.session()));
@@ -352,6 +359,20 @@ async fn grant(
             Ok((Plan::Blind(stream, cut, idle), place))
         }
         Err(refusal) => Err(refusal),
+    }
+}
+
+/// Whether a CONNECT's `Host`, where it has one, is its target (RFC 9112 §3.2). Some clients leave the port out there.
+fn names(headers: &http::HeaderMap, target: &Target) -> bool {
+    let mut hosts = headers.get_all(HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (None, _) => true,
+        (Some(_), Some(_)) => false,
+        (Some(host), None) => host.to_str().is_ok_and(|host| {
+            target.is_named_by(host)
+                || Target::from_connect(&format!("{host}:{}", target.port))
+                    .is_ok_and(|named| named.host == target.host)
+        }),
     }
 }
 
