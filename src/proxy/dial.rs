@@ -24,9 +24,6 @@ pub(super) enum DialError {
     /// Its certificate does not verify, or it is for another name.
     #[error("the upstream's certificate does not verify")]
     Untrusted,
-    /// The two sides found no common TLS version, cipher or protocol.
-    #[error("the TLS handshake with the upstream failed")]
-    Disagreed,
     /// It took too long.
     #[error("the upstream did not answer in time")]
     TimedOut,
@@ -36,7 +33,7 @@ impl From<DialError> for Refusal {
     fn from(error: DialError) -> Self {
         match error {
             DialError::Forbidden => Self::PrivateAddress,
-            DialError::Unreachable | DialError::Disagreed => Self::UpstreamUnreachable,
+            DialError::Unreachable => Self::UpstreamUnreachable,
             DialError::Untrusted => Self::UpstreamUntrusted,
             DialError::TimedOut => Self::UpstreamTimeout,
         }

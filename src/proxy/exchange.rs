@@ -25,7 +25,7 @@ use crate::head::{Framing, Head};
 use crate::inject::BodyEdit;
 use crate::policy::{Permit, Query, Verdict};
 use crate::scrub::Patterns;
-use crate::tls::{Alpn, Protocol};
+use crate::tls::Protocol;
 
 /// The largest body, in bytes, in which a placeholder is replaced: it is read whole.
 const MAX_EDITED_BODY: usize = 1024 * 1024;
@@ -71,16 +71,11 @@ async fn forward(
 ) -> Result<Response<Body>, Refusal> {
     let record = entry.as_mut().ok_or(Refusal::Malformed(""))?;
     let grant = tunnel.grant()?;
-    let alpn = if parts.version == Version::HTTP_2 {
-        Alpn::Both
-    } else {
-        Alpn::Http1
-    };
     let head = Head::clean(parts, &tunnel.target)?;
     record.asked(head.method(), Some(head.path_and_query()));
     let permit = judge(tunnel, &grant, head, record)?;
     let lane = grant.lane(permit.route()).ok_or(Refusal::NoRoute)?;
-    let pool = lane.pool(tunnel, &grant.snapshot, alpn);
+    let pool = lane.pool(tunnel, &grant.snapshot);
     let lease = lease(tunnel, &permit, record).await?;
     let patterns =
         tunnel

@@ -17,7 +17,6 @@ use crate::host::{Scheme, Target};
 use crate::identity::Peer;
 use crate::route::{Candidates, Route};
 use crate::session::{Hold, Session};
-use crate::tls::Alpn;
 
 /// An agent's connection to one target. Identity and target are fixed when it opens; the grant follows the configuration.
 #[derive(Debug)]
@@ -131,13 +130,12 @@ impl Lane {
         &self.counters
     }
 
-    pub(super) fn pool(&self, tunnel: &Tunnel, snapshot: &Snapshot, alpn: Alpn) -> Arc<Pool> {
+    pub(super) fn pool(&self, tunnel: &Tunnel, snapshot: &Snapshot) -> Arc<Pool> {
         Arc::clone(self.pool.get_or_init(|| {
             snapshot.upstream.pool(PoolKey {
                 target: Target::clone(&tunnel.target),
                 agent: tunnel.session().agent().clone(),
                 credential: self.route.credential.clone(),
-                alpn,
             })
         }))
     }

@@ -51,9 +51,6 @@ pub(super) struct PoolKey {
     pub(super) target: Target,
     pub(super) agent: AgentId,
     pub(super) credential: Option<Name>,
-    /// What is offered first. An HTTP/1.1 agent's request goes up over HTTP/1.1 where it can: a connection for each
-    /// request under way costs half of what streams of a shared one do, and none waits for another.
-    pub(super) alpn: Alpn,
 }
 
 /// The connections of one key.
@@ -61,8 +58,6 @@ pub(super) struct PoolKey {
 pub(super) struct Pool {
     upstream: Arc<Upstream>,
     target: Target,
-    /// What is offered; widened where the upstream takes no HTTP/1.1.
-    offers_both: AtomicBool,
     idle: Mutex<Vec<(Link, Instant)>>,
     shared: Mutex<Option<http2::SendRequest<Body>>>,
     /// Held while it is not known which protocol the upstream speaks, so that a burst of streams makes one connection.
@@ -163,12 +158,11 @@ impl Upstream {
     /// The pool of a key.
     pub(super) fn pool(self: &Arc<Self>, key: PoolKey) -> Arc<Pool> {
         let mut pools = self.pools.lock();
-        let (target, alpn) = (key.target.clone(), key.alpn);
+        let target = key.target.clone();
         Arc::clone(pools.entry(key).or_insert_with(|| {
             Arc::new(Pool {
                 upstream: Arc::clone(self),
                 target,
-                offers_both: AtomicBool::new(alpn == Alpn::Both),
                 idle: Mutex::default(),
                 shared: Mutex::default(),
                 first: tokio::sync::Mutex::default(),
@@ -200,7 +194,6 @@ impl Upstream {
 fn untrusted(error: &ConnectError) -> DialError {
     match error {
         ConnectError::Untrusted(_) => DialError::Untrusted,
-        ConnectError::Refused(_) => DialError::Disagreed,
         _ => DialError::Unreachable,
     }
 }
@@ -228,11 +221,16 @@ impl Pool {
         if let Some(found) = self.reuse().await {
             return Ok(found);
         }
-        let _first = self.alone().await;
+        let alone = self.target.scheme == Scheme::Https && !self.is_http1.load(Ordering::Relaxed);
+        let _first = if alone {
+            Some(self.first.lock().await)
+        } else {
+            None
+        };
         if let Some(sender) = self.multiplexed() {
             return Ok(self.hold(Sender::Http2(sender), true));
         }
-        let (wire, protocol) = self.connect().await?;
+        let (wire, protocol) = self.upstream.connect(&self.target, Alpn::Both).await?;
         let sender = match protocol {
             Protocol::Http1 => {
                 self.is_http1.store(true, Ordering::Relaxed);
@@ -245,32 +243,6 @@ impl Pool {
             }
         };
         Ok(self.hold(sender, false))
-    }
-
-    /// While it is not known which protocol the upstream speaks, one connection is made at a time.
-    async fn alone(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
-        let may_share =
-            self.offers_both.load(Ordering::Relaxed) && !self.is_http1.load(Ordering::Relaxed);
-        if may_share && self.target.scheme == Scheme::Https {
-            Some(self.first.lock().await)
-        } else {
-            None
-        }
-    }
-
-    async fn connect(&self) -> Result<(Wire, Protocol), DialError> {
-        if self.offers_both.load(Ordering::Relaxed) {
-            return self.upstream.connect(&self.target, Alpn::Both).await;
-        }
-        match self.upstream.connect(&self.target, Alpn::Http1).await {
-            // Perhaps it speaks HTTP/2 alone.
-            Err(DialError::Disagreed) => {
-                let connected = self.upstream.connect(&self.target, Alpn::Both).await?;
-                self.offers_both.store(true, Ordering::Relaxed);
-                Ok(connected)
-            }
-            outcome => outcome,
-        }
     }
 
     async fn reuse(self: &Arc<Self>) -> Option<Checkout> {
