@@ -105,6 +105,12 @@ impl Found {
                 preset.title
             ));
         }
+        if preset.keys.len() > 1 {
+            return Err(format!(
+                "{} takes several keys at once; name them in a file (-c)",
+                preset.title
+            ));
+        }
         if let Some(shape) = &preset.host_shape {
             return Err(format!(
                 "{} answers at a host of your own ({shape}); name it in a file (-c)",
@@ -143,13 +149,17 @@ impl Found {
     /// A host with a credential is never tunnelled, so the paths of which its service does not speak get a route
     /// without one.
     fn leave_the_rest_open(&mut self) {
-        let names: Vec<String> = (self.served.iter())
+        let rest: Vec<(String, Vec<String>)> = (self.served.iter())
             .filter(|preset| !preset.paths.is_empty())
             .filter(|preset| !preset.hosts.iter().all(|host| self.whole.contains(host)))
-            .map(|preset| preset.name.to_string())
+            .map(|preset| {
+                let hosts = preset.hosts.iter().map(ToString::to_string).collect();
+                (preset.name.to_string(), hosts)
+            })
             .collect();
-        for name in names {
-            let rest = format!("[[route]]\nname = \"{name}-rest\"\npreset = \"{name}\"\n");
+        for (name, hosts) in rest {
+            let hosts = serde_json::Value::from(hosts);
+            let rest = format!("[[route]]\nname = \"{name}-rest\"\nhosts = {hosts}\n");
             self.text.push_str(&rest);
         }
     }

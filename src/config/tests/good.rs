@@ -40,7 +40,14 @@ fn every_shipped_file_and_every_block_of_the_docs_loads() {
         };
         for block in toml_blocks(&text) {
             blocks += 1;
-            read(&block).unwrap_or_else(|report| panic!("{}:\n{block}\n{report}", page.display()));
+            let presets = &**crate::preset::Presets::shipped();
+            crate::config::parse(
+                &block,
+                "block.toml",
+                std::path::Path::new("/etc/keyward"),
+                presets,
+            )
+            .unwrap_or_else(|report| panic!("{}:\n{block}\n{report}", page.display()));
         }
     }
     assert!(blocks > 3, "{blocks}");
