@@ -266,11 +266,12 @@ visible_hostname localhost
 class Bench:
     """The temporary folder with its CA, and the one upstream."""
 
-    def __init__(self) -> None:
+    def __init__(self, http1: bool) -> None:
         self.dir = Path(tempfile.mkdtemp(prefix="keyward-bench-"))
         self.keyward = os.environ.get("KEYWARD") and str(Path(os.environ["KEYWARD"]).resolve())
         subprocess.run([HERE.parent / "tests/peers/ca.sh", self.dir], check=True)
         words = [BIN / "upstream", "127.0.0.1:0", self.dir / "server.pem", self.dir / "server.key", REAL]
+        words += ["http1"] if http1 else []
         self.upstream = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.upstream_port = int(self.upstream.stdout.readline())
 
@@ -392,12 +393,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3)
     parser.add_argument("--budget", type=float, default=1200, help="seconds in all")
+    parser.add_argument("--upstream-http1", action="store_true", help="the upstream speaks HTTP/1.1 alone, as nginx does to its own")
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
     if not (BIN / "load").exists():
         sys.exit("compare.py: the load generator is missing: run tests/peers/install.sh --bench")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that `finally` ends the proxies
-    bench = Bench()
+    bench = Bench(options.upstream_http1)
     try:
         names = available(bench, options.proxies.split(","))
         modes = options.modes.split(",")

@@ -24,8 +24,13 @@ const fn v4(a: u8, b: u8, c: u8, d: u8, len: u8) -> Ipv4Net {
 }
 
 const fn v6(segments: [u16; 8], len: u8) -> Ipv6Net {
-    let [a, b, c, d, e, f, g, h] = segments;
-    Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, e, f, g, h), len)
+    let mut bits = 0_u128;
+    let mut rest: &[u16] = &segments;
+    while let [first, after @ ..] = rest {
+        bits = bits << 16 | *first as u128;
+        rest = after;
+    }
+    Ipv6Net::new_assert(Ipv6Addr::from_bits(bits), len)
 }
 
 /// IPv4 special-purpose addresses, multicast and class E.
@@ -113,17 +118,15 @@ fn is_special(ip: IpAddr) -> bool {
 /// The IPv4 address that an IPv6 one stands for: IPv4-compatible, NAT64 (RFC 6052, RFC 8215), 6to4, Teredo.
 fn embedded(ip: IpAddr) -> Option<IpAddr> {
     let IpAddr::V6(ip) = ip else { return None };
-    let [a, b, c, d, e, f, g, h] = ip.segments();
     let v4 = |high: u16, low: u16| {
-        Some(IpAddr::V4(Ipv4Addr::from(
-            u32::from(high) << 16 | u32::from(low),
-        )))
+        let bits = u32::from(high) << 16 | u32::from(low);
+        Some(IpAddr::V4(Ipv4Addr::from(bits)))
     };
-    match [a, b, c, d, e, f] {
-        [0x64, 0xff9b, 0, 0, 0, 0] | [0x64, 0xff9b, 1, ..] => v4(g, h),
-        [0, 0, 0, 0, 0, 0] if g != 0 => v4(g, h),
+    match ip.segments() {
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x64, 0xff9b, 1, _, _, _, high, low] => v4(high, low),
+        [0, 0, 0, 0, 0, 0, high, low] if high != 0 => v4(high, low),
         [0x2002, high, low, ..] => v4(high, low),
-        [0x2001, 0, ..] => v4(!g, !h),
+        [0x2001, 0, _, _, _, _, high, low] => v4(!high, !low),
         _ => None,
     }
 }

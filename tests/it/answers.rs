@@ -98,7 +98,7 @@ pub fn one(bytes: &[u8]) -> Result<Option<(Message, usize)>, String> {
             return Ok(None);
         }
         (rest[..length].to_vec(), length)
-    } else if codings.first().is_some() {
+    } else if !codings.is_empty() {
         match chunked(rest)? {
             Some(read) => read,
             None => return Ok(None),

@@ -23,13 +23,16 @@ pub fn client_tls(ca: &str, alpn: &[&str]) -> Result<Arc<ClientConfig>> {
     Ok(Arc::new(config))
 }
 
-pub fn server_tls(cert: &str, key: &str) -> Result<Arc<ServerConfig>> {
+pub fn server_tls(cert: &str, key: &str, http1_alone: bool) -> Result<Arc<ServerConfig>> {
     let chain = CertificateDer::pem_file_iter(cert)?.collect::<Result<Vec<_>, _>>()?;
     let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_single_cert(chain, PrivateKeyDer::from_pem_file(key)?)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    if http1_alone {
+        config.alpn_protocols.remove(0);
+    }
     Ok(Arc::new(config))
 }
 

@@ -172,7 +172,7 @@ async fn main() -> Result<()> {
         );
     };
     let proxy = Arc::new(Proxy {
-        acceptor: TlsAcceptor::from(server_tls(cert, key)?),
+        acceptor: TlsAcceptor::from(server_tls(cert, key, false)?),
         h1: client_tls(ca, &["http/1.1"])?,
         h2: client_tls(ca, &["h2"])?,
         upstream: upstream.clone(),

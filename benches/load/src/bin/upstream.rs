@@ -143,11 +143,12 @@ fn canned(authorization: String) -> Canned {
 #[tokio::main]
 async fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().collect();
-    let [_, listen, cert, key, authorization] = args.as_slice() else {
-        return Err("usage: upstream LISTEN CERT.pem KEY.pem AUTHORIZATION".into());
+    let [_, listen, cert, key, authorization, rest @ ..] = args.as_slice() else {
+        return Err("usage: upstream LISTEN CERT.pem KEY.pem AUTHORIZATION [http1]".into());
     };
+    let http1_alone = rest.iter().any(|word| word == "http1");
     let listener = TcpListener::bind(listen).await?;
-    let acceptor = TlsAcceptor::from(server_tls(cert, key)?);
+    let acceptor = TlsAcceptor::from(server_tls(cert, key, http1_alone)?);
     let canned = Arc::new(canned(authorization.clone()));
     println!("{}", listener.local_addr()?.port());
     end_with_stdin();
