@@ -167,6 +167,68 @@ fn named(input: &[u8]) -> Escape {
     Escape::Not
 }
 
+/// Whether `cut`, an escape that its input ends too early, begins an escape of `byte` or of the code point `scalar`.
+pub(super) fn opens(cut: &[u8], byte: u8, scalar: u32) -> bool {
+    match cut {
+        [b'%' | b'\\' | b'&'] | [b'&', b'#'] | [b'\\', b'u'] => true,
+        [b'%', high] => digit(*high) == Some(byte >> 4),
+        [b'\\', b'u', ..] => opens_json(cut, scalar),
+        [b'&', b'#', b'x' | b'X', digits @ ..] => opens_number(digits, scalar, 16),
+        [b'&', b'#', digits @ ..] => opens_number(digits, scalar, 10),
+        _ => NAMED
+            .iter()
+            .any(|(name, value)| *value == byte && name.starts_with(cut)),
+    }
+}
+
+fn opens_json(cut: &[u8], scalar: u32) -> bool {
+    let mut units = [0; 2];
+    let Some(scalar) = char::from_u32(scalar) else {
+        return false;
+    };
+    let units = scalar.encode_utf16(&mut units);
+    cut.iter().enumerate().all(|(at, &byte)| {
+        let Some(unit) = units.get(at / 6) else {
+            return false;
+        };
+        match at % 6 {
+            0 => byte == b'\\',
+            1 => byte == b'u',
+            nibble => digit(byte).map(u16::from) == Some(unit >> ((5 - nibble) * 4) & 15),
+        }
+    })
+}
+
+/// Whether `digits` are the first of `scalar`, up to [`ZEROS`] zeros before them.
+fn opens_number(digits: &[u8], scalar: u32, radix: u32) -> bool {
+    let width = scalar.checked_ilog(radix).unwrap_or(0);
+    let pad = digits.iter().take_while(|&&digit| digit == b'0').count();
+    let (pad, most) = match scalar {
+        0 => (pad, ZEROS + 1),
+        _ => (pad, ZEROS),
+    };
+    let rest = digits.get(pad..).unwrap_or_default();
+    pad <= most
+        && rest.len() <= width as usize + 1
+        && (0..=width).rev().zip(rest).all(|(power, &digit)| {
+            char::from(digit).to_digit(radix) == Some(scalar / radix.pow(power) % radix)
+        })
+        && (scalar != 0 || rest.is_empty())
+}
+
+/// Every byte that an escape may have.
+pub(super) fn bytes(found: &mut dyn FnMut(u8)) {
+    for &byte in b"%\\&+#;uxX0123456789abcdefABCDEF" {
+        found(byte);
+    }
+    for (letter, _) in SHORT {
+        found(letter);
+    }
+    for &letter in NAMED.iter().flat_map(|(name, _)| *name) {
+        found(letter);
+    }
+}
+
 #[inline]
 fn digit(byte: u8) -> Option<u8> {
     DIGITS

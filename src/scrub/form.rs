@@ -10,7 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use zeroize::Zeroizing;
 
-use super::escape::{self, Escape, NAMED, SHORT, ZEROS};
+use super::escape::{self, Escape, NAMED, SHORT};
 
 /// One form of one secret.
 pub(super) struct Form {
@@ -33,12 +33,12 @@ enum Alphabet {
     Exact,
 }
 
-/// Where reading an input along a form ended.
+/// Where reading an input along a form led.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Walk {
     /// The whole form was read; the hit ends before this offset.
     Hit(usize),
-    /// The input ended first: go on from here.
+    /// Go on from here.
     Open(Place),
     /// The input is something else.
     Dead,
@@ -108,56 +108,70 @@ impl Form {
         size_of::<Self>() + self.symbols.capacity()
     }
 
-    /// Reads `input` from `place` on. Where it can be read in two ways, the other one is added to `forks`.
-    pub(super) fn walk(&self, input: &[u8], place: Place, forks: &mut Vec<Place>) -> Walk {
+    /// Whether one input can be read along this form in two ways.
+    pub(super) fn is_ambiguous(&self) -> bool {
+        self.ambiguous
+    }
+
+    /// Reads `input` from `place` on, along a form that is not ambiguous: a straight line, of at most one step a symbol.
+    pub(super) fn walk(&self, input: &[u8], place: Place) -> Walk {
         let mut place = place;
         loop {
-            if !self.ambiguous && self.plain(input, place) {
-                let run = self.run(input, place);
-                place.at += run;
-                place.symbol += run;
-            }
-            let Some(&symbol) = self.symbols.get(place.symbol) else {
-                return Walk::Hit(place.at);
-            };
-            let Some(&byte) = input.get(place.at) else {
-                return Walk::Open(place);
-            };
-            let plain = self.alphabet.fold(byte) == symbol;
-            let escaped = if escape::leads(byte) && self.alphabet.escapes(symbol) {
-                self.escaped(input, place)
-            } else {
-                Reading::Other
-            };
-            match (plain, escaped) {
-                (true, other) => {
-                    match other {
-                        Reading::Step(step) => forks.push(step),
-                        Reading::Cut => forks.push(place),
-                        Reading::Other => {}
-                    }
-                    place.at += 1;
-                    place.symbol += 1;
-                }
-                (false, Reading::Step(step)) => place = step,
-                (false, Reading::Cut) => return Walk::Open(place),
-                (false, Reading::Other) => return Walk::Dead,
+            let run = self.run(input, place);
+            place.at += run;
+            place.symbol += run;
+            let mut next = Walk::Dead;
+            self.step(input, place, &mut |walk| next = walk);
+            match next {
+                Walk::Open(step) if step != place => place = step,
+                end => return end,
             }
         }
     }
 
-    /// Whether the due symbol stands in `input` plainly.
-    #[inline]
-    fn plain(&self, input: &[u8], place: Place) -> bool {
-        match (input.get(place.at), self.symbols.get(place.symbol)) {
-            (Some(&byte), Some(&symbol)) => self.alphabet.fold(byte) == symbol,
-            _ => false,
+    /// Reads one symbol in every way there is, at most two: each is told as [`Walk::Open`] at the place behind it, or
+    /// at `place` itself where the input ends too early.
+    pub(super) fn step(&self, input: &[u8], place: Place, found: &mut dyn FnMut(Walk)) {
+        let Some(&symbol) = self.symbols.get(place.symbol) else {
+            return found(Walk::Hit(place.at));
+        };
+        let Some(&byte) = input.get(place.at) else {
+            return found(Walk::Open(place));
+        };
+        if self.alphabet.fold(byte) == symbol {
+            found(Walk::Open(Place {
+                at: place.at + 1,
+                symbol: place.symbol + 1,
+            }));
+        }
+        if escape::leads(byte) && self.alphabet.escapes(symbol) {
+            match self.escaped(input, place) {
+                Reading::Step(step) => found(Walk::Open(step)),
+                Reading::Cut => found(Walk::Open(place)),
+                Reading::Other => {}
+            }
         }
     }
 
-    /// Whether an escape that the end of `input` cuts is all that is left to read at `place`.
-    pub(super) fn is_cut(&self, input: &[u8], place: Place) -> bool {
-        input.len() > place.at && matches!(self.escaped(input, place), Reading::Cut)
+    /// Whether nothing is left to read at `symbol`.
+    pub(super) fn ends(&self, symbol: usize) -> bool {
+        symbol >= self.symbols.len()
+    }
+
+    /// Every byte that some way to write this form has.
+    pub(super) fn bytes(&self, found: &mut dyn FnMut(u8)) {
+        if matches!(self.alphabet, Alphabet::Text | Alphabet::Base64) {
+            escape::bytes(found);
+        }
+        for &symbol in self.symbols.iter() {
+            found(symbol);
+            match (self.alphabet, symbol) {
+                (Alphabet::Base64, b'+') => found(b'-'),
+                (Alphabet::Base64, b'/') => found(b'_'),
+                (Alphabet::Hex, b'a'..=b'f') => found(symbol.to_ascii_uppercase()),
+                _ => {}
+            }
+        }
     }
 
     /// How many symbols from `place` on stand in `input` plainly.
@@ -212,15 +226,21 @@ impl Form {
     }
 
     /// Whether `cut`, which ends too early, is the beginning of some way to write `symbol`.
-    fn may_open(&self, cut: &[u8], symbol: usize) -> bool {
-        let mut may = false;
-        self.spellings(symbol, ZEROS, &mut |spelling| {
-            may |= spelling
-                .text
-                .get(..cut.len())
-                .is_some_and(|start| start.eq_ignore_ascii_case(cut));
-        });
-        may
+    pub(super) fn may_open(&self, cut: &[u8], symbol: usize) -> bool {
+        let (Some(&byte), Some((scalar, _))) = (self.symbols.get(symbol), self.scalar(symbol))
+        else {
+            return false;
+        };
+        match (self.alphabet, byte) {
+            (Alphabet::Text, _) => escape::opens(cut, byte, scalar),
+            (Alphabet::Base64, b'+') => [b'+', b'-']
+                .iter()
+                .any(|&byte| escape::opens(cut, byte, byte.into())),
+            (Alphabet::Base64, b'/') => [b'/', b'_']
+                .iter()
+                .any(|&byte| escape::opens(cut, byte, byte.into())),
+            (Alphabet::Base64 | Alphabet::Hex | Alphabet::Exact, _) => false,
+        }
     }
 
     /// The first [`LEAST`] bytes of every way to write this form.

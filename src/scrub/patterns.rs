@@ -1,11 +1,15 @@
 //! Secrets, compiled into what is searched for in an answer.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
 use super::form::{Form, LEAST, Place, Walk};
-use super::openings::Openings;
+use super::machine::{Classes, Machine, ROOT, Reader, Spot};
+use super::openings::{Cursor, Openings};
 use crate::secret::Secret;
 
 /// A set of secrets in every form of the list. It keeps its own copies of them, wiped when dropped; of the first four
@@ -13,6 +17,9 @@ use crate::secret::Secret;
 pub struct Patterns {
     forms: Box<[Arc<Form>]>,
     openings: Openings,
+    classes: Classes,
+    /// Automata that nobody reads with just now: what one answer made known serves the next.
+    idle: Mutex<Vec<Box<Machine>>>,
 }
 
 /// What a search found.
@@ -20,7 +27,7 @@ pub struct Patterns {
 pub(super) struct Findings {
     /// The bytes of complete hits; they may overlap.
     pub(super) hits: Vec<Range<usize>>,
-    /// Hits that go on where the input ends, those that began first standing first.
+    /// Hits that go on where the input ends.
     pub(super) open: Vec<Thread>,
 }
 
@@ -31,6 +38,14 @@ pub(super) struct Thread {
     pub(super) start: usize,
     place: Place,
 }
+
+/// The automata that are kept.
+const IDLE: usize = 2;
+/// A beginning found so near behind the last one tells a dense place, where the automaton reads on instead of the search:
+/// what an adversary repeats costs no start of the search each time.
+const NEAR: usize = 64;
+/// How far it reads on, twice as far each time that it is still dense.
+const STRETCH: [usize; 2] = [256, 16 * 1024];
 
 /// What is written over every byte of a hit.
 pub(super) const MASK: u8 = b'*';
@@ -70,6 +85,8 @@ impl Patterns {
         }
         Self {
             openings: Openings::of(forms.iter().map(|form| &**form)),
+            classes: Classes::of(forms.iter().map(|form| &**form)),
+            idle: Mutex::new(Vec::new()),
             forms: forms.into(),
         }
     }
@@ -79,7 +96,8 @@ impl Patterns {
         self.forms.is_empty()
     }
 
-    /// The bytes of memory that these patterns take, forms shared with others included.
+    /// The bytes of memory that these patterns take, forms shared with others included; the automata, which hostile
+    /// answers make grow up to some 120 KiB each, are not.
     pub fn size(&self) -> usize {
         self.openings.size() + self.forms.iter().map(|form| form.size()).sum::<usize>()
     }
@@ -104,48 +122,127 @@ impl Patterns {
         if self.is_empty() {
             return;
         }
-        self.openings.each(input, from, &mut |start, forms| {
-            for &form in forms {
-                self.begin(input, form, start, found);
-            }
-        });
-        let tail = input.len().saturating_sub(LEAST - 1).max(from);
-        for (start, &byte) in input.iter().enumerate().skip(tail) {
-            if self.openings.may_begin(byte) {
-                for (form, _) in (0..).zip(&self.forms) {
-                    self.begin(input, form, start, found);
-                }
-            }
+        let mut cursor = Cursor::default();
+        let first = self.next(input, from, &mut cursor);
+        if first == input.len() {
+            return;
+        }
+        let idle = self.idle.lock().pop();
+        let mut machine = idle.unwrap_or_else(|| Box::new(Machine::new(&self.classes)));
+        self.read(input, (first, cursor), &mut machine, found);
+        let mut idle = self.idle.lock();
+        if idle.len() < IDLE {
+            idle.push(machine);
         }
     }
 
-    fn begin(&self, input: &[u8], form: u32, start: usize, found: &mut Findings) {
-        let place = Place {
-            at: start,
-            symbol: 0,
-        };
-        let thread = Thread { form, start, place };
-        self.follow(input, thread, found);
+    /// Where the automaton is to read next, from `from` on: the input's end, if nowhere.
+    fn next(&self, input: &[u8], from: usize, cursor: &mut Cursor) -> usize {
+        if let Some(start) = self.openings.find(input, from, cursor) {
+            return start;
+        }
+        let tail = input.len().saturating_sub(LEAST - 1).max(from);
+        input
+            .iter()
+            .skip(tail)
+            .position(|&byte| self.openings.may_begin(byte))
+            .map_or(input.len(), |at| tail + at)
     }
 
-    /// Goes on with `thread`.
-    pub(super) fn follow(&self, input: &[u8], thread: Thread, found: &mut Findings) {
-        let Some(form) = self.forms.get(thread.form as usize) else {
-            return;
+    /// Reads from the first beginning on, by turns with the search. Every byte is read once by the automaton at most
+    /// (and again by its next lane, until both agree).
+    fn read(
+        &self,
+        input: &[u8],
+        (first, mut cursor): (usize, Cursor),
+        machine: &mut Machine,
+        found: &mut Findings,
+    ) {
+        let mut left = |at: usize, spot: Spot| {
+            let thread = spot.thread(at);
+            if let Some(form) = self.forms.get(thread.form as usize) {
+                found.end(thread, form.walk(input, thread.place));
+            }
         };
-        let mut forks = Vec::new();
-        found.end(thread, form.walk(input, thread.place, &mut forks));
-        let mut seen = Vec::new();
-        while let Some(place) = forks.pop() {
-            let Err(new) = seen.binary_search(&place) else {
+        let mut reader = Reader {
+            machine,
+            classes: &self.classes,
+            forms: &self.forms,
+            input,
+            left: &mut left,
+        };
+        let [least, most] = STRETCH;
+        let (mut at, mut state, mut stretch) = (first, ROOT, 0);
+        while at < input.len() {
+            if stretch == 0 {
+                (at, state) = reader.until_idle(at, input.len().min(at + NEAR));
+            } else {
+                let to = input.len().min(at + stretch);
+                state = reader.read(at, to, state);
+                at = to;
+            }
+            let next = match state {
+                ROOT => self.next(input, at, &mut cursor),
+                _ => at,
+            };
+            stretch = if next - at < NEAR {
+                (stretch * 2).clamp(least, most)
+            } else {
+                0
+            };
+            at = next;
+        }
+        let spots = reader.spots(state).to_vec();
+        for spot in spots {
+            let thread = spot.thread(input.len());
+            found.end(thread, Walk::Open(thread.place));
+        }
+        found.settle();
+    }
+
+    /// Goes on with `threads`, as far as `input` tells. One along a form that is not ambiguous is a straight line. The
+    /// others go side by side, from the least offset on, and those that come to the same place become one: there are
+    /// never more of them than places.
+    pub(super) fn follow(&self, input: &[u8], threads: Vec<Thread>, found: &mut Findings) {
+        let mut due = BTreeMap::new();
+        for thread in threads {
+            match self.forms.get(thread.form as usize) {
+                Some(form) if !form.is_ambiguous() => {
+                    found.end(thread, form.walk(input, thread.place));
+                }
+                _ => Self::add(&mut due, thread),
+            }
+        }
+        while let Some(((place, index), start)) = due.pop_first() {
+            let Some(form) = self.forms.get(index as usize) else {
                 continue;
             };
-            seen.insert(new, place);
-            if form.is_cut(input, place) {
-                found.end(thread, Walk::Open(place));
-            }
-            found.end(thread, form.walk(input, place, &mut forks));
+            form.step(input, place, &mut |walk| {
+                let thread = Thread {
+                    form: index,
+                    start,
+                    place,
+                };
+                match walk {
+                    Walk::Open(step) if step != place => Self::add(
+                        &mut due,
+                        Thread {
+                            place: step,
+                            ..thread
+                        },
+                    ),
+                    end => found.end(thread, end),
+                }
+            });
         }
+        found.settle();
+    }
+
+    fn add(due: &mut BTreeMap<(Place, u32), usize>, thread: Thread) {
+        let start = due
+            .entry((thread.place, thread.form))
+            .or_insert(thread.start);
+        *start = thread.start.min(*start);
     }
 }
 
@@ -159,13 +256,38 @@ impl Findings {
     fn end(&mut self, thread: Thread, walk: Walk) {
         match walk {
             Walk::Hit(end) => self.hits.push(thread.start..end),
-            Walk::Open(place) => {
-                let same = |open: &Thread| open.form == thread.form && open.place == place;
-                if !self.open.iter().any(same) {
-                    self.open.push(Thread { place, ..thread });
-                }
-            }
+            Walk::Open(place) => self.open.push(Thread { place, ..thread }),
             Walk::Dead => {}
+        }
+    }
+
+    /// Of open threads that differ in their beginnings only, keeps the one that began first: every hit of another lies
+    /// within one of its. Hits that lie within one another become one.
+    pub(super) fn settle(&mut self) {
+        self.open
+            .sort_unstable_by_key(|thread| (thread.form, thread.place, thread.start));
+        self.open.dedup_by_key(|thread| (thread.form, thread.place));
+        self.hits.sort_unstable_by_key(|hit| hit.start);
+        self.hits.dedup_by(|next, hit| {
+            let overlap = next.start < hit.end;
+            if overlap {
+                hit.end = hit.end.max(next.end);
+            }
+            overlap
+        });
+    }
+}
+
+impl Spot {
+    /// The hit that may come to be, where the automaton has come to `at`.
+    fn thread(self, at: usize) -> Thread {
+        Thread {
+            form: self.form,
+            start: at - self.len as usize,
+            place: Place {
+                at: at - self.back as usize,
+                symbol: self.symbol as usize,
+            },
         }
     }
 }

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use zeroize::Zeroize as _;
 
 use super::patterns::{Findings, Patterns, Thread, mask};
 
@@ -47,12 +48,15 @@ impl Scrubber {
             return self.release_chunk(chunk, found);
         }
         let from = self.held.len();
-        self.held.extend_from_slice(&chunk);
+        let mut both = BytesMut::with_capacity(from + chunk.len());
+        both.extend_from_slice(&self.held);
+        both.extend_from_slice(&chunk);
+        self.held.as_mut().zeroize();
+        self.held = both;
         found.hits = std::mem::take(&mut self.hits);
-        for thread in self.open.drain(..) {
-            self.patterns.follow(&self.held, thread, &mut found);
-        }
         self.patterns.scan(&self.held, from, &mut found);
+        let open = std::mem::take(&mut self.open);
+        self.patterns.follow(&self.held, open, &mut found);
         self.release(found)
     }
 
@@ -111,6 +115,13 @@ impl Scrubber {
                 .filter(|hit| hit.end > released)
                 .map(|hit| hit.start.saturating_sub(released)..hit.end - released),
         );
+    }
+}
+
+impl Drop for Scrubber {
+    /// What is held may be most of a secret.
+    fn drop(&mut self) {
+        self.held.as_mut().zeroize();
     }
 }
 
