@@ -64,9 +64,9 @@ pub(super) const ROOT: u16 = 0;
 const LEFT: u16 = 1 << 15;
 const UNKNOWN: u16 = u16::MAX;
 /// The most entries of the table, of two bytes each.
-const ENTRIES: usize = 32 * 1024;
+const ENTRIES: usize = 48 * 1024;
 /// The most spots of all states, of sixteen bytes each; a single state may have more.
-const SPOTS: usize = 2 * 1024;
+const SPOTS: usize = 8 * 1024;
 /// What has read so many bytes is read on alone, if there is only one way to: by then it has paid for that.
 const ALONE: u32 = 256;
 /// Readings that go on at a time, so that one need not wait for another's table.

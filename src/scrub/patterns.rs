@@ -97,7 +97,7 @@ impl Patterns {
     }
 
     /// The bytes of memory that these patterns take, forms shared with others included; the automata, which hostile
-    /// answers make grow up to some 120 KiB each, are not.
+    /// answers make grow up to some 300 KiB each, are not.
     pub fn size(&self) -> usize {
         self.openings.size() + self.forms.iter().map(|form| form.size()).sum::<usize>()
     }
