@@ -166,6 +166,10 @@ impl Reader<'_> {
         }
     }
 
+    #[expect(
+        clippy::many_single_char_names,
+        reason = "four lanes, each with a state and a byte"
+    )]
     /// Reads up to `most` bytes in each lane, as long as every state is known and nothing leaves; gives how many.
     fn known(&self, lanes: &mut [Lane; LANES], most: usize) -> usize {
         let texts = lanes.map(|lane| self.input.get(lane.at..lane.at + most).unwrap_or_default());
