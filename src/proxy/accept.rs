@@ -117,7 +117,7 @@ impl Bound {
     }
 }
 
-fn failed(address: impl ToString) -> impl FnOnce(io::Error) -> BindError {
+fn failed(address: &dyn ToString) -> impl FnOnce(io::Error) -> BindError {
     let address = address.to_string();
     move |source| BindError::Listen { address, source }
 }
@@ -128,14 +128,14 @@ fn tcp(address: SocketAddr) -> Result<TcpListener, BindError> {
         listener.set_nonblocking(true)?;
         TcpListener::from_std(listener)
     };
-    open().map_err(failed(address))
+    open().map_err(failed(&address))
 }
 
 fn adopt(listener: std::net::TcpListener, name: &str) -> Result<TcpListener, BindError> {
     listener
         .set_nonblocking(true)
         .and_then(|()| TcpListener::from_std(listener))
-        .map_err(failed(format!("systemd:{name}")))
+        .map_err(failed(&format!("systemd:{name}")))
 }
 
 /// A unix socket. A file left by a process that is gone is replaced; a live one is not.
@@ -144,19 +144,19 @@ fn unix(path: &PathBuf, identify: Identify) -> Result<Socket, BindError> {
     if std::os::unix::net::UnixStream::connect(path).is_err() {
         match std::fs::symlink_metadata(path) {
             Ok(found) if std::os::unix::fs::FileTypeExt::is_socket(&found.file_type()) => {
-                std::fs::remove_file(path).map_err(failed(address()))?;
+                std::fs::remove_file(path).map_err(failed(&address()))?;
             }
             _ => {}
         }
     }
-    let listener = UnixListener::bind(path).map_err(failed(address()))?;
+    let listener = UnixListener::bind(path).map_err(failed(&address()))?;
     // Where a token is asked for, the socket is as open as loopback is; where nothing is asked, it is its owner's.
     let mode = match identify {
         Identify::Required => 0o666,
         Identify::Open => 0o600,
     };
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
-        .map_err(failed(address()))?;
+        .map_err(failed(&address()))?;
     Ok(Socket::Unix(listener, path.clone()))
 }
 

@@ -177,11 +177,7 @@ impl Sessions {
 fn random_id() -> Arc<str> {
     let mut bytes = [0_u8; 16];
     rand::fill(&mut bytes).expect("the system's random generator answers");
-    bytes
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect::<String>()
-        .into()
+    format!("{:032x}", u128::from_be_bytes(bytes)).into()
 }
 
 #[cfg(test)]

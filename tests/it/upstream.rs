@@ -375,7 +375,9 @@ fn respond(
         let mut body = Some(body);
         if whole {
             let read = body.take().unwrap().collect().await;
-            seen.body = read.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+            seen.body = read
+                .map(http_body_util::Collected::to_bytes)
+                .unwrap_or_default();
         }
         log.lock().push(seen.clone());
         Ok(answer(seen, body).await)

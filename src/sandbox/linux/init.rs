@@ -69,11 +69,11 @@ fn prepare(
         Some(port) => Some(network::open(port).map_err(|error| (Step::Network, error))?),
         None => None,
     };
-    match shed() {
-        Ok(()) => {}
-        Err(error) if means.mount => return Err((Step::Capabilities, error)),
-        // Without a mask there is none to lift; root alone would have had something to shed.
-        Err(_) => {}
+    // Without a mask there is none to lift; root alone would have had something to shed.
+    if let Err(error) = shed()
+        && means.mount
+    {
+        return Err((Step::Capabilities, error));
     }
     settle(order).map_err(|error| (Step::Start, error))?;
     Ok(listener)
