@@ -10,6 +10,7 @@ use crate::app::Environment;
 use crate::host::{HostMatch, HostPattern, Scheme, Target};
 use crate::inject::Placement;
 use crate::preset::{Key, Preset, Presets};
+use crate::route::PathPattern;
 
 /// What the environment holds, and what became of it.
 #[derive(Debug, Default)]
@@ -122,14 +123,13 @@ impl Found {
             return Err(format!("another key goes to the hosts of {}", preset.title));
         }
         let inject = inject(environment, key)?;
-        let credential = match self.credentials.get(var) {
-            Some(credential) => credential.clone(),
-            None => {
-                let text = format!("[credential.{name}.static]\nvalue = {{ env = \"{var}\" }}\n");
-                self.text.insert_str(0, &text);
-                (self.credentials).insert(var.to_owned(), name.to_string());
-                name.to_string()
-            }
+        let credential = if let Some(credential) = self.credentials.get(var) {
+            credential.clone()
+        } else {
+            let text = format!("[credential.{name}.static]\nvalue = {{ env = \"{var}\" }}\n");
+            self.text.insert_str(0, &text);
+            (self.credentials).insert(var.to_owned(), name.to_string());
+            name.to_string()
         };
         let mut route = format!(
             "[[route]]\nname = \"{name}\"\npreset = \"{name}\"\ncredential = \"{credential}\"\n{inject}"
@@ -137,7 +137,7 @@ impl Found {
         if preset.paths.is_empty() {
             self.whole.extend(hosts.iter().cloned());
         } else {
-            let paths: Vec<&str> = preset.paths.iter().map(|path| path.as_str()).collect();
+            let paths: Vec<&str> = preset.paths.iter().map(PathPattern::as_str).collect();
             // Writing to a String cannot fail.
             writeln!(route, "paths = {}", serde_json::Value::from(paths)).ok();
         }

@@ -134,7 +134,7 @@ async fn session(
     let access = Access {
         agent: entry.id.as_str(),
         token: &token,
-        port: port.map_or(INSIDE, |address| address.port()),
+        port: port.map_or(INSIDE, std::net::SocketAddr::port),
     };
     let ended = command(args, &prepared, caller, (&app, &access, &listener, nofile)).await;
     let audit = Arc::clone(app.audit());
@@ -165,6 +165,11 @@ async fn command(
             UNAVAILABLE
         })?;
     let (masks, open) = logins::masks(&prepared.hidden, &prepared.services, caller);
+    let bare = "this system has no certificate store: programs that read one trust keyward alone";
+    let bare = (!certificates.has_system).then(|| bare.to_owned());
+    for note in prepared.notes.iter().cloned().chain(open).chain(bare) {
+        complain(&note);
+    }
     let plan = Plan {
         argv: args.command.clone(),
         env: surroundings::environment(caller, &prepared.taken, access, &certificates),
@@ -177,12 +182,8 @@ async fn command(
         app.serve_also(listener.clone(), socket)
             .map_err(|error| refused(&error))?;
     }
-    let bare = "this system has no certificate store: programs that read one trust keyward alone";
-    let bare = (!certificates.has_system).then(|| bare.to_owned());
-    let notes = prepared.notes.iter().cloned().chain(open).chain(bare);
-    let weaker = child.weaker().iter().map(ToString::to_string);
-    for note in notes.chain(weaker) {
-        complain(&note);
+    for weaker in child.weaker() {
+        complain(weaker);
     }
     let end = child.wait().await.map_err(|error| {
         complain(&WithCause(&error));
@@ -257,7 +258,7 @@ fn listener(args: &RunArgs, prepared: &Prepared) -> ListenerSettings {
 fn random() -> String {
     let mut bytes = [0_u8; 16];
     aws_lc_rs::rand::fill(&mut bytes).expect("the system's random generator answers");
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    format!("{:032x}", u128::from_be_bytes(bytes))
 }
 
 fn refused(error: &StartError) -> u8 {
@@ -313,9 +314,10 @@ impl fmt::Display for Summary<'_> {
         if !counts.words.is_empty() {
             write!(f, " ({})", joined(&counts.words))?;
         }
-        match counts.credentials.is_empty() {
-            true => f.write_str("; no credential used"),
-            false => write!(f, "; credentials used: {}", joined(&counts.credentials)),
+        if counts.credentials.is_empty() {
+            f.write_str("; no credential used")
+        } else {
+            write!(f, "; credentials used: {}", joined(&counts.credentials))
         }
     }
 }
