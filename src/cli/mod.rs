@@ -6,6 +6,7 @@ pub mod check;
 pub mod demo;
 pub mod env;
 pub mod explain;
+pub mod completions;
 pub mod preset;
 pub mod run;
 pub mod serve;
@@ -65,6 +66,8 @@ enum Command {
     Audit(audit::AuditArgs),
     /// List or show the services that are built in
     Preset(preset::PresetArgs),
+    /// Print the completions of a shell
+    Completions(completions::CompletionsArgs),
 }
 
 /// The name of the file that a subcommand reads.
@@ -101,6 +104,10 @@ pub fn main(environment: Environment) -> ExitCode {
         Command::Demo(args) => demo::run(args, &environment, &mut out),
         Command::Env(args) => env::run(args, &environment, &mut out),
         Command::Ca(args) => ca::run(args, &mut out),
+        Command::Completions(args) => {
+            completions::run(args, &mut out);
+            0
+        }
         Command::Audit(args) => audit::run(args, &mut out).unwrap_or_else(|error| {
             complain(&error);
             UNAVAILABLE
