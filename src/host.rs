@@ -142,7 +142,7 @@ impl fmt::Debug for Host {
 }
 
 /// Whether a request travels under TLS.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Scheme {
     /// `http`: nothing is ever injected.
     Http,
@@ -169,7 +169,7 @@ impl Scheme {
 }
 
 /// The one place that a request may go to: scheme, host and port, decided once.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Target {
     /// Under TLS or not.
     pub scheme: Scheme,

@@ -1,6 +1,6 @@
 //! `[upstream]`: whom keyward trusts, and how it gets there.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use http::Uri;
@@ -103,8 +103,8 @@ fn network(desk: &Desk, text: &str, span: &Span) -> Option<IpNet> {
     Some(net)
 }
 
-fn connect_to(reader: &Reader<'_, '_>) -> HashMap<Target, Target> {
-    let mut map = HashMap::new();
+fn connect_to(reader: &Reader<'_, '_>) -> BTreeMap<Target, Target> {
+    let mut map = BTreeMap::new();
     for (key, value) in reader.entries("connect-to") {
         let from = target(reader.desk, key.get_ref(), &key.span());
         let toml::de::DeValue::String(text) = value.get_ref() else {

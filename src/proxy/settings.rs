@@ -1,6 +1,6 @@
 //! What an operator can set about listeners and upstream connections.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -93,7 +93,8 @@ pub struct UpstreamSettings {
     /// `allow-private`: addresses otherwise refused.
     pub allow_private: Vec<IpNet>,
     /// `connect-to`: host and port as the agent names them → `host:port` to dial. Name and TLS checks stay those of the key.
-    pub connect_to: HashMap<Target, Target>,
+    /// In order, so that the same file always resolves to the same text: a reload compares that.
+    pub connect_to: BTreeMap<Target, Target>,
     /// `via`: a parent proxy (`http://host:port`).
     pub via: Option<Target>,
     /// `connect-timeout`: for name, TCP and TLS together.
@@ -108,7 +109,7 @@ impl Default for UpstreamSettings {
                 pem: Vec::new(),
             },
             allow_private: Vec::new(),
-            connect_to: HashMap::new(),
+            connect_to: BTreeMap::new(),
             via: None,
             connect_timeout: Duration::from_secs(10),
         }

@@ -324,3 +324,13 @@ fn every_shipped_preset_makes_a_route_or_says_what_it_lacks() {
     }
     assert!(whole > 40, "{whole}");
 }
+
+#[test]
+fn the_same_file_resolves_to_the_same_text() {
+    let entries: Vec<String> = (0..8)
+        .map(|n| format!("\"host-{n}.test:443\" = \"127.0.0.1:{}\"", 9000 + n))
+        .collect();
+    let text = format!("[upstream]\nconnect-to = {{ {} }}\n", entries.join(", "));
+    let debug = |text: &str| format!("{:?}", config(text).upstream);
+    assert_eq!(debug(&text), debug(&text));
+}
