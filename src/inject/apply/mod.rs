@@ -121,13 +121,36 @@ impl Injection {
         if let Some(edit) = &self.body {
             absent(&edit.placeholder, head, None)?;
         }
-        self.steps.iter().try_for_each(|step| step.apply(head))
+        self.steps.iter().try_for_each(|step| step.apply(head))?;
+        self.drop_spare_placeholder(head);
+        Ok(())
+    }
+
+    /// A client may say its placeholder as a bearer token where the credential goes into another header (Anthropic's
+    /// libraries do): the upstream would judge the placeholder, or refuse to choose.
+    fn drop_spare_placeholder(&self, head: &mut Head) {
+        let placed = self.steps.iter().any(|step| {
+            matches!(step, Step::Header(name, _) | Step::SubstituteHeader { name, .. } if *name == AUTHORIZATION)
+        });
+        let spare = |value: &HeaderValue| is_placeholder(value.as_bytes());
+        if !placed && head.headers().get_all(AUTHORIZATION).iter().any(spare) {
+            head.headers_mut().remove(AUTHORIZATION);
+        }
     }
 
     /// The edit of the body, where a placement asks for one.
     pub fn body(&self) -> Option<&BodyEdit> {
         self.body.as_ref()
     }
+}
+
+/// Whether a value ends as every shipped placeholder does: our name, and then zeros, eight or more, and punctuation.
+fn is_placeholder(value: &[u8]) -> bool {
+    memchr::memmem::find(value, b"keyward").is_some_and(|at| {
+        let tail = value.get(at + b"keyward".len()..).unwrap_or_default();
+        let zeros = tail.iter().filter(|byte| **byte == b'0').count();
+        zeros >= 8 && !tail.iter().any(u8::is_ascii_alphabetic)
+    })
 }
 
 enum Made {
