@@ -74,7 +74,7 @@ CLIENTS = [
     Client("undici", "api.test", "node_undici.cjs", NODE, note="with `EnvHttpProxyAgent`"),
     Client("axios", "api.test", "node_axios.cjs", NODE),
     Client("node WebSocket", "ws.test", "node_websocket.cjs", NODE, note="undici's, with `EnvHttpProxyAgent`"),
-    Client("grpc-js", "grpc.test", "node_grpc.cjs", NODE),
+    Client("grpc-js", "grpc.test", "node_grpc.cjs", GRPC),
     Client("openai (Python)", "api.openai.com", "python_openai.py", SSL, of="sdk", preset="openai"),
     Client("anthropic (Python)", "api.anthropic.com", "python_anthropic.py", SSL, of="sdk", preset="anthropic"),
     Client("google-genai (Python)", GEMINI, "python_genai.py", SSL, of="sdk", preset="gemini"),

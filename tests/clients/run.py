@@ -7,10 +7,11 @@
                                                           but does not scrub, so the leak search must find something
     … --only curl,git                                     the clients whose name begins so
     … --keep                                              the temporary folder stays, and its name is printed
+    … --write docs/clients.md                             the table of what worked, and with which variables
 
-Each client runs under an empty environment: PATH, HOME, the proxy variables, the CA variables, a placeholder key. It
-passes when it says so, when the server saw the real key on every request, and when no byte that reached the client
-holds that key in any of the forms of `forms()`.
+Each client runs under an empty environment: PATH, HOME, the proxy variables, a placeholder key, and of the variables
+that name the CA those which clients.py says it needs. It passes when it says so, when the server saw the real key and no
+placeholder on every request, and when no byte that reached the client holds that key in any of the forms of `forms()`.
 """
 
 import argparse
@@ -187,7 +188,8 @@ value = {{ file = "{self.dir}/real-key" }}
 
 def environment(stage: Stage, client: Client, proxy: str | None, ca: Path, home: Path) -> dict[str, str]:
     modules = CACHE / ("node" if client.of == "test" else "node-sdk") / "node_modules"
-    variables = {"PATH": os.environ["PATH"], "HOME": str(home), "NODE_PATH": str(modules), "NODE": str(NODE)}
+    variables = {"PATH": os.environ["PATH"], "HOME": str(home), "NODE_PATH": str(modules), "NODE": str(NODE),
+                 "RUSTUP_HOME": os.environ.get("RUSTUP_HOME", str(Path.home() / ".rustup"))}
     variables |= client.key(None if proxy else stage.key)
     for need in client.needs.split():
         name, _, value = need.partition("=")
@@ -233,6 +235,9 @@ def judge(stage: Stage, client: Client, mode: str, proxy: str | None, ca: Path) 
         faults.append("the server never saw the real key")
     elif bare and proxy:
         faults.append(f"the server saw {len(bare)} requests without the real key: {bare[:3]}")
+    sent = client.key(None).values()
+    if proxy and any(key in json.dumps(request) for request in seen for key in sent):
+        faults.append("the placeholder went upstream")
     if proxy and any(stage.token in json.dumps(request) for request in seen):
         faults.append("the proxy token went upstream")
     found = leaks(stage.key, reached)
@@ -312,12 +317,39 @@ def quiet(stage: Stage) -> list[tuple[str, bool, str]]:
     return results
 
 
+PAGE = """# Clients
+
+Written by `tests/clients/run.py --write docs/clients.md`; do not edit. Every client ran under an empty environment with
+`HTTPS_PROXY` and `HTTP_PROXY` (both cases), the variables of its row, and a placeholder in place of its key, against a
+real server on loopback that takes only the real key and sends it back where it can. "Works" means: it did what the last
+column says, the server saw the real key and no placeholder, and no byte that reached the client held that key.
+
+Variables that end in `=1` are set so; the others hold the path of the root that keyward gives out at `GET /ca.pem`.
+
+| client | version | works | what it needed | what it did |
+|---|---|---|---|---|
+"""
+
+
+def page(table: list[tuple[Client, str, bool, str]]) -> str:
+    lines = []
+    for client, version, ok, detail in table:
+        needed = ", ".join(f"`{name}`" for name in client.needs.split()) + (f"; {client.note}" if client.note else "")
+        if client.preset:
+            needed += f"; preset `{client.preset}`"
+        works = "no" if not ok else "refused, as it must be" if client.refused else "yes"
+        did = " ".join(detail.split()).replace("|", "\\|")[:160]
+        lines.append(f"| {client.name} | {version} | {works} | {needed} | {did} |")
+    return PAGE + "\n".join(lines) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--direct", action="store_true")
     parser.add_argument("--stand-in", action="store_true")
     parser.add_argument("--only", default="")
     parser.add_argument("--keep", action="store_true")
+    parser.add_argument("--write", type=Path)
     options = parser.parse_args()
     binary = os.environ.get("KEYWARD")
     mode = "direct" if options.direct else "stand-in" if options.stand_in else "keyward"
@@ -329,12 +361,15 @@ def main() -> None:
     wanted = tuple(filter(None, options.only.split(",")))
     clients = [client for client in CLIENTS if not wanted or client.name.startswith(wanted)]
     if mode == "direct":
-        clients = [client for client in clients if client.host.endswith(".test") or HOSTS.get(client.host, [""])[0] == "llm"]
+        clients = [client for client in clients if client.host.endswith(".test") or HOSTS.get(client.host, ("",))[0] == "llm"]
+        # Their packages name the registry by its test name.
+        clients = [client for client in clients if client.name not in ("npm", "cargo")]
     if mode == "stand-in":
         clients = [client for client in clients if client.name not in STAND_IN_CANNOT]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that `finally` ends the servers
     stage = Stage()
     rows: list[tuple[str, bool, str]] = []
+    table: list[tuple[Client, str, bool, str]] = []
     try:
         stage.start_peers()
         proxy, ca = None, stage.dir / "ca.pem"
@@ -346,6 +381,7 @@ def main() -> None:
             begun = time.monotonic()
             ok, version, detail = judge(stage, client, mode, proxy, ca)
             rows.append((f"{client.name} {version}".strip(), ok, detail))
+            table.append((client, version, ok, detail))
             print(f"{'ok  ' if ok else 'FAIL'} {rows[-1][0]:28} {time.monotonic() - begun:5.1f} s  {detail}", flush=True)
         if mode == "keyward":
             for name, ok, detail in refusals(stage, proxy) + quiet(stage):
@@ -357,9 +393,12 @@ def main() -> None:
             print(f"kept: {stage.dir}")
         else:
             shutil.rmtree(stage.dir, ignore_errors=True)
+    if options.write and mode == "keyward":
+        options.write.write_text(page(table))
     failed = sum(not ok for _, ok, _ in rows)
     print(f"{len(rows) - failed} passed, {failed} failed")
     sys.exit(1 if failed or not rows else 0)
 
 
-main()
+if __name__ == "__main__":
+    main()

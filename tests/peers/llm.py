@@ -37,8 +37,8 @@ http {{
   map_hash_bucket_size 256;
   map "$uri $http_authorization" $key {{
     default $http_x_api_key;
-    "~^/v1/(chat|responses|models).* Bearer (?<bearer>.*)$" $bearer;
-    "~^/v1beta/" $http_x_goog_api_key;
+    "~^/v1(beta)?/models/" $http_x_goog_api_key;
+    "~ Bearer (?<bearer>.*)$" $bearer;
   }}
   map $http_upgrade $upgraded {{ default ""; websocket upgrade; }}
   server {{
@@ -47,6 +47,8 @@ http {{
     ssl_certificate_key {dir}/server.key;
     location / {{
       if ($key != "{key}") {{ return 401; }}
+      # The mock knows Gemini's v1 by its older name.
+      rewrite ^/v1/models/(.*:.*)$ /v1beta/models/$1 break;
       proxy_pass http://127.0.0.1:{mock};
       proxy_http_version 1.1;
       proxy_set_header connection $upgraded;

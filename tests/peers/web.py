@@ -36,7 +36,7 @@ http {{
   uwsgi_temp_path {dir}/nginx-uwsgi;
   scgi_temp_path {dir}/nginx-scgi;
   client_max_body_size 256m;
-  types {{ application/json json; application/octet-stream bin; }}
+  types {{ text/html html; application/json json; application/octet-stream bin; }}
   gzip on;
   gzip_min_length 200;
   gzip_types application/json text/plain;
