@@ -343,10 +343,7 @@ async fn grant(
             place.runs(Connection::Intercept(Arc::downgrade(&tunnel)));
             Ok((Plan::Intercept(tunnel, acceptor), place))
         }
-        Err(Refusal::NoRoute)
-            if front.listener.unmatched == Unmatched::Tunnel
-                && !snapshot.table.is_credentialed(&target) =>
-        {
+        Err(Refusal::NoRoute) if lets_through(front, &snapshot, &target) => {
             let stream = snapshot.upstream.tunnel(&target).await?;
             let cut = hold.session().ended().child_token();
             place.runs(Connection::Blind {
@@ -360,6 +357,14 @@ async fn grant(
         }
         Err(refusal) => Err(refusal),
     }
+}
+
+/// Whether a host that no route names is let through. A name of one label is a neighbour's or a metadata service's,
+/// never a public one: a route must name it.
+fn lets_through(front: &Front, snapshot: &Snapshot, target: &Target) -> bool {
+    front.listener.unmatched == Unmatched::Tunnel
+        && !snapshot.table.is_credentialed(target)
+        && !target.host.is_single_label()
 }
 
 /// Whether a CONNECT's `Host`, where it has one, is its target (RFC 9112 §3.2). Some clients leave the port out there.
@@ -463,7 +468,7 @@ fn plain_grant(
     }
     snapshot.upstream.precheck(target)?;
     match Grant::find(&front.shared, snapshot, agent, target) {
-        Err(Refusal::NoRoute) if front.listener.unmatched == Unmatched::Tunnel => {
+        Err(Refusal::NoRoute) if lets_through(front, snapshot, target) => {
             Ok(Grant::unmatched(&front.shared, snapshot, agent))
         }
         found => found,
