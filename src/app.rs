@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -40,7 +40,7 @@ use crate::tls::{Authority, CaError, CaSettings, Connector, Constraints, Leaves,
 pub type Environment = Arc<HashMap<String, OsString>>;
 
 /// How long a session may be idle (`[session] idle`).
-const SESSION_IDLE: Duration = Duration::from_secs(600);
+const SESSION_IDLE: Duration = Duration::from_mins(10);
 /// How often changed tokens are looked for.
 const TOKENS_EVERY: Duration = Duration::from_millis(250);
 /// How often idle connections and sessions are looked for.
@@ -318,7 +318,7 @@ impl App {
         let fingerprint = fingerprint(config);
         record.digest = Some(&fingerprint);
         self.audit.append(&record);
-        *self.running.lock() = fingerprint.clone();
+        self.running.lock().clone_from(&fingerprint);
         info!(cut, "configuration reloaded");
         Ok(())
     }
@@ -488,11 +488,13 @@ fn open_agent(_: &ListenerSettings, agents: &mut Vec<AgentEntry>) -> AgentId {
 
 fn fingerprint(config: &Config) -> String {
     // Debug of the resolved configuration: sources are names, so no secret is in it.
-    digest(&SHA256, format!("{config:?}").as_bytes())
-        .as_ref()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    let sum = digest(&SHA256, format!("{config:?}").as_bytes());
+    let mut text = String::with_capacity(64);
+    for byte in sum.as_ref() {
+        // Writing to a String cannot fail.
+        write!(text, "{byte:02x}").ok();
+    }
+    text
 }
 
 /// The proxy tokens of agents, followed as their sources change.

@@ -217,10 +217,11 @@ impl Target {
             authority
         };
         // The common case without parsing or allocating: the bare name on the default port.
-        if let Host::Name(name) = &self.host {
-            if self.port == self.scheme.default_port() && **name == *authority {
-                return true;
-            }
+        if let Host::Name(name) = &self.host
+            && self.port == self.scheme.default_port()
+            && **name == *authority
+        {
+            return true;
         }
         split_authority(authority).is_ok_and(|(host, port)| {
             host == self.host && port.unwrap_or(self.scheme.default_port()) == self.port

@@ -93,7 +93,7 @@ fn decode(path: &str) -> Result<(String, bool), Unclean> {
         rest = after.get(2..).unwrap_or_default();
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'~' => {
-                out.push(char::from(byte))
+                out.push(char::from(byte));
             }
             // An encoded dot is only ever written to hide one; control characters, `\` and overlong UTF-8 likewise.
             b'.' | b'\\' | 0..=0x1f | 0x7f | 0xc0 | 0xc1 | 0xf5..=0xff => {

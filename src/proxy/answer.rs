@@ -71,11 +71,13 @@ pub(super) async fn pass_on(
         if !streams {
             answer.until(deadline);
         }
-        if scrub.is_some() && !streams && !bodiless {
-            if let Err(error) = settle_validators(&mut answer, &mut headers).await {
-                *entry = Some(answer.into_entry());
-                return Err(error);
-            }
+        if scrub.is_some()
+            && !streams
+            && !bodiless
+            && let Err(error) = settle_validators(&mut answer, &mut headers).await
+        {
+            *entry = Some(answer.into_entry());
+            return Err(error);
         }
         Body::answer(answer)
     };

@@ -115,7 +115,7 @@ async fn forward(
     let deadline = tokio::time::Instant::now() + tunnel.limits.total_timeout;
     let request = rebuild(head, body);
     let sent = pool.send(request, |request, protocol| {
-        address(tunnel, request, protocol)
+        address(tunnel, request, protocol);
     });
     let (response, connection) = tokio::time::timeout_at(deadline, sent)
         .await
@@ -180,10 +180,9 @@ fn narrow(head: &mut Head, no_ranges: bool, patterns: &Patterns) {
     if patterns.is_empty() {
         return;
     }
-    if let Some(accepted) = headers.get(ACCEPT_ENCODING) {
-        if let Some(readable) = readable_codings(accepted.as_bytes()) {
-            headers.insert(ACCEPT_ENCODING, readable);
-        }
+    let accepted = headers.get(ACCEPT_ENCODING);
+    if let Some(readable) = accepted.and_then(|accepted| readable_codings(accepted.as_bytes())) {
+        headers.insert(ACCEPT_ENCODING, readable);
     }
     if grpc {
         headers.insert(

@@ -17,7 +17,7 @@ use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-use super::line::{Line, LineFault};
+use super::line::{Framings, Line, LineFault};
 use crate::head::Framing;
 
 /// What the service tells the gate about the request whose head it was just given.
@@ -66,7 +66,7 @@ pub(super) struct Gate<IO> {
 #[derive(Debug)]
 enum Phase {
     /// Reading a head, or waiting for one.
-    Head(Line),
+    Head(Line, Framings),
     /// A head is complete; the service says what follows.
     Decide,
     /// This many bytes of a body are left.
@@ -75,6 +75,12 @@ enum Phase {
     Chunked(Line),
     /// Not read along.
     Opaque,
+}
+
+impl Phase {
+    fn head() -> Self {
+        Self::Head(Line::head(), Framings::default())
+    }
 }
 
 /// One timer for the whole connection: it is moved only when it fires, not at each byte.
@@ -116,7 +122,7 @@ impl<IO> Gate<IO> {
     /// A gate that reads HTTP/1 along.
     pub(super) fn http1(io: IO, header: Duration, idle: Duration) -> (Self, Hint) {
         let hint = Hint(Arc::new(AtomicU64::new(UNSAID)));
-        let gate = Self::new(io, Phase::Head(Line::head()), hint.clone(), header, idle);
+        let gate = Self::new(io, Phase::head(), hint.clone(), header, idle);
         (gate, hint)
     }
 
@@ -162,11 +168,12 @@ impl<IO> Gate<IO> {
             match &mut self.phase {
                 Phase::Opaque => return Ok(fresh.len()),
                 Phase::Decide => return Ok(passed),
-                Phase::Head(line) => {
+                Phase::Head(line, framings) => {
                     if self.timer.head_began.is_none() {
                         self.timer.head_began = Some(Instant::now());
                     }
                     let (taken, done) = line.head_bytes(rest)?;
+                    framings.read(rest.get(..taken).unwrap_or_default())?;
                     passed += taken;
                     if done {
                         self.timer.head_began = None;
@@ -179,7 +186,7 @@ impl<IO> Gate<IO> {
                     *left -= taken;
                     passed += usize::try_from(taken).unwrap_or(rest.len());
                     if *left == 0 {
-                        self.phase = Phase::Head(Line::head());
+                        self.phase = Phase::head();
                         return Ok(passed);
                     }
                 }
@@ -187,7 +194,7 @@ impl<IO> Gate<IO> {
                     let (taken, done) = line.chunked_bytes(rest)?;
                     passed += taken;
                     if done {
-                        self.phase = Phase::Head(Line::head());
+                        self.phase = Phase::head();
                         return Ok(passed);
                     }
                 }
@@ -202,7 +209,7 @@ impl<IO> Gate<IO> {
             self.phase = match self.hint.take() {
                 UNSAID | OPAQUE => Phase::Opaque,
                 CHUNKED => Phase::Chunked(Line::chunk()),
-                0 => Phase::Head(Line::head()),
+                0 => Phase::head(),
                 bytes => Phase::Length(bytes),
             };
         }

@@ -17,6 +17,59 @@ pub(super) enum LineFault {
     /// A chunk size that is not 1 to 16 hexadecimal digits, or data of another length (RFC 9112 §7.1).
     #[error("a chunk is malformed")]
     Chunk,
+    /// `Content-Length` beside `Transfer-Encoding` (RFC 9112 §6.1): hyper would drop the one before anybody sees it.
+    #[error("a head has two framings")]
+    Framings,
+}
+
+/// Which fields of a head frame its body.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Framings {
+    /// The current line's name so far, in lower case.
+    name: [u8; Self::LONGEST],
+    length: usize,
+    /// The name has ended, or is none of the two.
+    past: bool,
+    coded: bool,
+    measured: bool,
+}
+
+impl Framings {
+    const LONGEST: usize = b"transfer-encoding".len();
+
+    /// Reads bytes of a head whose lines are well-formed.
+    pub(super) fn read(&mut self, mut bytes: &[u8]) -> Result<(), LineFault> {
+        while let Some((first, rest)) = bytes.split_first() {
+            if self.past {
+                let Some(end) = memchr::memchr(b'\n', bytes) else {
+                    return Ok(());
+                };
+                (self.past, self.length) = (false, 0);
+                bytes = bytes.get(end + 1..).unwrap_or_default();
+                continue;
+            }
+            bytes = rest;
+            match (first, self.name.get_mut(self.length)) {
+                (b'\n', _) => self.length = 0,
+                (b':', _) => {
+                    let name = self.name.get(..self.length).unwrap_or_default();
+                    self.coded |= name == b"transfer-encoding";
+                    self.measured |= name == b"content-length";
+                    self.past = true;
+                }
+                (byte, Some(place)) => {
+                    *place = byte.to_ascii_lowercase();
+                    self.length += 1;
+                }
+                (_, None) => self.past = true,
+            }
+        }
+        if self.coded && self.measured {
+            Err(LineFault::Framings)
+        } else {
+            Ok(())
+        }
+    }
 }
 
 /// A reader of one head, or of one chunked body.
@@ -214,6 +267,23 @@ mod tests {
         assert_eq!(chunks(b"5\nhello"), Err(LineFault::BareLf));
         assert_eq!(chunks(b"5\r\nhello\n"), Err(LineFault::BareLf));
         assert_eq!(chunks(b"5\rx"), Err(LineFault::BareCr));
+    }
+
+    #[test]
+    fn two_framings_in_one_head_are_a_fault_at_every_cut() {
+        let fault = |text: &[u8], cut: usize| {
+            let mut framings = Framings::default();
+            let (left, right) = text.split_at(cut);
+            framings
+                .read(left)
+                .and_then(|()| framings.read(right))
+                .is_err()
+        };
+        let two = b"POST /: HTTP/1.1\r\nContent-LENGTH: 4\r\nA: transfer-encoding:\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let one = b"POST /: HTTP/1.1\r\nContent-Length: 4\r\nX-Transfer-Encoding: a\r\nTransfer-Encodings: b\r\n\r\n";
+        for cut in 0..one.len() {
+            assert!(fault(two, cut) && !fault(one, cut), "{cut}");
+        }
     }
 
     proptest! {

@@ -79,8 +79,8 @@ impl Default for Limits {
             max_connections: 10_000,
             max_connections_per_agent: 2_048,
             header_timeout: Duration::from_secs(10),
-            idle_timeout: Duration::from_secs(5 * 60),
-            total_timeout: Duration::from_secs(60 * 60),
+            idle_timeout: Duration::from_mins(5),
+            total_timeout: Duration::from_hours(1),
         }
     }
 }

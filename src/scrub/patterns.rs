@@ -19,6 +19,7 @@ pub struct Patterns {
     openings: Openings,
     classes: Classes,
     /// Automata that nobody reads with just now: what one answer made known serves the next.
+    #[expect(clippy::vec_box, reason = "an automaton is large, and moves in and out of the pool")]
     idle: Mutex<Vec<Box<Machine>>>,
 }
 

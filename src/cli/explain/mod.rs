@@ -13,7 +13,6 @@ use http::header::HOST;
 use http::uri::PathAndQuery;
 use http::{Method, Request, Uri};
 use jiff::Timestamp;
-use jiff::civil::Weekday;
 
 use super::{FileArg, acting, consult, shape};
 use crate::agent::{AgentId, Name};
@@ -23,11 +22,9 @@ use crate::credential::{Kind, Spec};
 use crate::head::Head;
 use crate::host::{BadHost, Scheme, Target};
 use crate::identity::{AgentEntry, Registry};
-use crate::inject::Placement;
-use crate::policy::{Conditions, Denial, Hours, Policy, Query, Unmet, Verdict};
-use crate::preset::Presets;
-use crate::proxy::{Identify, ListenAddr, Refusal, Unmatched};
-use crate::route::{Candidates, MethodSet, Route, Table};
+use crate::policy::{Denial, Policy, Query, Unmet, Verdict};
+use crate::proxy::{ListenAddr, Refusal, Unmatched};
+use crate::route::{Candidates, Route, Table};
 
 /// The arguments of `keyward explain`.
 #[derive(Debug, clap::Args)]

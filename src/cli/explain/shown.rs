@@ -7,7 +7,6 @@ use jiff::civil::Weekday;
 
 use super::{Case, Outcome, origin};
 use crate::agent::Name;
-use crate::credential::Spec;
 use crate::inject::Placement;
 use crate::policy::{Conditions, Hours};
 use crate::preset::Presets;

@@ -41,10 +41,10 @@ fn every_shipped_file_and_every_block_of_the_docs_loads() {
         for block in toml_blocks(&text) {
             blocks += 1;
             let presets = &**crate::preset::Presets::shipped();
-            crate::config::parse(
+            parse(
                 &block,
                 "block.toml",
-                std::path::Path::new("/etc/keyward"),
+                Path::new("/etc/keyward"),
                 presets,
             )
             .unwrap_or_else(|report| panic!("{}:\n{block}\n{report}", page.display()));

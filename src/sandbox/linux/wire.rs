@@ -337,7 +337,7 @@ mod tests {
             path: "/etc/hosts".into(),
             replacement: Some(b"x".to_vec()),
         }];
-        let (mut pipe, stdin) = std::io::pipe().map(|(r, w)| (w, r)).unwrap();
+        let (mut pipe, stdin) = io::pipe().map(|(r, w)| (w, r)).unwrap();
         let sent = Order::new(&plan, &masks, Means::NONE);
         sent.send(&mut here, stdin.as_fd()).unwrap();
         let (mut order, received) = Order::receive(&mut there).unwrap();
