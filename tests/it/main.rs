@@ -22,6 +22,8 @@ mod h2raw;
 mod harness;
 mod upstream;
 
+mod attacks;
+mod leak;
 mod lifecycle;
 mod placement;
 mod protocol;
