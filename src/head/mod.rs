@@ -7,6 +7,7 @@
 
 mod path;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -302,6 +303,13 @@ fn check_authority(
 /// Values that hyper's parsers let through and that others read differently.
 fn check_fields(headers: &HeaderMap, http2: bool) -> Result<(), Unclean> {
     for (name, value) in headers {
+        if matches!(
+            &*dashed(name.as_str()),
+            "transfer-encoding" | "content-length"
+        ) && name.as_str().contains('_')
+        {
+            return Err(Unclean::Framing);
+        }
         let bytes = value.as_bytes();
         // RFC 9113 §8.2.1: no surrounding white space. h1 parsers trim it.
         let edge = |b: Option<&u8>| matches!(b, Some(b' ' | b'\t'));
@@ -318,6 +326,15 @@ fn check_fields(headers: &HeaderMap, http2: bool) -> Result<(), Unclean> {
         }
     }
     Ok(())
+}
+
+/// The name as servers read it that turn fields into variables (RFC 3875 §4.1.18): `_` and `-` are one to them.
+fn dashed(name: &str) -> Cow<'_, str> {
+    if name.contains('_') {
+        Cow::Owned(name.replace('_', "-"))
+    } else {
+        Cow::Borrowed(name)
+    }
 }
 
 /// RFC 9113 §8.2.2: malformed on HTTP/2.
@@ -435,7 +452,10 @@ fn strip(headers: &mut HeaderMap) {
     }
     let dropped: Vec<HeaderName> = headers
         .keys()
-        .filter(|name| ends_here(name.as_str()) || reroutes(name.as_str()))
+        .filter(|name| {
+            let name = dashed(name.as_str());
+            ends_here(&name) || reroutes(&name)
+        })
         .cloned()
         .collect();
     for name in dropped {
