@@ -153,11 +153,10 @@ impl Head {
         }
         let path = path::canonical(path)?;
         strip(&mut headers);
-        // Extended CONNECT is HTTP/2's spelling of the GET that opens a WebSocket (RFC 8441 §5): judged as that.
-        let method = if extended.is_some() {
-            Method::GET
-        } else {
-            method
+        // RFC 8441 §5: an extended CONNECT asks what the GET of RFC 6455 asks, and is routed and judged as one.
+        let method = match websocket {
+            Some(WebSocket::ExtendedConnect) => Method::GET,
+            Some(WebSocket::Upgrade(_)) | None => method,
         };
         Ok(Self {
             method,
