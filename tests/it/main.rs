@@ -27,3 +27,4 @@ mod leak;
 mod lifecycle;
 mod placement;
 mod protocol;
+mod upgrades;
