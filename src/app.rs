@@ -137,6 +137,10 @@ impl App {
         Self::assemble(config, surroundings, open).await
     }
 
+    #[expect(
+        clippy::too_many_lines,
+        reason = "assembly is one list, read from top to bottom"
+    )]
     async fn assemble(
         config: Config,
         surroundings: Surroundings,

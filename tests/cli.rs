@@ -1,5 +1,10 @@
 //! The subcommands that answer a person: driven through the built program, with nothing in its environment.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test may panic"
+)]
 #![allow(clippy::indexing_slicing, reason = "a test may panic")]
 
 use std::fs;

@@ -1,6 +1,11 @@
 //! What a command in the sandbox can and cannot do, seen from inside, through `examples/sandbox.rs`.
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test may panic"
+)]
 #![allow(clippy::indexing_slicing, reason = "a test may panic")]
 
 use std::fs;

@@ -1,6 +1,11 @@
 //! The CA as its folder and its clients see it: files and modes, re-issue, rotation, and what four verifiers refuse.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test may panic"
+)]
 #![expect(
     clippy::disallowed_methods,
     reason = "the test's own server task ends with the test"

@@ -1,6 +1,11 @@
 //! Both legs on the wire: what is negotiated, what is refused and by which word, and what a flood costs.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test may panic"
+)]
 #![expect(
     clippy::disallowed_methods,
     reason = "the test's own tasks end with the test"

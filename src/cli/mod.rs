@@ -3,10 +3,10 @@
 pub mod audit;
 pub mod ca;
 pub mod check;
+pub mod completions;
 pub mod demo;
 pub mod env;
 pub mod explain;
-pub mod completions;
 pub mod preset;
 pub mod run;
 pub mod serve;

@@ -43,6 +43,10 @@ pub struct Query<'a> {
 /// What the policy says.
 #[must_use]
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a permit is the common case, and is taken apart at once"
+)]
 pub enum Verdict {
     /// Send it.
     Allow(Permit),

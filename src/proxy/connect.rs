@@ -477,26 +477,20 @@ fn plain_grant(
 
 /// What a proxy listener serves itself, in origin form.
 fn own(front: &Front, request: &Request<Incoming>) -> Response<Body> {
-    match (request.method(), request.uri().path()) {
-        (&Method::GET, "/ca.pem") => {
-            let snapshot = front.shared.snapshot.load();
-            let pem = Bytes::from(snapshot.leaves.authority().roots_pem().to_string());
-            let mut response = Response::new(Body::full(pem));
-            response.headers_mut().insert(
-                CONTENT_TYPE,
-                HeaderValue::from_static("application/x-pem-file"),
-            );
-            response
-        }
-        _ => {
-            let refusal = Refusal::Malformed(
-                "This is a proxy. Use it with CONNECT or an absolute http:// URL; it serves GET /ca.pem itself.",
-            );
-            let mut response = refusal.response(&front.shared.ids.next());
-            *response.status_mut() = StatusCode::BAD_REQUEST;
-            response
-        }
+    if request.method() == Method::GET && request.uri().path() == "/ca.pem" {
+        let snapshot = front.shared.snapshot.load();
+        let pem = Bytes::from(snapshot.leaves.authority().roots_pem().to_string());
+        let mut response = Response::new(Body::full(pem));
+        response.headers_mut().insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/x-pem-file"),
+        );
+        return response;
     }
+    let refusal = Refusal::Malformed(
+        "This is a proxy. Use it with CONNECT or an absolute http:// URL; it serves GET /ca.pem itself.",
+    );
+    refusal.response(&front.shared.ids.next())
 }
 
 impl Front {

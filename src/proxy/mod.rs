@@ -273,7 +273,10 @@ impl Shared {
             .append(&Record::session_end(session_who(session), reason));
     }
 
-    #[expect(clippy::unused_self, reason = "it reads as what the shared state says of a target")]
+    #[expect(
+        clippy::unused_self,
+        reason = "it reads as what the shared state says of a target"
+    )]
     fn host_text<'a>(&self, target: &'a Target) -> Cow<'a, str> {
         match &target.host {
             Host::Name(name) => Cow::Borrowed(name),

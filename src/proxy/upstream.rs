@@ -58,7 +58,7 @@ pub(super) struct PoolKey {
 pub(super) struct Pool {
     upstream: Arc<Upstream>,
     target: Target,
-    idle: Mutex<Vec<(Link, Instant)>>,
+    idle: Mutex<Vec<(Box<Link>, Instant)>>,
     shared: Mutex<Option<http2::SendRequest<Body>>>,
     /// Held while it is not known which protocol the upstream speaks, so that a burst of streams makes one connection.
     first: tokio::sync::Mutex<()>,
@@ -76,7 +76,7 @@ pub(super) struct Checkout {
 
 #[derive(Debug)]
 enum Sender {
-    Http1(Link),
+    Http1(Box<Link>),
     Http2(http2::SendRequest<Body>),
 }
 
@@ -234,7 +234,7 @@ impl Pool {
         let sender = match protocol {
             Protocol::Http1 => {
                 self.is_http1.store(true, Ordering::Relaxed);
-                Sender::Http1(Link::open(wire).await?)
+                Sender::Http1(Box::new(Link::open(wire).await?))
             }
             Protocol::Http2 => {
                 let sender = self.upstream.http2(wire).await?;

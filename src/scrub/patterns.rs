@@ -19,7 +19,10 @@ pub struct Patterns {
     openings: Openings,
     classes: Classes,
     /// Automata that nobody reads with just now: what one answer made known serves the next.
-    #[expect(clippy::vec_box, reason = "an automaton is large, and moves in and out of the pool")]
+    #[expect(
+        clippy::vec_box,
+        reason = "an automaton is large, and moves in and out of the pool"
+    )]
     idle: Mutex<Vec<Box<Machine>>>,
 }
 

@@ -188,7 +188,7 @@ mod tests {
     #[test]
     fn a_session_is_one_agent_at_one_peer_until_idle() {
         let clock = ManualClock::new("2026-11-21T10:00:00Z".parse().unwrap());
-        let sessions = Sessions::new(Duration::from_secs(600));
+        let sessions = Sessions::new(Duration::from_mins(10));
         let (agent, token) = ("a".parse::<AgentId>().unwrap(), Arc::from("token"));
         let (first, new) = sessions.open(&agent, &token, "127.0.0.1", &clock.now());
         assert!(new);

@@ -23,6 +23,7 @@ pub const END_HEADERS: u8 = 4;
 #[derive(Debug, Clone)]
 pub struct Frame {
     pub kind: u8,
+    #[expect(dead_code, reason = "what Debug shows of a frame")]
     pub flags: u8,
     pub stream: u32,
     pub payload: Vec<u8>,

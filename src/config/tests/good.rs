@@ -41,13 +41,8 @@ fn every_shipped_file_and_every_block_of_the_docs_loads() {
         for block in toml_blocks(&text) {
             blocks += 1;
             let presets = &**crate::preset::Presets::shipped();
-            parse(
-                &block,
-                "block.toml",
-                Path::new("/etc/keyward"),
-                presets,
-            )
-            .unwrap_or_else(|report| panic!("{}:\n{block}\n{report}", page.display()));
+            parse(&block, "block.toml", Path::new("/etc/keyward"), presets)
+                .unwrap_or_else(|report| panic!("{}:\n{block}\n{report}", page.display()));
         }
     }
     assert!(blocks > 3, "{blocks}");

@@ -148,7 +148,7 @@ impl Injection {
 fn is_placeholder(value: &[u8]) -> bool {
     memchr::memmem::find(value, b"keyward").is_some_and(|at| {
         let tail = value.get(at + b"keyward".len()..).unwrap_or_default();
-        let zeros = tail.iter().filter(|byte| **byte == b'0').count();
+        let zeros = memchr::memchr_iter(b'0', tail).count();
         zeros >= 8 && !tail.iter().any(u8::is_ascii_alphabetic)
     })
 }
