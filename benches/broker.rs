@@ -2,6 +2,8 @@
 //!
 //! `cargo bench --bench broker`. The last lines put the map beside the two that could stand in its place.
 
+#![allow(clippy::indexing_slicing, reason = "a benchmark may panic")]
+
 use std::collections::HashMap;
 use std::future::Future;
 use std::hint::black_box;

@@ -6,7 +6,6 @@
     clippy::indexing_slicing,
     reason = "a test may panic"
 )]
-#![allow(clippy::indexing_slicing, reason = "a test may panic")]
 
 use std::fs;
 use std::io::{Read, Write};

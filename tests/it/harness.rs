@@ -165,10 +165,6 @@ impl Harness {
         self.app.as_ref().unwrap()
     }
 
-    pub fn folder(&self) -> &std::path::Path {
-        self.folder.path()
-    }
-
     /// Agent `a`.
     pub fn agent(&self) -> Agent {
         self.agent_with((!self.setup.open).then_some(TOKEN_A))

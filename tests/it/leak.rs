@@ -96,7 +96,7 @@ async fn an_upstream_that_fails_tls_gets_nothing() {
         let upstream = Upstream::tcp(async move |mut stream| {
             use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
             let mut hello = [0; 1024];
-            stream.read(&mut hello).await.ok();
+            assert!(stream.read(&mut hello).await.is_ok());
             stream.write_all(greeting).await.ok();
         })
         .await;

@@ -9,6 +9,9 @@
     clippy::indexing_slicing,
     clippy::disallowed_methods,
     clippy::large_futures,
+    clippy::format_push_string,
+    clippy::format_collect,
+    clippy::bool_to_int_with_if,
     missing_docs,
     unreachable_pub,
     reason = "a test may panic, and spawns and sleeps as its peers would"
