@@ -21,7 +21,7 @@ const LONGER: [(&str, &str); 4] = [
         "assembly names every adapter, and is read from top to bottom",
     ),
     (
-        "src/inject/apply.rs",
+        "src/inject/apply/mod.rs",
         "one placement after the other; each is short and stands alone",
     ),
     (

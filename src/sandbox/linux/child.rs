@@ -23,6 +23,8 @@ pub struct Child {
     listener: Option<TcpListener>,
     weaker: Vec<Weaker>,
     foreground: bool,
+    /// Caught since before the command began, where a runtime was there to catch them.
+    pub(super) signals: Option<Signals>,
 }
 
 impl Child {
@@ -39,6 +41,7 @@ impl Child {
             listener,
             weaker,
             foreground,
+            signals: None,
         }
     }
 
@@ -63,9 +66,10 @@ impl Child {
             socket,
             mut helper,
             foreground,
+            signals,
             ..
         } = self;
-        let end = follow(socket).await.map_err(SandboxError::Helper);
+        let end = follow(socket, signals).await.map_err(SandboxError::Helper);
         helper.wait().map_err(SandboxError::Helper)?;
         if foreground
             && !syscall::in_foreground()
@@ -77,10 +81,13 @@ impl Child {
     }
 }
 
-async fn follow(socket: UnixStream) -> io::Result<Exit> {
+async fn follow(socket: UnixStream, caught: Option<Signals>) -> io::Result<Exit> {
     socket.set_nonblocking(true)?;
     let mut socket = tokio::net::UnixStream::from_std(socket)?;
-    let mut signals = Signals::catch()?;
+    let mut signals = match caught {
+        Some(signals) => signals,
+        None => Signals::catch()?,
+    };
     let mut events = Events::default();
     loop {
         tokio::select! {
@@ -140,9 +147,19 @@ impl Events {
     }
 }
 
-struct Signals(Vec<(u8, tokio::signal::unix::Signal)>);
+/// The signals that go on to the command.
+#[derive(Debug)]
+pub(super) struct Signals(Vec<(u8, tokio::signal::unix::Signal)>);
 
 impl Signals {
+    /// Catches them now; `None` outside of a runtime.
+    pub(super) fn early() -> io::Result<Option<Self>> {
+        tokio::runtime::Handle::try_current()
+            .ok()
+            .map(|_| Self::catch())
+            .transpose()
+    }
+
     fn catch() -> io::Result<Self> {
         let kinds = [
             SignalKind::hangup(),

@@ -25,10 +25,16 @@ use super::{Mask, Plan, SandboxError, Weaker};
 
 /// Starts the command. It blocks for the milliseconds that this takes.
 pub fn spawn(plan: &Plan) -> Result<Child, SandboxError> {
+    // Before the command runs: a signal that comes as soon as it does is the command's already.
+    let signals = child::Signals::early().map_err(SandboxError::Helper)?;
     let mut refusal = None;
     for means in ladder(plan) {
         match attempt(plan, means) {
-            Ok(started) => return Ok(started.into_child(plan, means, refusal.as_deref())),
+            Ok(started) => {
+                let mut child = started.into_child(plan, means, refusal.as_deref());
+                child.signals = signals;
+                return Ok(child);
+            }
             Err(Failure::Refused(step, errno)) => {
                 let error = io::Error::from_raw_os_error(errno);
                 refusal.get_or_insert_with(|| format!("{step}: {error}"));
