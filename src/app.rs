@@ -163,6 +163,8 @@ impl App {
         let broker = Arc::new(Broker::new(entries, Arc::clone(&clock), events));
         let tokens = Arc::new(Tokens::default());
         tokens.watch(&config.agents, &watcher, &environment).await;
+        // Nobody has a session yet that could end.
+        tokens.settle();
 
         let mut bound = Vec::new();
         for listener in &config.listeners {
@@ -307,14 +309,15 @@ impl App {
             };
             self.leaves.replace(Arc::new(authority));
         }
-        self.broker
-            .reconfigure(providers(&config.credentials, &self.watcher, &self.environment).await);
+        let entries = providers(&config.credentials, &self.watcher, &self.environment).await;
         self.tokens
             .watch(&config.agents, &self.watcher, &self.environment)
             .await;
+        let fresh = parts(config, &self.leaves, &self.tokens, connector);
         let cut = self
             .proxy
-            .reload(parts(config, &self.leaves, &self.tokens, connector));
+            .reload(fresh, || self.broker.reconfigure(entries));
+        end_by_token(&self.proxy, &self.broker, &self.tokens);
         self.reloads
             .get_or_create(&ReloadLabels { outcome: "loaded" })
             .inc();
@@ -380,7 +383,7 @@ impl App {
             loop {
                 tokio::select! {
                     () = stop.cancelled() => return,
-                    _ = looking.tick() => tokens.settle(),
+                    _ = looking.tick() => end_by_token(&proxy, &broker, &tokens),
                     _ = sweeping.tick() => {
                         proxy.sweep();
                         for session in proxy.sweep_sessions() {
@@ -398,6 +401,15 @@ fn unbound(error: BindError) -> StartError {
         .map(ToString::to_string)
         .unwrap_or_default();
     StartError::Bind(error, cause)
+}
+
+/// Takes up changed tokens; what was opened with one that is no longer good ends.
+fn end_by_token(proxy: &Proxy, broker: &Broker, tokens: &Tokens) {
+    for agent in tokens.settle() {
+        for session in proxy.end_sessions_by_token(&agent) {
+            broker.end_session(session.id());
+        }
+    }
 }
 
 /// The hosts that are intercepted, and so all that the CA may speak for.
@@ -527,11 +539,10 @@ impl Tokens {
             watched.push((entry.id.clone(), token));
         }
         *self.watched.lock() = watched;
-        self.settle();
     }
 
-    /// Takes up tokens that changed.
-    fn settle(&self) {
+    /// Takes up tokens that changed; the agents that lost one.
+    fn settle(&self) -> Vec<AgentId> {
         let current: Vec<(AgentId, Arc<Secret>)> = self
             .watched
             .lock()
@@ -539,19 +550,19 @@ impl Tokens {
             .filter_map(|(agent, token)| token.current().ok().map(|token| (agent.clone(), token)))
             .collect();
         let mut seen = self.seen.lock();
-        let same = seen.len() == current.len()
-            && seen
-                .iter()
-                .zip(&current)
-                .all(|(old, new)| old.0 == new.0 && Arc::ptr_eq(&old.1, &new.1));
-        if !same {
-            self.provider.replace(
-                current
-                    .iter()
-                    .map(|(agent, token)| (&**token, agent.clone())),
-            );
-            *seen = current;
+        if *seen == current {
+            return Vec::new();
         }
+        self.provider.replace(
+            current
+                .iter()
+                .map(|(agent, token)| (&**token, agent.clone())),
+        );
+        let old = std::mem::replace(&mut *seen, current);
+        old.into_iter()
+            .filter(|entry| !seen.contains(entry))
+            .map(|(agent, _)| agent)
+            .collect()
     }
 }
 

@@ -240,7 +240,7 @@ impl Audit {
     pub fn reopen(&self) -> Result<(), AuditError> {
         let reopened = self.shared.reopen(&mut self.shared.out.lock());
         // For an intent that came while the file was being opened.
-        self.shared.write_inline();
+        self.shared.look_again();
         reopened
     }
 

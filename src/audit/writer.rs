@@ -43,6 +43,8 @@ pub(super) struct Shared {
     broken: AtomicBool,
     /// The sink is slow: leave it to the thread.
     slow: AtomicBool,
+    /// Callers may write themselves: with durability "os", and never to a pipe, whose reader could stall a worker.
+    inline: bool,
     /// The thread sleeps until it is rung.
     idle: AtomicBool,
     /// There are records that no checkpoint covers.
@@ -86,6 +88,7 @@ impl Shared {
         signer: Option<Signer>,
     ) -> Self {
         let now = clock.now().mono;
+        let inline = settings.durability == Durability::Os && !matches!(output, Output::Stdout(_));
         let out = Out {
             output,
             signs: signer.is_some(),
@@ -108,6 +111,7 @@ impl Shared {
             signer: Mutex::new(signer),
             broken: AtomicBool::new(false),
             slow: AtomicBool::new(false),
+            inline,
             idle: AtomicBool::new(false),
             unsigned: AtomicBool::new(false),
             settled: Notify::new(),
@@ -136,7 +140,7 @@ impl Shared {
             self.metrics.failures.inc();
             return Err(AuditError::Unavailable);
         };
-        if self.settings.durability == Durability::Os && !self.slow.load(Ordering::Acquire) {
+        if self.inline && !self.slow.load(Ordering::Acquire) {
             self.write_inline();
             if self.durable.load(Ordering::Acquire) >= seq {
                 return Ok(());
@@ -174,7 +178,7 @@ impl Shared {
 
     /// Writes what is queued, unless somebody is writing already: whoever that is looks at the queue again once the
     /// lock is free, so a record that was queued in between is never left behind, and nobody waits for a lock.
-    pub(super) fn write_inline(&self) {
+    fn write_inline(&self) {
         for _ in 0..TURNS {
             let Some(mut out) = self.out.try_lock() else {
                 return;
@@ -187,6 +191,15 @@ impl Shared {
         }
         // Others queue faster than one can write: that is the thread's work.
         self.wake(true);
+    }
+
+    /// For an intent that may have found the lock taken.
+    pub(super) fn look_again(&self) {
+        if self.inline {
+            self.write_inline();
+        } else {
+            self.wake(true);
+        }
     }
 
     async fn settle(&self, seq: u64) -> Result<(), AuditError> {

@@ -42,6 +42,9 @@ pub(super) async fn pass_on(
     if parts.status == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Refusal::BadUpstream);
     }
+    if scrub.is_some() {
+        check_codings(&parts.headers)?;
+    }
     let mut headers = clean_head(parts.headers, scrub.as_deref());
     let bodiless = method == Method::HEAD
         || matches!(
@@ -56,9 +59,12 @@ pub(super) async fn pass_on(
     };
     let mut record = entry.take().ok_or(Refusal::BadUpstream)?;
     record.answered(parts.status);
-    let body = if bodiless && incoming.is_end_stream() {
-        if let Some(connection) = connection {
-            connection.give_back();
+    let body = if bodiless {
+        // What follows a head that has no body is nobody's, and is not passed on: its connection goes with it.
+        if incoming.is_end_stream()
+            && let Some(connection) = connection
+        {
+            connection.settle().await;
         }
         drop(record);
         Body::empty()
@@ -73,7 +79,6 @@ pub(super) async fn pass_on(
         }
         if scrub.is_some()
             && !streams
-            && !bodiless
             && let Err(error) = settle_validators(&mut answer, &mut headers).await
         {
             *entry = Some(answer.into_entry());
@@ -85,6 +90,32 @@ pub(super) async fn pass_on(
     *response.status_mut() = parts.status;
     *response.headers_mut() = headers;
     Ok(response)
+}
+
+/// Codings below the content coding, and a content coding that `Connection` would take away: what is in the body then
+/// cannot be known.
+fn check_codings(headers: &HeaderMap) -> Result<(), Refusal> {
+    let coded = |name: &str| {
+        headers
+            .get_all(name)
+            .iter()
+            .any(|value| value != "identity")
+    };
+    if coded("grpc-encoding") || coded("connect-content-encoding") {
+        return Err(Refusal::Undecodable);
+    }
+    let mut transfers = headers.get_all(TRANSFER_ENCODING).iter();
+    if transfers.any(|value| !value.as_bytes().eq_ignore_ascii_case(b"chunked")) {
+        return Err(Refusal::BadUpstream);
+    }
+    let mut nominated = headers
+        .get_all(CONNECTION)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|b| *b == b','));
+    if nominated.any(|name| name.trim_ascii().eq_ignore_ascii_case(b"content-encoding")) {
+        return Err(Refusal::BadUpstream);
+    }
+    Ok(())
 }
 
 /// What has to happen to the body; a coding that is taken off leaves the head too.

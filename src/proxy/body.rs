@@ -207,7 +207,7 @@ impl Answer {
                 Ok(None) if self.drained => {
                     let last = scrubber.finish();
                     self.put(last);
-                    self.end();
+                    self.end(cx);
                     return Poll::Ready(Ok(()));
                 }
                 Ok(None) => {}
@@ -223,7 +223,7 @@ impl Answer {
                     self.take(data);
                     // A body of known length is dropped with its last byte: nobody comes to ask for more.
                     if self.incoming.is_end_stream() {
-                        self.finish();
+                        self.finish(cx);
                     }
                 }
                 Err(frame) => {
@@ -238,7 +238,7 @@ impl Answer {
                 self.entry.broke_off(Refusal::BadUpstream);
                 return Poll::Ready(Err(BodyError::Source(error)));
             }
-            None => self.finish(),
+            None => self.finish(cx),
         }
         Poll::Ready(Ok(()))
     }
@@ -277,13 +277,13 @@ impl Answer {
         }
     }
 
-    fn finish(&mut self) {
+    fn finish(&mut self, cx: &mut Context<'_>) {
         match &mut self.stages {
-            Stages::Pass => self.end(),
+            Stages::Pass => self.end(cx),
             Stages::Scrub(scrubber) => {
                 let last = scrubber.finish();
                 self.put(last);
-                self.end();
+                self.end(cx);
             }
             Stages::Decode(decoder, _) => {
                 decoder.finish();
@@ -293,9 +293,11 @@ impl Answer {
     }
 
     /// The body is whole: its connection can serve another request.
-    fn end(&mut self) {
+    fn end(&mut self, cx: &mut Context<'_>) {
         self.ended = true;
-        if let Some(connection) = self.connection.take() {
+        if let Some(mut connection) = self.connection.take() {
+            // Past the end of its answer, where it shows whether it can serve another request.
+            connection.drive(cx);
             connection.give_back();
         }
     }

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -43,6 +44,8 @@ pub(super) struct Front {
     pub(super) shared: Arc<Shared>,
     pub(super) listener: Arc<ListenerSettings>,
     pub(super) peer: Peer,
+    /// An absolute-form request has shown whose the connection is.
+    known: Arc<AtomicBool>,
     /// What a granted CONNECT goes on with, once hyper gives the stream back.
     next: Mutex<Option<Next>>,
 }
@@ -158,7 +161,7 @@ pub(super) async fn serve(front: Front, stream: AgentStream) {
     let connection = http1::Builder::new()
         .header_read_timeout(None::<Duration>)
         .max_header_size(head::MAX_HEAD + 16 * 1024)
-        .serve_connection(TokioIo::new(gate.hurry()), service)
+        .serve_connection(TokioIo::new(gate.hurry(Arc::clone(&front.known))), service)
         .with_upgrades();
     {
         tokio::pin!(connection);
@@ -344,13 +347,20 @@ async fn grant(
             Ok((Plan::Intercept(tunnel, acceptor), place))
         }
         Err(Refusal::NoRoute) if lets_through(front, &snapshot, &target) => {
-            let stream = snapshot.upstream.tunnel(&target).await?;
             let cut = hold.session().ended().child_token();
             place.runs(Connection::Blind {
                 agent,
-                target,
+                target: Arc::clone(&target),
                 cut: cut.clone(),
             });
+            // A reload before this look was taken by the grant; one after it finds the place, and cuts.
+            if !Arc::ptr_eq(&snapshot, &shared.snapshot.load()) {
+                return Err(Refusal::Draining);
+            }
+            let stream = tokio::select! {
+                () = cut.cancelled() => return Err(Refusal::NoRoute),
+                stream = snapshot.upstream.tunnel(&target) => stream?,
+            };
             shared.metrics.tunnels.inc();
             let idle = front.listener.limits.idle_timeout;
             Ok((Plan::Blind(stream, cut, idle), place))
@@ -403,7 +413,10 @@ async fn identify(
 /// An absolute-form request: never with a credential, and only to where no credential belongs.
 async fn plain(front: &Arc<Front>, request: Request<Incoming>) -> Response<Body> {
     match plain_tunnel(front, &request).await {
-        Ok(tunnel) => exchange(tunnel, request).await,
+        Ok(tunnel) => {
+            front.known.store(true, Ordering::Relaxed);
+            exchange(tunnel, request).await
+        }
         Err((refusal, hold, target)) => {
             if let (Some(hold), Some(target)) = (hold, target) {
                 let mut entry = super::record::Entry::begin(
@@ -500,6 +513,7 @@ impl Front {
             listener,
             peer,
             next: Mutex::default(),
+            known: Arc::default(),
         }
     }
 }

@@ -5,6 +5,7 @@
 //! ```
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, IF_RANGE, RANGE, TE};
@@ -22,6 +23,7 @@ use super::tunnel::{Grant, Tunnel};
 use super::upgrade;
 use crate::credential::Live;
 use crate::head::{Framing, Head};
+use crate::host::Scheme;
 use crate::inject::BodyEdit;
 use crate::policy::{Permit, Query, Verdict};
 use crate::scrub::Patterns;
@@ -29,6 +31,9 @@ use crate::tls::Protocol;
 
 /// The largest body, in bytes, in which a placeholder is replaced: it is read whole.
 const MAX_EDITED_BODY: usize = 1024 * 1024;
+
+/// How long the body in which a placeholder is replaced may take: what was judged must not wait for hours.
+const MOST_JUDGED_AGO: Duration = Duration::from_secs(30);
 
 /// Answers one request, by its upstream or by a refusal.
 pub(super) async fn exchange(
@@ -70,13 +75,13 @@ async fn forward(
     entry: &mut Option<Entry>,
 ) -> Result<Response<Body>, Refusal> {
     let record = entry.as_mut().ok_or(Refusal::Malformed(""))?;
-    let grant = tunnel.grant()?;
+    // The grant is taken before the head is looked at: to whom nothing is granted, nothing else is said.
+    tunnel.grant()?;
     let head = Head::clean(parts, &tunnel.target)?;
     record.asked(head.method(), Some(head.path_and_query()));
-    let permit = judge(tunnel, &grant, head, record)?;
+    let (grant, permit, lease) = permitted(tunnel, head, record).await?;
     let lane = grant.lane(permit.route()).ok_or(Refusal::NoRoute)?;
     let pool = lane.pool(tunnel, &grant.snapshot);
-    let lease = lease(tunnel, &permit, record).await?;
     let patterns =
         tunnel
             .shared
@@ -123,6 +128,25 @@ async fn forward(
     answer::pass_on(response, (method, scrub, deadline), Some(connection), entry).await
 }
 
+/// Permit and lease of one configuration. A reload that came between them could have given the credential's name to
+/// another host's secret: then all is judged again.
+async fn permitted(
+    tunnel: &Tunnel,
+    mut head: Head,
+    record: &mut Entry,
+) -> Result<(Arc<Grant>, Permit, Option<Arc<Live>>), Refusal> {
+    loop {
+        let epoch = tunnel.shared.epoch.current().await;
+        let grant = tunnel.grant()?;
+        let permit = judge(tunnel, &grant, head, record)?;
+        let lease = lease(tunnel, &permit, record).await?;
+        if tunnel.shared.epoch.is(epoch) {
+            return Ok((grant, permit, lease));
+        }
+        head = permit.into_head();
+    }
+}
+
 /// Policy, and nothing else, makes the permit.
 fn judge(
     tunnel: &Tunnel,
@@ -164,6 +188,10 @@ async fn lease(
     if permit.credential().is_none() {
         return Ok(None);
     }
+    // Wherever else this is judged: no credential leaves without TLS.
+    if tunnel.target.scheme == Scheme::Http {
+        return Err(Refusal::Cleartext);
+    }
     let lease = tunnel.shared.broker.lease(permit).await?;
     record.leased(lease.id());
     Ok(Some(lease))
@@ -184,7 +212,9 @@ fn narrow(head: &mut Head, no_ranges: bool, patterns: &Patterns) {
     if let Some(readable) = accepted.and_then(|accepted| readable_codings(accepted.as_bytes())) {
         headers.insert(ACCEPT_ENCODING, readable);
     }
-    if grpc {
+    // The Connect protocol codes each message of a stream by itself.
+    headers.remove("connect-accept-encoding");
+    if grpc || headers.contains_key("grpc-accept-encoding") {
         headers.insert(
             HeaderName::from_static("grpc-accept-encoding"),
             HeaderValue::from_static("identity"),
@@ -264,9 +294,10 @@ async fn outgoing(
     {
         return Err(crate::inject::Misplaced::Body.into());
     }
-    let read = Limited::new(body, MAX_EDITED_BODY)
-        .collect()
+    let read = Limited::new(body, MAX_EDITED_BODY).collect();
+    let read = tokio::time::timeout(MOST_JUDGED_AGO, read)
         .await
+        .map_err(|_| Refusal::Malformed("The body took longer than 30 s. Send it at once."))?
         .map_err(|error| {
             if error.is::<http_body_util::LengthLimitError>() {
                 Refusal::TooLarge

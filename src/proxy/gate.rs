@@ -9,7 +9,7 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -91,13 +91,20 @@ struct Timer {
     idle: Duration,
     last_byte: Instant,
     head_began: Option<Instant>,
+    /// Set once it is known whose the connection is; `None` where that was known from the start.
+    known: Option<Arc<AtomicBool>>,
 }
 
 impl Timer {
     fn deadline(&self) -> Instant {
+        let known = self
+            .known
+            .as_ref()
+            .is_none_or(|known| known.load(Ordering::Relaxed));
         match self.head_began {
             Some(began) => began + self.header,
-            None => self.last_byte + self.idle,
+            None if known => self.last_byte + self.idle,
+            None => self.last_byte + self.header.min(self.idle),
         }
     }
 
@@ -127,7 +134,9 @@ impl<IO> Gate<IO> {
     }
 
     /// The connection is nobody's yet, and owes its first head at once.
-    pub(super) fn hurry(mut self) -> Self {
+    /// Until `known` is set it may not be idle for longer than a head may take.
+    pub(super) fn hurry(mut self, known: Arc<AtomicBool>) -> Self {
+        self.timer.known = Some(known);
         self.timer.head_began = Some(Instant::now());
         self
     }
@@ -146,6 +155,7 @@ impl<IO> Gate<IO> {
             idle,
             last_byte: now,
             head_began: None,
+            known: None,
         };
         Self {
             io,

@@ -104,7 +104,7 @@ async fn serve_http2(tunnel: Arc<Tunnel>, stream: ServerStream<AgentStream>) {
         .max_local_error_reset_streams(MAX_RESETS)
         .max_pending_accept_reset_streams(20)
         .initial_stream_window_size(1 << 20)
-        .initial_connection_window_size(4 << 20)
+        .initial_connection_window_size(1 << 20)
         .max_send_buf_size(256 * 1024)
         .serve_connection(TokioIo::new(gate), service);
     tokio::pin!(connection);

@@ -92,6 +92,11 @@ impl Link {
             .map_err(|mut error| error.take_message().map(Box::new))
     }
 
+    /// Whether the connection is idle: the answer is whole, and the request too.
+    pub(super) fn is_idle(&self) -> bool {
+        self.driver.0.is_some() && self.sender.is_ready()
+    }
+
     /// Moves the connection while a body is read from it.
     pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
         self.driver.drive(cx);

@@ -14,6 +14,7 @@ mod answer;
 mod body;
 mod connect;
 mod dial;
+mod epoch;
 mod exchange;
 mod executor;
 mod gate;
@@ -47,7 +48,7 @@ pub use metrics::Metrics;
 pub use refusal::{HEADER as REFUSAL_HEADER, Refusal};
 pub use settings::{Identify, Limits, ListenAddr, ListenerSettings, Unmatched, UpstreamSettings};
 
-use crate::agent::Name;
+use crate::agent::{AgentId, Name};
 use crate::audit::{Audit, Record, Who};
 use crate::clock::Clock;
 use crate::credential::Broker;
@@ -57,6 +58,7 @@ use crate::policy::Policy;
 use crate::route::Table;
 use crate::session::{Hold, Session, Sessions};
 use crate::tls::{Connector, Leaves};
+use epoch::Epoch;
 use live::Live;
 use record::RequestIds;
 use upstream::Upstream;
@@ -131,6 +133,7 @@ struct Shared {
     metrics: Arc<Metrics>,
     own: Vec<SocketAddr>,
     live: Arc<Live>,
+    epoch: Epoch,
     ids: RequestIds,
     /// Fires at the start of a drain: finish what runs.
     drain: CancellationToken,
@@ -190,6 +193,7 @@ impl Proxy {
             metrics,
             own,
             live: Arc::default(),
+            epoch: Epoch::default(),
             ids: RequestIds::new(u64::from_be_bytes(prefix)),
             drain: CancellationToken::new(),
             cut: CancellationToken::new(),
@@ -197,10 +201,14 @@ impl Proxy {
     }
 
     /// Puts another configuration in place, whole, and cuts the connections that lose what they were granted; how many.
-    pub fn reload(&self, parts: SnapshotParts) -> usize {
+    /// `along` is what changes with it, in the same moment: the broker.
+    pub fn reload(&self, parts: SnapshotParts, along: impl FnOnce()) -> usize {
         let shared = &self.0;
         let fresh = Arc::new(Snapshot::new(parts, &shared.own));
-        let old = shared.snapshot.swap(Arc::clone(&fresh));
+        let old = shared.epoch.change(|| {
+            along();
+            shared.snapshot.swap(Arc::clone(&fresh))
+        });
         let cut = shared.live.settle(&fresh);
         // Requests under way keep their connections; idle ones of the old configuration go.
         old.upstream.close();
@@ -231,6 +239,18 @@ impl Proxy {
         let ended = self.0.sessions.end_where(|_| true);
         for session in &ended {
             self.0.session_ended(session, reason);
+        }
+        ended
+    }
+
+    /// Ends the sessions that this agent opened with a token that is no longer its own, and returns them.
+    pub fn end_sessions_by_token(&self, agent: &AgentId) -> Vec<Arc<Session>> {
+        let ended = self
+            .0
+            .sessions
+            .end_where(|session| session.agent() == agent && &**session.trust() == "token");
+        for session in &ended {
+            self.0.session_ended(session, "revoked");
         }
         ended
     }

@@ -3,6 +3,7 @@
 //! Not a byte is copied before the upstream's 101 has been checked (a rival switched early: CVE-2026-2833).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use aws_lc_rs::rand;
@@ -21,6 +22,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::answer;
 use super::body::Body;
+use super::live::Connection;
 use super::record::{ByteCount, Entry};
 use super::refusal::Refusal;
 use super::tunnel::{Grant, Tunnel};
@@ -45,6 +47,17 @@ pub(super) async fn bridge(
     entry: &mut Option<Entry>,
 ) -> Result<Response<Body>, Refusal> {
     let record = entry.as_mut().ok_or(Refusal::BadUpstream)?;
+    // It outlives the connection that asked for it, so it is counted and can be cut by itself.
+    let most = tunnel.limits.max_connections_per_agent;
+    let live = &tunnel.shared.live;
+    let mut place = live
+        .enter(tunnel.session().agent(), most)
+        .ok_or(Refusal::TooManyConnections)?;
+    place.runs(Connection::Intercept(Arc::downgrade(tunnel)));
+    // A reload before this look was taken by the grant; one after it finds the place, and cuts.
+    if !Arc::ptr_eq(&grant.snapshot, &tunnel.shared.snapshot.load()) {
+        return Err(Refusal::Draining);
+    }
     if record.carries_credential() {
         record
             .intent()
@@ -91,11 +104,12 @@ pub(super) async fn bridge(
     let cut = tunnel.cut.clone();
     let tunnel = Arc::clone(tunnel);
     tunnel.shared.tracker.clone().spawn(async move {
+        let _place = place;
         let Ok(agent) = agent.await else { return };
-        let scrubber = scrub.map(WebSocketScrubber::new);
+        let (scrubber, idle) = (scrub.map(WebSocketScrubber::new), tunnel.limits.idle_timeout);
         tokio::select! {
             () = cut.cancelled() => {}
-            () = join(TokioIo::new(agent), TokioIo::new(upstream), scrubber, &mut record) => {}
+            () = join(TokioIo::new(agent), TokioIo::new(upstream), (scrubber, idle), &mut record) => {}
         }
         drop(tunnel);
     });
@@ -165,7 +179,7 @@ fn fresh_key() -> HeaderValue {
 async fn join(
     agent: TokioIo<Upgraded>,
     upstream: TokioIo<Upgraded>,
-    scrubber: Option<WebSocketScrubber>,
+    (scrubber, idle): (Option<WebSocketScrubber>, Duration),
     record: &mut Entry,
 ) {
     let (agent_in, agent_out) = tokio::io::split(agent);
@@ -188,7 +202,10 @@ async fn join(
     });
     tokio::pin!(up, down);
     tokio::select! {
-        () = &mut up => down.await,
+        // The agent has ended: what the upstream still says has this long.
+        () = &mut up => {
+            tokio::time::timeout(idle, down).await.ok();
+        }
         // The upstream has ended: what the agent still says reaches nobody.
         () = &mut down => {}
     }

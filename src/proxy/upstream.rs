@@ -4,10 +4,11 @@
 //! an HPACK table) can never reach another.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Context;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -223,7 +224,9 @@ impl Pool {
         }
         let alone = self.target.scheme == Scheme::Https && !self.is_http1.load(Ordering::Relaxed);
         let _first = if alone {
-            Some(self.first.lock().await)
+            // Past this wait one dials beside the other: a target that does not answer must not queue its requests.
+            let wait = self.upstream.dialler.connect_timeout();
+            tokio::time::timeout(wait, self.first.lock()).await.ok()
         } else {
             None
         };
@@ -325,9 +328,22 @@ impl Checkout {
         }
     }
 
+    /// Moves the connection past an answer without a body, and puts it back.
+    pub(super) async fn settle(mut self) {
+        poll_fn(|cx| {
+            self.drive(cx);
+            Poll::Ready(())
+        })
+        .await;
+        self.give_back();
+    }
+
     /// Puts the connection back: its answer was read to the end.
     pub(super) fn give_back(self) {
-        if let Sender::Http1(link) = self.sender {
+        // One that still sends its request is let go: nobody would move it.
+        if let Sender::Http1(link) = self.sender
+            && link.is_idle()
+        {
             let mut idle = self.pool.idle.lock();
             if idle.len() < MAX_IDLE {
                 idle.push((link, Instant::now()));
