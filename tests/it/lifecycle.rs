@@ -206,6 +206,34 @@ async fn a_reload_cuts_what_lost_its_grant_and_keeps_the_rest() {
 }
 
 #[tokio::test]
+async fn a_token_that_was_replaced_ends_what_it_opened() {
+    let upstream = Upstream::echo(&["http/1.1"]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    std::fs::write(&token, "first-token-of-agent-z").unwrap();
+    let agent_z = format!("[agent.z]\ntoken = {{ file = \"{}\" }}\n", token.display());
+    let harness = Setup::new(&format!("{BEARER}{agent_z}"))
+        .to("api.test:443", &upstream)
+        .start()
+        .await;
+    let stolen = harness.agent_with(Some("first-token-of-agent-z"));
+    let mut tunnel = stolen.tunnel("api.test:443", &["http/1.1"]).await;
+    tunnel
+        .write_all(b"GET /x HTTP/1.1\r\nHost: api.test\r\n\r\n")
+        .await
+        .unwrap();
+    assert_eq!(tunnel.answer().await.status(), 200);
+    std::fs::write(&token, "second-token-of-agent-z").unwrap();
+    assert!(tunnel.closes_within(Duration::from_secs(5)).await);
+    let (refused, _) = stolen.connect("api.test:443").await;
+    assert_eq!(
+        (refused.status(), refused.get("keyward-refusal")),
+        (407, Some("unidentified"))
+    );
+    harness.finish().await;
+}
+
+#[tokio::test]
 async fn a_drain_finishes_what_runs_and_does_not_wait_for_idle_connections() {
     for alpn in ["http/1.1", "h2"] {
         let release = Arc::new(Notify::new());

@@ -140,6 +140,28 @@ async fn a_websocket_over_http1_echoes_and_is_masked() {
     harness.finish().await;
 }
 
+/// A socket outlives the connection that asked for it, but not its grant.
+#[tokio::test]
+async fn an_open_websocket_is_cut_when_a_reload_takes_its_route() {
+    let upstream = echoing().await;
+    let setup = Setup::new(BEARER).to("api.test:443", &upstream);
+    let harness = setup.clone().start().await;
+    let agent = harness.agent();
+    let mut tunnel = agent.tunnel("api.test:443", &["http/1.1"]).await;
+    let head = format!(
+        "GET /ws HTTP/1.1\r\nHost: api.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: {KEY}\r\n\
+         Sec-WebSocket-Version: 13\r\n\r\n"
+    );
+    tunnel.write_all(head.as_bytes()).await.unwrap();
+    assert_eq!(tunnel.head().await.status(), 101);
+    converse(&mut tunnel, &agent).await;
+    harness
+        .reload(&setup.routes("[[route]]\nhosts = [\"other.test\"]\n"))
+        .await;
+    assert!(tunnel.closes_within(Duration::from_secs(2)).await);
+    harness.finish().await;
+}
+
 /// LEAK-21 over RFC 8441.
 #[tokio::test]
 async fn a_websocket_over_http2_echoes_and_is_masked() {
