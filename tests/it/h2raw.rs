@@ -82,7 +82,8 @@ impl Raw {
             .await
             .unwrap();
         let mut raw = Self(tunnel);
-        raw.send(&frame(SETTINGS, 0, 0, &[])).await;
+        // SETTINGS_HEADER_TABLE_SIZE of 0: what is answered refers to nothing that was said before.
+        raw.send(&frame(SETTINGS, 0, 0, &[0, 1, 0, 0, 0, 0])).await;
         raw.send(&frame(SETTINGS, 1, 0, &[])).await;
         raw
     }

@@ -30,4 +30,5 @@ mod leak;
 mod lifecycle;
 mod placement;
 mod protocol;
+mod rest;
 mod upgrades;

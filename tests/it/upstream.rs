@@ -102,7 +102,13 @@ pub fn tls(names: &[&str], alpn: &[&str]) -> TlsAcceptor {
     TlsAcceptor::from(Arc::new(config))
 }
 
-const NAMES: &[&str] = &["api.test", "other.test", "plain.test", "127.0.0.1"];
+const NAMES: &[&str] = &[
+    "api.test",
+    "other.test",
+    "plain.test",
+    "api.github.com",
+    "127.0.0.1",
+];
 
 impl Upstream {
     /// Answers every request by `answer`, over TLS, with HTTP/2 where `alpn` names it.

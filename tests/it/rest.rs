@@ -1,0 +1,274 @@
+//! Credentials that would be minted, a CA that ends, names and sessions that are carried over.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use jiff::{SignedDuration, Timestamp};
+use keyward::clock::{Clock, Now};
+use keyward::host::HostMatch;
+use keyward::tls::{Authority, Constraints, Role};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use super::agent::{request, within};
+use super::canary::CANARY;
+use super::h2raw::{Raw, block};
+use super::harness::{BEARER, Setup};
+use super::upstream::{self, Upstream};
+
+const GITHUB: &str = "[[route]]\npreset = \"github\"\ncredential = \"c\"\n";
+
+/// LEAK-26: a request whose answer would be a new credential is refused, however its path is written, unless granted.
+#[tokio::test]
+async fn a_credential_is_minted_only_where_the_route_grants_it() {
+    let upstream = Upstream::echo(&["http/1.1"]).await;
+    let setup = Setup::new(GITHUB).to("api.github.com:443", &upstream);
+    let harness = setup.clone().start().await;
+    let agent = harness.agent();
+    let mut sender = agent.h1("api.github.com:443").await;
+    for path in [
+        "/app/installations/1/access_tokens",
+        "/user/keys",
+        "/user/keys/",
+        "/User/Keys",
+        "/user/keys?per_page=1",
+        "/user/keys;a=b",
+        "/user/%6beys",
+        "/repos/o/r/keys.json",
+    ] {
+        let asked = request("POST", path, "api.github.com");
+        let answer = agent.ask(&mut sender, asked).await;
+        assert_eq!((answer.status, answer.word()), (403, "denied"), "{path}");
+    }
+    assert_eq!(upstream.dialled(), 0);
+    // The rest of the service is there, and reading what exists mints nothing.
+    for (method, path) in [("GET", "/user/keys"), ("POST", "/repos/o/r/issues")] {
+        let asked = request(method, path, "api.github.com");
+        assert_eq!(agent.ask(&mut sender, asked).await.status, 200, "{path}");
+    }
+    assert_eq!(upstream.requests().len(), 2);
+
+    harness
+        .reload(&setup.routes(&format!("{GITHUB}minting = true\n")))
+        .await;
+    let mut sender = agent.h1("api.github.com:443").await;
+    let asked = request("POST", "/user/keys", "api.github.com");
+    assert_eq!(agent.ask(&mut sender, asked).await.status, 200);
+    let seen = upstream.requests();
+    assert_eq!(
+        seen.last().unwrap().all("authorization"),
+        [format!("Bearer {CANARY}")]
+    );
+    harness.finish().await;
+}
+
+/// HOST-31: a connection serves the one name of its CONNECT, although both names have a route, and the upstream's
+/// certificate speaks for both.
+#[tokio::test]
+async fn another_name_on_the_same_http2_connection_is_misdirected() {
+    let (first, second) = (Upstream::echo(&["h2"]).await, Upstream::echo(&["h2"]).await);
+    let other = BEARER.replace("api.test", "other.test");
+    let harness = Setup::new(&format!("{BEARER}{other}"))
+        .to("api.test:443", &first)
+        .to("other.test:443", &second)
+        .start()
+        .await;
+    let agent = harness.agent();
+    let mut raw = Raw::open(&agent).await;
+    for (stream, authority) in [
+        (1, "other.test"),
+        (3, "other.test:443"),
+        (5, "api.test:8443"),
+    ] {
+        let fields = [
+            (":method", "GET"),
+            (":scheme", "https"),
+            (":authority", authority),
+            (":path", "/x"),
+        ];
+        raw.headers(stream, &block(&fields)).await;
+        assert_eq!(raw.fate(stream).await, "421", "{authority}");
+    }
+    assert_eq!((first.dialled(), second.dialled()), (0, 0));
+    harness
+        .record(|record| record["word"] == "host-mismatch")
+        .await;
+
+    // Its own name is served there still, and the other one by a connection of its own on both sides.
+    raw.headers(7, &super::h2raw::get("/x")).await;
+    assert_eq!(raw.fate(7).await, "200");
+    let mut sender = agent.h2("other.test:443").await;
+    let answer = agent
+        .ask_h2(&mut sender, request("GET", "/x", "other.test"))
+        .await;
+    assert_eq!(answer.status, 200);
+    assert_eq!((first.requests().len(), second.requests().len()), (1, 1));
+    // The leaf names the host of the CONNECT and no other.
+    let (_, stream) = agent.connect("api.test:443").await;
+    assert!(agent.tls(stream, "other.test", &["h2"]).await.is_err());
+    harness.finish().await;
+}
+
+/// A clock that stands still.
+#[derive(Debug)]
+struct Stopped(Timestamp);
+
+impl Clock for Stopped {
+    fn now(&self) -> Now {
+        Now {
+            wall: self.0,
+            mono: Instant::now(),
+        }
+    }
+}
+
+/// Makes a CA in this folder whose intermediate ends after this time, and takes the root's key away.
+fn ca_that_ends(folder: &Path, left: SignedDuration) {
+    let hosts = ["api.test", "other.test"].map(|name| HostMatch::Exact(name.parse().unwrap()));
+    let names = Constraints::new(&hosts);
+    let issue = |at| Authority::issue(folder, &names, &Stopped(at)).unwrap();
+    let ends = || {
+        let facts = Authority::show(folder).unwrap();
+        let mut of_intermediate = facts.iter().filter(|fact| fact.role == Role::Intermediate);
+        of_intermediate.next().unwrap().not_after
+    };
+    let began = Timestamp::now() - SignedDuration::from_hours(24 * 40);
+    issue(began);
+    let life = ends().duration_since(began);
+    issue(Timestamp::now() + left - life);
+    assert!(ends() > Timestamp::now());
+    std::fs::remove_file(folder.join("root.key")).unwrap();
+}
+
+/// HOST-40: where no leaf can be had, CONNECT is refused before its 200, also where unmatched hosts are let through.
+#[tokio::test]
+async fn a_ca_that_cannot_issue_refuses_the_connect_and_never_tunnels() {
+    let upstream = Upstream::echo(&["http/1.1"]).await;
+    let ca = tempfile::tempdir().unwrap();
+    let folder = ca.path().join("ca");
+    ca_that_ends(&folder, SignedDuration::from_secs(3));
+    let other = BEARER.replace("api.test", "other.test");
+    let routes = format!("[ca]\ndir = \"{}\"\n{BEARER}{other}", folder.display());
+    let harness = Setup::new(&routes)
+        .proxy("unmatched = \"tunnel\"")
+        .to("api.test:443", &upstream)
+        .to("other.test:443", &upstream)
+        .start()
+        .await;
+    let agent = harness.agent();
+    // Until it ends the CA serves.
+    assert_eq!(agent.get("api.test:443", "/x").await.status, 200);
+    let dialled = upstream.dialled();
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    for authority in ["api.test:443", "other.test:443"] {
+        let (answer, mut stream) = agent.connect(authority).await;
+        assert_eq!(answer.status(), 503, "{authority} {answer:?}");
+        assert_eq!(answer.get("keyward-refusal"), Some("ca-unavailable"));
+        stream.write_all(b"GET /x HTTP/1.1\r\n\r\n").await.ok();
+        assert!(stream.closes_within(Duration::from_secs(2)).await);
+    }
+    assert_eq!(upstream.dialled(), dialled);
+    harness
+        .record(|record| record["word"] == "ca-unavailable" && record["decision"] == "deny")
+        .await;
+    harness.finish().await;
+}
+
+/// A client that resumes, and would send early data where a ticket allows it.
+fn eager(roots: Arc<rustls::RootCertStore>) -> TlsConnector {
+    let mut config = rustls::ClientConfig::builder()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.enable_early_data = true;
+    TlsConnector::from(Arc::new(config))
+}
+
+/// One request over this stream; whether the session was resumed, and whether its ticket granted early data.
+async fn hurried<S>(connector: &TlsConnector, stream: S) -> (bool, bool)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let name = ServerName::try_from("api.test").unwrap();
+    let mut granted = false;
+    let connecting = connector.connect_with(name, stream, |client| {
+        granted = client.early_data().is_some();
+    });
+    let mut tls = within(connecting).await.unwrap();
+    let head = b"GET /x HTTP/1.1\r\nHost: api.test\r\nConnection: close\r\n\r\n";
+    tls.write_all(head).await.unwrap();
+    tls.flush().await.unwrap();
+    let mut read = Vec::new();
+    within(tls.read_to_end(&mut read)).await.ok();
+    assert!(read.starts_with(b"HTTP/1.1 200"));
+    let resumed = tls.get_ref().1.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
+    (resumed, granted)
+}
+
+/// An upstream that closes after each answer, whose tickets grant early data, and how many connections used that.
+async fn generous() -> (Upstream, Arc<AtomicUsize>, Arc<AtomicUsize>) {
+    let mut config =
+        rustls::ServerConfig::clone(upstream::tls(&["api.test"], &["http/1.1"]).config());
+    config.max_early_data_size = 1 << 14;
+    let (early, resumed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let counts = (Arc::clone(&early), Arc::clone(&resumed));
+    let upstream = Upstream::script_with(Arc::new(config).into(), move |mut script| {
+        let (early, resumed) = (Arc::clone(&counts.0), Arc::clone(&counts.1));
+        async move {
+            let connection = script.stream.get_mut().1;
+            let used = usize::from(connection.early_data().is_some());
+            early.fetch_add(used, Ordering::SeqCst);
+            let kind = connection.handshake_kind();
+            let again = usize::from(kind == Some(rustls::HandshakeKind::Resumed));
+            resumed.fetch_add(again, Ordering::SeqCst);
+            script.request().await;
+            script
+                .write("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                .await;
+            script.stream.shutdown().await.ok();
+        }
+    })
+    .await;
+    (upstream, early, resumed)
+}
+
+/// HOST-33: sessions are resumed on both sides, and neither grants nor uses early data.
+#[tokio::test]
+async fn no_early_data_is_granted_to_agents_or_sent_to_upstreams() {
+    let (upstream, early, resumed) = generous().await;
+    let harness = Setup::new(BEARER)
+        .to("api.test:443", &upstream)
+        .start()
+        .await;
+    let agent = harness.agent();
+    let connector = eager(Arc::clone(&agent.roots));
+    let mut found = Vec::new();
+    for _ in 0..2 {
+        let (_, stream) = agent.connect("api.test:443").await;
+        found.push(hurried(&connector, stream).await);
+    }
+    assert_eq!(found, [(false, false), (true, false)]);
+    assert_eq!(upstream.dialled(), 2);
+    assert_eq!(
+        (early.load(Ordering::SeqCst), resumed.load(Ordering::SeqCst)),
+        (0, 1)
+    );
+
+    // The same client at that upstream: its tickets do grant early data.
+    let mut roots = rustls::RootCertStore::empty();
+    let ca = CertificateDer::from_pem_slice(upstream::CA.pem.as_bytes()).unwrap();
+    roots.add(ca).unwrap();
+    let connector = eager(Arc::new(roots));
+    let mut found = Vec::new();
+    for _ in 0..2 {
+        let stream = TcpStream::connect(upstream.address).await.unwrap();
+        found.push(hurried(&connector, stream).await);
+    }
+    assert_eq!(found, [(false, false), (true, true)]);
+    harness.finish().await;
+}
