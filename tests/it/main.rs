@@ -28,6 +28,7 @@ mod upstream;
 mod attacks;
 mod leak;
 mod lifecycle;
+mod outside;
 mod placement;
 mod protocol;
 mod rest;

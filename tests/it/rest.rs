@@ -1,4 +1,4 @@
-//! Credentials that would be minted, a CA that ends, names and sessions that are carried over.
+//! Credentials that would be minted, a CA that ends, what is carried over or pushed, and floods of names.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,14 +12,14 @@ use keyward::tls::{Authority, Constraints, Role};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
 
 use super::agent::{request, within};
 use super::canary::CANARY;
-use super::h2raw::{Raw, block};
-use super::harness::{BEARER, Setup};
-use super::upstream::{self, Upstream};
+use super::h2raw::{DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, Raw, SETTINGS, block, frame};
+use super::harness::{BEARER, Setup, TOKEN_B};
+use super::upstream::{self, Scripted, Upstream};
 
 const GITHUB: &str = "[[route]]\npreset = \"github\"\ncredential = \"c\"\n";
 
@@ -270,5 +270,175 @@ async fn no_early_data_is_granted_to_agents_or_sent_to_upstreams() {
         found.push(hurried(&connector, stream).await);
     }
     assert_eq!(found, [(false, false), (true, true)]);
+    harness.finish().await;
+}
+
+const PUSH_PROMISE: u8 = 5;
+
+/// Answers the first request of an HTTP/2 connection with a push before the answer; what the client said of pushes in
+/// its SETTINGS, and the error of its GOAWAY.
+async fn push(mut script: Scripted) -> (Option<u8>, Option<u8>) {
+    let (mut pushes, mut error) = (None, None);
+    let mut preface = [0; 24];
+    script.stream.read_exact(&mut preface).await.unwrap();
+    script.write(frame(SETTINGS, 0, 0, &[])).await;
+    let mut head = [0; 9];
+    while script.stream.read_exact(&mut head).await.is_ok() {
+        let mut payload = vec![0; usize::from(u16::from_be_bytes([head[1], head[2]]))];
+        script.stream.read_exact(&mut payload).await.unwrap();
+        match head[3] {
+            SETTINGS => {
+                let of_push = payload.chunks(6).find(|setting| setting[1] == 2);
+                pushes = pushes.or(of_push.map(|setting| setting[5]));
+            }
+            HEADERS => {
+                let asked = super::h2raw::get("/pushed");
+                let promise = [&[0, 0, 0, 2], &asked[..]].concat();
+                let ok = block(&[(":status", "200")]);
+                let mut out = frame(PUSH_PROMISE, END_HEADERS, 1, &promise);
+                for stream in [2, 1] {
+                    out.extend(frame(HEADERS, END_HEADERS, stream, &ok));
+                    out.extend(frame(DATA, END_STREAM, stream, CANARY.as_bytes()));
+                }
+                script.write(out).await;
+            }
+            GOAWAY => error = Some(payload[7]),
+            _ => {}
+        }
+    }
+    (pushes, error)
+}
+
+/// LEAK-15: we say that we take no pushes, and one that comes ends the connection (RFC 9113 §8.4).
+#[tokio::test]
+async fn a_server_push_is_declined_and_ends_the_upstream_connection() {
+    let (sender, mut said) = tokio::sync::mpsc::unbounded_channel();
+    let acceptor = upstream::tls(&["api.test"], &["h2"]);
+    let upstream = Upstream::script_with(acceptor, move |script| {
+        let sender = sender.clone();
+        async move {
+            sender.send(push(script).await).unwrap();
+        }
+    })
+    .await;
+    let harness = Setup::new(BEARER)
+        .to("api.test:443", &upstream)
+        .start()
+        .await;
+    let answer = harness.agent().get("api.test:443", "/x").await;
+    assert_eq!(answer.status, 502, "{answer:?}");
+    const PROTOCOL_ERROR: u8 = 1;
+    let heard = within(said.recv()).await.unwrap();
+    assert_eq!(heard, (Some(0), Some(PROTOCOL_ERROR)));
+    harness.finish().await;
+}
+
+/// SSRF-03 turned round: an address of IPv6 is reached where the operator allows it, and only there.
+#[tokio::test]
+async fn a_literal_of_ipv6_is_dialled_where_its_network_is_allowed() {
+    let listener = TcpListener::bind("[::1]:0").await.unwrap();
+    let authority = listener.local_addr().unwrap().to_string();
+    let dialled = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&dialled);
+    let acceptor = upstream::tls(&["::1"], &["http/1.1"]);
+    let serving = tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            count.fetch_add(1, Ordering::SeqCst);
+            let mut stream = acceptor.accept(stream).await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.unwrap());
+            }
+            let head = String::from_utf8(head).unwrap();
+            assert!(head.contains(&format!("Bearer {CANARY}")), "{head}");
+            let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
+            stream.write_all(answer).await.unwrap();
+            stream.shutdown().await.ok();
+        }
+    });
+    let route = BEARER.replace("api.test", &authority);
+    for (allowed, granted) in [("127.0.0.0/8", false), ("::1/128", true)] {
+        let harness = Setup::new(&route)
+            .upstream(&format!("allow-private = [\"{allowed}\"]"))
+            .start()
+            .await;
+        let agent = harness.agent();
+        if granted {
+            let answer = agent.get(&authority, "/x").await;
+            assert_eq!((answer.status, answer.text().as_str()), (200, "ok"));
+        } else {
+            let (answer, _) = agent.connect(&authority).await;
+            assert_eq!(answer.get("keyward-refusal"), Some("private-address"));
+            assert_eq!(dialled.load(Ordering::SeqCst), 0);
+        }
+        harness.finish().await;
+    }
+    serving.abort();
+}
+
+/// The value of a metric without labels.
+fn gauge(metrics: &str, name: &str) -> usize {
+    let of_name = |line: &&str| line.split(' ').next() == Some(name);
+    let line = metrics.lines().find(of_name).unwrap();
+    line.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+/// Resident memory of this process, in KiB.
+fn resident() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS"))
+        .unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// DOS-10: names without end below a wildcard fill a bounded store, and others are served meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_names_below_a_wildcard_keeps_a_bounded_number_of_leaves() {
+    let upstream = Upstream::echo(&["http/1.1"]).await;
+    let routes = format!("{BEARER}[[route]]\nhosts = [\"*.wild.test\"]\n");
+    let harness = Setup::new(&routes)
+        .to("api.test:443", &upstream)
+        .start()
+        .await;
+    let (agent, other) = (harness.agent(), harness.agent_with(Some(TOKEN_B)));
+    let most = keyward::tls::Leaves::CAPACITY;
+    let (mut next, mut filled) = (0, 0);
+    for goal in [most + most / 4, most + most / 2] {
+        while next < goal {
+            let batch = (next..next + 16).map(|n| {
+                let agent = agent.clone();
+                tokio::spawn(async move {
+                    agent
+                        .connect(&format!("n{n}.wild.test:443"))
+                        .await
+                        .0
+                        .status()
+                })
+            });
+            for connect in batch.collect::<Vec<_>>() {
+                assert_eq!(connect.await.unwrap(), 200);
+            }
+            next += 16;
+            if next % 1024 == 0 {
+                let began = Instant::now();
+                assert_eq!(other.get("api.test:443", "/x").await.status, 200);
+                assert!(began.elapsed() < Duration::from_secs(2));
+            }
+        }
+        let kept = gauge(&harness.metrics().await, "keyward_leaves");
+        assert!(kept <= most && kept > most / 2, "{kept}");
+        let now = resident();
+        println!("{next} names, {kept} leaves, {now} KiB");
+        // The store was nearly full at the first look: what a name costs is not kept again.
+        assert!(
+            filled == 0 || now < filled + 16 * 1024,
+            "{filled} to {now} KiB"
+        );
+        filled = now;
+    }
+    let (deeper, _) = agent.connect("a.b.wild.test:443").await;
+    assert_eq!(deeper.status(), 403);
     harness.finish().await;
 }
