@@ -32,4 +32,5 @@ mod outside;
 mod placement;
 mod protocol;
 mod rest;
+mod rules;
 mod upgrades;
