@@ -21,6 +21,9 @@ use super::h2raw::{DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, Raw, SETTINGS
 use super::harness::{BEARER, Setup, TOKEN_B};
 use super::upstream::{self, Scripted, Upstream};
 
+/// RFC 9113 §7.
+const PROTOCOL_ERROR: u8 = 1;
+
 const GITHUB: &str = "[[route]]\npreset = \"github\"\ncredential = \"c\"\n";
 
 /// LEAK-26: a request whose answer would be a new credential is refused, however its path is written, unless granted.
@@ -331,7 +334,6 @@ async fn a_server_push_is_declined_and_ends_the_upstream_connection() {
         .await;
     let answer = harness.agent().get("api.test:443", "/x").await;
     assert_eq!(answer.status, 502, "{answer:?}");
-    const PROTOCOL_ERROR: u8 = 1;
     let heard = within(said.recv()).await.unwrap();
     assert_eq!(heard, (Some(0), Some(PROTOCOL_ERROR)));
     harness.finish().await;
