@@ -48,16 +48,12 @@ const IMPURE: [&str; 6] = [
 ];
 
 /// Types of these crates stay behind one room's door, so that a change of the crate is a change of the room.
-const BEHIND: [(&str, &str); 5] = [
+const BEHIND: [(&str, &str); 4] = [
     ("rustls::", "tls"),
     ("tokio_rustls::", "tls"),
     ("rcgen::", "tls"),
-    ("notify::", "credential"),
     ("keyring::", "credential"),
 ];
-
-/// What stands behind no door, with the file that may have it.
-const BEHIND_TOO: [(&str, &str); 1] = [("notify::", "src/cli/serve.rs")];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -231,8 +227,7 @@ fn crates_stay_behind_the_door_of_their_room() {
                     let before = text[..at].chars().next_back();
                     !before.is_some_and(|c| c.is_ascii_alphanumeric() || c == '_' || c == ':')
                 });
-                let leave = BEHIND_TOO.contains(&(name, &file));
-                if named && room != owner && !leave {
+                if named && room != owner {
                     writeln!(faults, "{file}:{line}: {name} belongs to {owner}").unwrap();
                 }
             }
