@@ -39,6 +39,8 @@ pub struct Metrics {
     seconds: Family<RouteLabels, Seconds>,
     /// Open connections of agents.
     pub(super) connections: Gauge,
+    /// Live sessions.
+    pub(super) sessions: Gauge,
     /// CONNECTs that were tunnelled untouched.
     pub(super) tunnels: Counter,
 }
@@ -83,6 +85,7 @@ impl Metrics {
             "Open connections of agents",
             self.connections.clone(),
         );
+        registry.register("keyward_sessions", "Live sessions", self.sessions.clone());
         registry.register(
             "keyward_tunnels",
             "Connections tunnelled untouched",

@@ -276,6 +276,7 @@ impl Shared {
             self.sessions
                 .open(&attested.agent, &attested.trust, &peer, &self.clock.now());
         if new {
+            self.metrics.sessions.inc();
             self.broker
                 .begin_session(hold.session().id(), hold.session().agent());
             let who = session_who(hold.session());
@@ -289,6 +290,7 @@ impl Shared {
     }
 
     fn session_ended(&self, session: &Session, reason: &'static str) {
+        self.metrics.sessions.dec();
         self.audit
             .append(&Record::session_end(session_who(session), reason));
     }
