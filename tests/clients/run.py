@@ -380,6 +380,12 @@ def main() -> None:
         for client in clients:
             begun = time.monotonic()
             ok, version, detail = judge(stage, client, mode, proxy, ca)
+            if not ok and "TimeoutExpired" in detail:
+                # `git push` through keyward has been seen to hang, about once in twenty runs: a known fault, told in
+                # the row, that must not hide what else the run shows. Anything but a hang is not tried again.
+                print(f"HANG {client.name}: {detail}", flush=True)
+                ok, version, again = judge(stage, client, mode, proxy, ca)
+                detail = f"{again} (HUNG ONCE, second try)"
             rows.append((f"{client.name} {version}".strip(), ok, detail))
             table.append((client, version, ok, detail))
             print(f"{'ok  ' if ok else 'FAIL'} {rows[-1][0]:28} {time.monotonic() - begun:5.1f} s  {detail}", flush=True)
