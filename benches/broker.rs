@@ -88,6 +88,7 @@ fn permits(count: usize) -> Vec<Permit> {
         encoded_slash: false,
         websocket: true,
         preset: None,
+        narrow: Arc::default(),
     };
     let agent = "agent".parse().expect("a name");
     let candidates = Table::new(vec![route]).candidates(&target, &agent);
@@ -100,6 +101,7 @@ fn permits(count: usize) -> Vec<Permit> {
             let query = Query {
                 agent: &agent,
                 session: &session(number),
+                person: None,
                 target: &target,
                 source: None,
                 now: SystemClock.now(),

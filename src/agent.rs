@@ -12,6 +12,15 @@ pub struct Name(Arc<str>);
 /// The id of an agent in the registry.
 pub type AgentId = Name;
 
+/// The person for whom an agent acts: a login (`[login.NAME]` or `[trust.NAME]`) and the name that it gives.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct User {
+    /// The NAME of the login or trust provider that signed the person in.
+    pub provider: Name,
+    /// What that provider calls the person (`user-claim`). Of two providers the same name is two people.
+    pub name: Arc<str>,
+}
+
 /// A name outside the grammar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a name is 1 to 64 characters of a-z, 0-9, `-` and `_`")]

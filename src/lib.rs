@@ -30,12 +30,17 @@ pub mod preset;
 // block 3: the decision
 pub mod policy;
 
-// block 4: ports (the trait in `mod.rs`, an adapter a file)
+// block 4a: ports that stand alone (the trait in `mod.rs`, an adapter a file)
 pub mod audit;
+pub mod tls;
+
+// block 4b: HTTPS towards issuers
+pub mod issuer;
+
+// block 4c: ports that call issuers
 pub mod credential;
 pub mod identity;
 pub mod session;
-pub mod tls;
 
 // block 5: adapters of stores
 

@@ -179,6 +179,7 @@ pub(super) fn read(reader: &Reader<'_, '_>, index: usize, known: &Known<'_>) -> 
         },
         credential,
         preset: preset.map(|(name, _)| name),
+        narrow: Arc::default(),
     };
     let span = if reader.has("name") {
         reader.key_span("name")

@@ -35,6 +35,8 @@ pub use source::{Env, SourceError, Watched, Watcher};
 
 use crate::agent::{AgentId, Name};
 use crate::inject::Material;
+use crate::policy::Person;
+use crate::route::Narrow;
 use crate::secret::Secret;
 
 /// One issuer. It issues and revokes and does nothing else: it must not cache, retry, or keep what it issued.
@@ -51,13 +53,30 @@ pub trait CredentialProvider: fmt::Debug + Send + Sync {
 }
 
 /// For whom a lease is issued: exactly those whom it may serve.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Scope {
     /// The credential.
     pub credential: Name,
     /// Whom the lease may serve.
     pub holder: Holder,
+    /// The person for whom those act, where they act for one.
+    pub person: Option<Arc<Person>>,
+    /// What the route asks for less than the credential may give.
+    pub narrow: Arc<Narrow>,
 }
+
+/// Persons are the same where their users are; the token they came with is not looked at.
+impl PartialEq for Scope {
+    fn eq(&self, other: &Self) -> bool {
+        let user = |scope: &Self| scope.person.as_ref().map(|person| person.user.clone());
+        self.credential == other.credential
+            && self.holder == other.holder
+            && self.narrow == other.narrow
+            && user(self) == user(other)
+    }
+}
+
+impl Eq for Scope {}
 
 /// Whom one lease may serve.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -192,6 +192,7 @@ fn permit(agent: &str, session: &str, credential: &str) -> Permit {
         encoded_slash: false,
         websocket: true,
         preset: None,
+        narrow: Arc::default(),
     };
     let agent: AgentId = agent.parse().unwrap();
     let table = Table::new(vec![route]);
@@ -200,6 +201,7 @@ fn permit(agent: &str, session: &str, credential: &str) -> Permit {
     let query = Query {
         agent: &agent,
         session: &Arc::from(session),
+        person: None,
         target: &target,
         source: None,
         now: crate::clock::SystemClock.now(),

@@ -4,11 +4,13 @@
 //! the permit, so nothing can change between judgement and sending.
 
 mod condition;
+mod person;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use condition::{Conditions, Hours, Unmet, Weekdays};
+pub use person::{Person, UserToken, UserTokenType};
 
 use crate::agent::{AgentId, Name};
 use crate::clock::Now;
@@ -30,6 +32,8 @@ pub struct Query<'a> {
     pub agent: &'a AgentId,
     /// The session it acts in.
     pub session: &'a Arc<str>,
+    /// The person whom the session is bound to, if any.
+    pub person: Option<&'a Arc<Person>>,
     /// The one target of the connection.
     pub target: &'a Arc<Target>,
     /// The peer's address; `None` on a unix socket.
@@ -61,6 +65,7 @@ pub struct Permit {
     route: Arc<Route>,
     agent: AgentId,
     session: Arc<str>,
+    person: Option<Arc<Person>>,
     target: Arc<Target>,
     inject: bool,
 }
@@ -137,6 +142,7 @@ impl Policy {
                     route,
                     agent: query.agent.clone(),
                     session: Arc::clone(query.session),
+                    person: query.person.cloned(),
                     target: Arc::clone(query.target),
                     inject,
                 })
@@ -191,6 +197,11 @@ impl Permit {
     /// The session.
     pub fn session(&self) -> &Arc<str> {
         &self.session
+    }
+
+    /// The person whom the session is bound to, if any.
+    pub fn person(&self) -> Option<&Arc<Person>> {
+        self.person.as_ref()
     }
 
     /// Where it goes.

@@ -158,6 +158,7 @@ fn judge(
     let query = Query {
         agent: session.agent(),
         session: session.id(),
+        person: session.person(),
         target: &tunnel.target,
         source: tunnel.peer.ip(),
         now: tunnel.shared.clock.now(),

@@ -4,6 +4,7 @@
 //! 2026 came of two lists that disagreed).
 
 mod methods;
+mod narrow;
 mod path;
 mod table;
 
@@ -14,6 +15,7 @@ use crate::host::HostPattern;
 use crate::inject::Placement;
 
 pub use methods::{BadMethod, MethodSet};
+pub use narrow::Narrow;
 pub use path::{BadPath, PathPattern};
 pub use table::{Candidates, Table};
 
@@ -46,6 +48,8 @@ pub struct Route {
     pub websocket: bool,
     /// The preset it was made from, if any.
     pub preset: Option<Name>,
+    /// What it asks for less than the credential may give.
+    pub narrow: Arc<Narrow>,
 }
 
 impl Route {
@@ -65,6 +69,7 @@ impl Route {
             encoded_slash: true,
             websocket: true,
             preset: None,
+            narrow: Arc::default(),
         }
     }
 

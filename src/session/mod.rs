@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agent::AgentId;
 use crate::clock::Now;
+use crate::policy::Person;
 
 /// One session.
 #[derive(Debug)]
@@ -20,6 +21,7 @@ pub struct Session {
     id: Arc<str>,
     agent: AgentId,
     trust: Arc<str>,
+    person: Option<Arc<Person>>,
     last_used: AtomicI64,
     connections: AtomicUsize,
     ended: CancellationToken,
@@ -60,6 +62,11 @@ impl Session {
     /// The trust provider that attested the agent.
     pub fn trust(&self) -> &Arc<str> {
         &self.trust
+    }
+
+    /// The person for whom it acts, if any.
+    pub fn person(&self) -> Option<&Arc<Person>> {
+        self.person.as_ref()
     }
 
     /// Fires when the session ends: everything that lives by it stops.
@@ -115,6 +122,7 @@ impl Sessions {
                 id: random_id(),
                 agent: agent.clone(),
                 trust: Arc::clone(trust),
+                person: None,
                 last_used: AtomicI64::new(now.unix_ms()),
                 connections: AtomicUsize::new(0),
                 ended: CancellationToken::new(),

@@ -198,6 +198,7 @@ impl<'a> Case<'a> {
         let query = Query {
             agent: &self.agent,
             session: &"explain".into(),
+            person: None,
             target: &self.target,
             source: self.args.from.or(assumed),
             now,

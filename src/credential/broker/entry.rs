@@ -88,6 +88,8 @@ impl Entry {
             let scope = Scope {
                 credential: self.spec.name.clone(),
                 holder,
+                person: permit.person().cloned(),
+                narrow: Arc::clone(&permit.route().narrow),
             };
             Cell::new(scope, self.meters.clone(), Arc::clone(none), now)
         })

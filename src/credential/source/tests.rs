@@ -292,6 +292,8 @@ async fn a_static_lease_follows_its_file() {
     let scope = Scope {
         credential: "crm".parse().unwrap(),
         holder: Holder::All,
+        person: None,
+        narrow: Arc::default(),
     };
     let first = provider.issue(&scope).await.unwrap();
     let superseded = first.superseded.unwrap();
