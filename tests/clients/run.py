@@ -122,7 +122,7 @@ value = {{ file = "{self.dir}/real-key" }}
         for host, (_, inject) in HOSTS.items():
             text += f'[[route]]\nhosts = ["{host}"]\ncredential = "real"\n{inject}\n'
         config.write_text(text)
-        environment = {"PATH": os.environ["PATH"], "HOME": str(self.dir), "RUST_LOG": "info"}
+        environment = {"PATH": os.environ["PATH"], "HOME": str(self.dir), "RUST_LOG": "trace"}
         self.children.append(subprocess.Popen([binary, "serve", "-c", config], stdin=subprocess.PIPE, env=environment,
                                               stdout=self.proxy_log.open("w"), stderr=subprocess.STDOUT))
         self.wait(lambda: urllib.request.urlopen(f"http://127.0.0.1:{admin}/readyz", timeout=1).status == 200)
