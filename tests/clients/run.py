@@ -331,6 +331,14 @@ Variables that end in `=1` are set so; the others hold the path of the root that
 |---|---|---|---|---|
 """
 
+GIT_NOTE = """
+**git over HTTP/2.** A push larger than `http.postBuffer` (1 MiB) is sent as it is made, and over HTTP/2 git 2.47 with
+libcurl 7.88 then waits for itself now and then, with any server: two of 38 such pushes hung against nginx without
+keyward between them, `git-remote-https` and `git send-pack` each reading the other's pipe
+([git/git#1608](https://github.com/git/git/pull/1608)). `git config http.version HTTP/1.1`, or a larger
+`http.postBuffer`, avoids it.
+"""
+
 
 INSIDE = """
 ## Agents inside `keyward run`
@@ -356,7 +364,7 @@ def page(table: list[tuple[Client, str, bool, str]], inside: list[tuple[Agent, s
         lines.append(f"| {client.name} | {version} | {works} | {needed} | {did} |")
     agents = [f"| {agent.name} | {version} | {'yes' if ok else 'no'} | `{agent.variable}` | {detail[:200]} |"
               for agent, version, ok, detail in inside]
-    return PAGE + "\n".join(lines) + "\n" + INSIDE + "\n".join(agents) + "\n"
+    return PAGE + "\n".join(lines) + "\n" + GIT_NOTE + INSIDE + "\n".join(agents) + "\n"
 
 
 def main() -> None:
@@ -394,21 +402,9 @@ def main() -> None:
             proxy, ca = stage.start_keyward(str(Path(binary).resolve()))
         elif mode == "stand-in":
             proxy, ca = stage.start_stand_in()
-        skipped = 0
         for client in clients:
             begun = time.monotonic()
             ok, version, detail = judge(stage, client, mode, proxy, ca)
-            if not ok and client.name == "git" and "TimeoutExpired" in detail:
-                # `git push` through keyward hangs now and then, in about a third of whole runs: a known fault, told
-                # here and counted as skipped, that must not hide what else the run shows. Nothing but a hang of git
-                # is treated so.
-                print(f"HANG {client.name}: {detail}", flush=True)
-                ok, version, again = judge(stage, client, mode, proxy, ca)
-                detail = f"{again} (HUNG ONCE, second try)"
-                if not ok and client.name == "git" and "TimeoutExpired" in again:
-                    print(f"SKIP {client.name}: it hung twice, which is a known fault", flush=True)
-                    skipped += 1
-                    continue
             rows.append((f"{client.name} {version}".strip(), ok, detail))
             table.append((client, version, ok, detail))
             print(f"{'ok  ' if ok else 'FAIL'} {rows[-1][0]:28} {time.monotonic() - begun:5.1f} s  {detail}", flush=True)
@@ -434,7 +430,7 @@ def main() -> None:
     if options.write and mode == "keyward":
         options.write.write_text(page(table, inside))
     failed = sum(not ok for _, ok, _ in rows)
-    print(f"{len(rows) - failed} passed, {failed} failed" + (f", {skipped} skipped" if skipped else ""))
+    print(f"{len(rows) - failed} passed, {failed} failed")
     sys.exit(1 if failed or not rows else 0)
 
 
