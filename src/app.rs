@@ -11,6 +11,7 @@ use std::time::Duration;
 use aws_lc_rs::digest::{SHA256, digest};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -64,6 +65,8 @@ pub struct App {
     state: Arc<State>,
     listeners: Vec<(Name, Vec<String>, Vec<SocketAddr>)>,
     admin: Option<SocketAddr>,
+    operators: Arc<admin::Operators>,
+    wishes: Mutex<Option<mpsc::Receiver<admin::Asked>>>,
     ca: CaSettings,
     running: Mutex<String>,
     reloads: prometheus_client::metrics::family::Family<
@@ -105,6 +108,9 @@ pub enum StartError {
     /// The store cannot be opened.
     #[error("[store]: {0}")]
     Store(#[from] StoreError),
+    /// The admin socket cannot be opened.
+    #[error("cannot open {0} for [admin]: {1}")]
+    Socket(String, std::io::Error),
     /// A secret that a credential needs at start cannot be used.
     #[error("{0}")]
     Secret(String),
@@ -187,6 +193,13 @@ impl App {
             ),
             None => None,
         };
+        let admin_socket = match &config.admin.socket {
+            Some(path) => Some(
+                admin::Socket::open(path)
+                    .map_err(|error| StartError::Socket(path.display().to_string(), error))?,
+            ),
+            None => None,
+        };
         let admin_address = admin_listener
             .as_ref()
             .and_then(|listener| listener.local_addr().ok());
@@ -226,14 +239,22 @@ impl App {
             .iter()
             .map(|one| (one.name().clone(), one.shown(), one.addresses()))
             .collect();
-        if let Some(listener) = admin_listener {
-            admin::serve(
-                listener,
-                Arc::clone(&state) as Arc<dyn admin::State>,
-                &tracker,
-                stop.clone(),
-            );
-        }
+        let operators = Arc::new(admin::Operators::new(Arc::clone(&tokens.provider)));
+        operators.replace(watched(&config.admin.tokens, &watcher, &environment).await);
+        let (reload, wishes) = admin::Reload::new();
+        let parts: Vec<Arc<dyn admin::Part>> = vec![
+            Arc::new(admin::Leases::new(Arc::clone(&broker))),
+            Arc::new(reload),
+        ];
+        let gate = Arc::clone(&operators) as Arc<dyn admin::Gate>;
+        let api = admin::Api::new(gate, parts, config.admin.public_url.as_deref());
+        let asked = (Arc::clone(&state) as Arc<dyn admin::State>, api);
+        admin::serve(
+            (admin_listener, admin_socket),
+            asked,
+            &tracker,
+            stop.clone(),
+        );
         for listener in bound {
             proxy.serve(listener);
         }
@@ -256,6 +277,8 @@ impl App {
             state,
             listeners,
             admin: admin_address,
+            operators,
+            wishes: Mutex::new(Some(wishes)),
             ca: config.ca,
             running: Mutex::new(fingerprint),
             reloads,
@@ -309,6 +332,14 @@ impl App {
     /// # Errors
     /// [`StartError`]: nothing has changed then.
     pub async fn reload(&self, config: &Config) -> Result<(), StartError> {
+        self.reload_by(config, None).await
+    }
+
+    /// As [`App::reload`]; the record says which operator ordered it.
+    ///
+    /// # Errors
+    /// [`StartError`]: nothing has changed then.
+    pub async fn reload_by(&self, config: &Config, by: Option<&str>) -> Result<(), StartError> {
         let connector = Connector::new(&config.upstream.trust, None, Arc::clone(&self.clock))?;
         let names = constraints(config);
         if *self.leaves.authority().names() != names {
@@ -330,7 +361,10 @@ impl App {
         self.reloads
             .get_or_create(&ReloadLabels { outcome: "loaded" })
             .inc();
+        self.operators
+            .replace(watched(&config.admin.tokens, &self.watcher, &self.environment).await);
         let mut record = Record::config("loaded");
+        record.by = by;
         let fingerprint = fingerprint(config);
         record.digest = Some(&fingerprint);
         self.audit.append(&record);
@@ -344,14 +378,21 @@ impl App {
         *self.running.lock() == fingerprint(config)
     }
 
-    /// Records that a configuration was not taken.
-    pub fn rejected(&self) {
+    /// The reloads that operators ask for. Whoever takes them does them; they can be taken once.
+    pub fn wishes(&self) -> Option<mpsc::Receiver<admin::Asked>> {
+        self.wishes.lock().take()
+    }
+
+    /// Records that a configuration was not taken; `by` is the operator who ordered it.
+    pub fn rejected(&self, by: Option<&str>) {
         self.reloads
             .get_or_create(&ReloadLabels {
                 outcome: "rejected",
             })
             .inc();
-        self.audit.append(&Record::config("rejected"));
+        let mut record = Record::config("rejected");
+        record.by = by;
+        self.audit.append(&record);
     }
 
     /// Stops accepting, lets what runs finish for this long, revokes, and closes the trail. `reason` stands in the
@@ -470,6 +511,24 @@ async fn providers(
         entries.push((spec.clone(), provider));
     }
     entries
+}
+
+/// Tokens, each followed as its source changes.
+async fn watched(
+    tokens: &[(Name, Source)],
+    watcher: &Watcher,
+    environment: &Environment,
+) -> Vec<(Name, Watched)> {
+    let look = lookup(environment);
+    let mut found = Vec::with_capacity(tokens.len());
+    for (name, source) in tokens {
+        let token = watcher.watch(source, &look).await;
+        if let Err(error) = token.current() {
+            warn!(operator = %name, %error, "the operator's token has no value yet; it opens nothing");
+        }
+        found.push((name.clone(), token));
+    }
+    found
 }
 
 fn lookup(environment: &Environment) -> impl Fn(&str) -> Option<OsString> + Send + Sync + use<> {
@@ -672,6 +731,9 @@ impl fmt::Display for StartHint<'_> {
             StartError::Trust(_) => f.write_str("check [upstream] trust"),
             StartError::Store(StoreError::WrongKey) => f.write_str("name the key that the store was made with, or begin with an empty one: leases and tokens of the old one are lost then"),
             StartError::Store(_) => f.write_str("check [store]: the file's folder or the server, and the sources of its secrets"),
+            StartError::Socket(..) => {
+                f.write_str("check [admin] socket: its folder must exist and be writable, and no other keyward listen there")
+            }
             StartError::Bind(..) | StartError::Admin(..) => {
                 f.write_str("choose another address, or stop what listens there")
             }

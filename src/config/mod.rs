@@ -156,6 +156,7 @@ pub fn load(path: &Path, presets: &dyn Presets) -> Result<Loaded, Report> {
     if config.is_some() {
         machine::look(&desk);
     }
+    let config = config.filter(|_| !desk.has_faults());
     finish(desk, config, &shown, &text)
 }
 

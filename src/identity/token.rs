@@ -79,6 +79,11 @@ impl StaticTokens {
         tokens_by_digest
     }
 
+    /// Whose the token is.
+    pub fn whose(&self, token: &Secret) -> Option<AgentId> {
+        self.0.load().get(&sha256(token)).cloned()
+    }
+
     /// Puts another set in place: a token file changed.
     pub fn replace<'a>(&self, tokens: impl IntoIterator<Item = (&'a Secret, AgentId)>) {
         self.0.store(Arc::new(
@@ -102,7 +107,7 @@ impl TrustProvider for StaticTokens {
         let Some(presented) = evidence.presented else {
             return Ok(None);
         };
-        let agent = self.0.load().get(&sha256(presented.token())).cloned();
+        let agent = self.whose(presented.token());
         Ok(agent.map(|agent| Attested {
             agent,
             trust: "token".into(),

@@ -19,6 +19,9 @@ use super::upstream::{CA, Upstream};
 pub const TOKEN_A: &str = "agent-token-a-0123456789abcdef";
 pub const TOKEN_B: &str = "agent-token-b-0123456789abcdef";
 
+/// The token of the operator alice.
+pub const ALICE: &str = "operator-token-alice-0123456789abcdef";
+
 /// A route that puts the canary into `Authorization: Bearer` at api.test.
 pub const BEARER: &str =
     "[[route]]\nhosts = [\"api.test\"]\ncredential = \"c\"\ninject = \"bearer\"\n";
@@ -27,6 +30,7 @@ pub const BEARER: &str =
 #[derive(Debug, Clone, Default)]
 pub struct Setup {
     proxy: String,
+    admin: String,
     upstream: String,
     connect: String,
     rest: String,
@@ -64,6 +68,13 @@ impl Setup {
         self
     }
 
+    /// Lines of `[admin]`.
+    pub fn admin(mut self, lines: &str) -> Self {
+        self.admin.push_str(lines);
+        self.admin.push('\n');
+        self
+    }
+
     /// Lines of `[upstream]`.
     pub fn upstream(mut self, lines: &str) -> Self {
         self.upstream.push_str(lines);
@@ -93,9 +104,10 @@ impl Setup {
             "listen = [\"127.0.0.1:0\"]\n"
         };
         let mut text = format!(
-            "[proxy]\n{listen}identify = \"{identify}\"\n{}\n[admin]\nlisten = \"127.0.0.1:0\"\n\n\
+            "[proxy]\n{listen}identify = \"{identify}\"\n{}\n[admin]\nlisten = \"127.0.0.1:0\"\n{}\n\
              [upstream]\ntrust = [\"{}\"]\n{}\n",
             self.proxy,
+            self.admin,
             ca.display(),
             self.upstream,
         );
@@ -154,6 +166,7 @@ pub fn environment() -> HashMap<String, OsString> {
         ("OTHER", OTHER),
         ("TOKEN_A", TOKEN_A),
         ("TOKEN_B", TOKEN_B),
+        ("ALICE", ALICE),
     ]
     .into_iter()
     .map(|(name, value)| (name.to_owned(), value.into()))

@@ -21,10 +21,12 @@ mod agent;
 mod answers;
 mod canary;
 mod channel;
+mod daemon;
 mod h2raw;
 mod harness;
 mod upstream;
 
+mod admin;
 mod attacks;
 mod leak;
 mod lifecycle;
