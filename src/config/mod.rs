@@ -29,6 +29,7 @@ mod syntax;
 mod text;
 mod upstream;
 mod values;
+mod vault;
 
 #[cfg(test)]
 mod tests;

