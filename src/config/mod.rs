@@ -30,6 +30,7 @@ mod syntax;
 mod text;
 mod upstream;
 mod values;
+mod vault;
 
 #[cfg(test)]
 mod tests;

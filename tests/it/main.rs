@@ -37,3 +37,6 @@ mod protocol;
 mod rest;
 mod rules;
 mod upgrades;
+mod vault;
+mod vault_faults;
+mod vault_server;
