@@ -9,7 +9,8 @@ use super::fault::{Desk, Span};
 use super::key::{HOUR, Kind, Need, Section, key, secs};
 use super::reader::Reader;
 use super::{
-    Admin, Config, Presets, admin, agent, audit, ca, credential, lint, listener, route, upstream,
+    Admin, Config, Presets, admin, agent, audit, ca, credential, lint, listener, preset, route,
+    upstream,
 };
 use crate::credential::{Kind as CredentialKind, Source, Spec};
 use crate::identity::AgentEntry;
@@ -74,6 +75,12 @@ pub(super) static ROOT: Section = Section {
             "The credentials; exactly one kind table below each.",
         ),
         key(
+            "preset",
+            Kind::Named(&preset::PRESET),
+            Need::Optional,
+            "Services of your own, or in place of known ones, for `preset` of routes.",
+        ),
+        key(
             "route",
             Kind::Rows(&route::ROUTE),
             Need::Optional,
@@ -92,7 +99,8 @@ pub(super) fn read(
 ) -> Config {
     let reader = Reader::open(desk, &ROOT, "the file".into(), 0..0, root);
     let mut credentials = credentials(&reader);
-    let mut routes = routes(&reader, presets);
+    let own = preset::Own::read(&reader, presets);
+    let mut routes = routes(&reader, &own);
     assign_slots(desk, &mut routes, &mut credentials);
     let agents = agents(&reader, &routes);
     let listeners = listeners(&reader, agents.len());
@@ -105,6 +113,7 @@ pub(super) fn read(
         agents,
         credentials,
         routes,
+        services: own.into_services(),
     };
     if is_whole && !desk.has_faults() {
         lint::look(desk, &parts);
@@ -121,6 +130,7 @@ pub(super) struct Parts {
     pub(super) agents: Vec<((AgentEntry, Option<Source>), Span)>,
     pub(super) credentials: Vec<(Spec, Span)>,
     pub(super) routes: Vec<route::Written>,
+    pub(super) services: Vec<crate::preset::Preset>,
 }
 
 fn resolve(reader: &Reader<'_, '_>, parts: Parts) -> Config {
@@ -151,6 +161,7 @@ fn resolve(reader: &Reader<'_, '_>, parts: Parts) -> Config {
             .collect(),
         routes,
         conditions,
+        services: parts.services,
         drain: reader.duration("drain"),
     }
 }

@@ -26,6 +26,7 @@ mod harness;
 mod upstream;
 
 mod attacks;
+mod base_url;
 mod leak;
 mod lifecycle;
 mod outside;
