@@ -30,7 +30,7 @@ use crate::identity::{AgentEntry, Open, Registry, StaticTokens, TrustProvider};
 use crate::issuer::Network;
 use crate::policy::Policy;
 use crate::proxy::{
-    self, BindError, Bound, Identify, Lasting, ListenerSettings, Proxy, SnapshotParts,
+    self, BindError, Bound, Identify, Lasting, ListenerSettings, Proxy, Services, SnapshotParts,
 };
 use crate::route::Table;
 use crate::secret::Secret;
@@ -583,6 +583,7 @@ fn parts(
         registry: Registry::new(agents),
         trust,
         leaves: Arc::clone(leaves),
+        services: Services::of(&config.routes, &config.presets()),
         upstream: config.upstream.clone(),
         connector,
     }

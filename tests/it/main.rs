@@ -28,6 +28,7 @@ mod upstream;
 
 mod admin;
 mod attacks;
+mod base_url;
 mod leak;
 mod lifecycle;
 mod outside;
