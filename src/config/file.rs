@@ -9,7 +9,8 @@ use super::fault::{Desk, Span};
 use super::key::{HOUR, Kind, Need, Section, key, secs};
 use super::reader::Reader;
 use super::{
-    Admin, Config, Presets, admin, agent, audit, ca, credential, lint, listener, route, upstream,
+    Admin, Config, Presets, Trust, admin, agent, audit, ca, credential, lint, listener, route,
+    trust, upstream,
 };
 use crate::credential::{Kind as CredentialKind, Source, Spec};
 use crate::identity::AgentEntry;
@@ -68,6 +69,12 @@ pub(super) static ROOT: Section = Section {
             "The registry of agents.",
         ),
         key(
+            "trust",
+            Kind::Named(&trust::TRUST),
+            Need::Optional,
+            "Who else proves to be an agent; asked in the file's order, tokens of `[agent.ID]` last.",
+        ),
+        key(
             "credential",
             Kind::Named(&credential::CREDENTIAL),
             Need::Optional,
@@ -95,6 +102,7 @@ pub(super) fn read(
     let mut routes = routes(&reader, presets);
     assign_slots(desk, &mut routes, &mut credentials);
     let agents = agents(&reader, &routes);
+    let trust = trust::all(&reader, &agents);
     let listeners = listeners(&reader, agents.len());
     let admin = reader
         .table("admin")
@@ -103,6 +111,7 @@ pub(super) fn read(
         listeners,
         admin,
         agents,
+        trust,
         credentials,
         routes,
     };
@@ -119,6 +128,7 @@ pub(super) struct Parts {
     pub(super) listeners: Vec<(ListenerSettings, Option<Span>)>,
     pub(super) admin: Option<(Admin, Span)>,
     pub(super) agents: Vec<((AgentEntry, Option<Source>), Span)>,
+    pub(super) trust: Vec<Trust>,
     pub(super) credentials: Vec<(Spec, Span)>,
     pub(super) routes: Vec<route::Written>,
 }
@@ -144,6 +154,7 @@ fn resolve(reader: &Reader<'_, '_>, parts: Parts) -> Config {
         audit: reader.table("audit").map(|below| audit::read(&below)),
         upstream: upstream.map_or_else(UpstreamSettings::default, |below| upstream::read(&below)),
         agents: parts.agents.into_iter().map(|(agent, _)| agent).collect(),
+        trust: parts.trust,
         credentials: parts
             .credentials
             .into_iter()

@@ -26,6 +26,7 @@ mod schema;
 mod source;
 mod syntax;
 mod text;
+mod trust;
 mod upstream;
 mod values;
 
@@ -44,6 +45,7 @@ use toml::de::DeTable;
 pub use admin::Admin;
 pub use report::{Note, Report, Severity};
 pub use schema::schema;
+pub use trust::Trust;
 
 use crate::audit::Settings as AuditSettings;
 use crate::credential::{Kind, Source, Spec};
@@ -72,6 +74,8 @@ pub struct Config {
     pub upstream: UpstreamSettings,
     /// `[agent.ID]`, each with the source of its static token.
     pub agents: Vec<(AgentEntry, Option<Source>)>,
+    /// `[trust.NAME]`, in the file's order.
+    pub trust: Vec<Trust>,
     /// `[credential.NAME]`, with the placement lists of their routes.
     pub credentials: Vec<Spec>,
     /// `[[route]]`, in the order of decision.

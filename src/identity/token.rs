@@ -103,10 +103,7 @@ impl TrustProvider for StaticTokens {
             return Ok(None);
         };
         let agent = self.0.load().get(&sha256(presented.token())).cloned();
-        Ok(agent.map(|agent| Attested {
-            agent,
-            trust: "token".into(),
-        }))
+        Ok(agent.map(|agent| Attested::new(agent, "token".into())))
     }
 }
 

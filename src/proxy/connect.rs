@@ -13,7 +13,7 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
@@ -22,7 +22,7 @@ use tracing::debug;
 
 use super::body::Body;
 use super::exchange::exchange;
-use super::gate::Gate;
+use super::gate::{Gate, bare};
 use super::intercept::{self, announce, close_after};
 use super::live::{Connection, Place};
 use super::refusal::Refusal;
@@ -34,7 +34,7 @@ use crate::audit::{Record, Who};
 use crate::clock::Now;
 use crate::head;
 use crate::host::Target;
-use crate::identity::{self, Evidence, Peer};
+use crate::identity::{self, Evidence, Link, Peer};
 use crate::session::Hold;
 use crate::tls::{AcceptError, Acceptor};
 
@@ -44,6 +44,8 @@ pub(super) struct Front {
     pub(super) shared: Arc<Shared>,
     pub(super) listener: Arc<ListenerSettings>,
     pub(super) peer: Peer,
+    /// What else is known of the connection.
+    link: Link,
     /// An absolute-form request has shown whose the connection is.
     known: Arc<AtomicBool>,
     /// What a granted CONNECT goes on with, once hyper gives the stream back.
@@ -227,14 +229,6 @@ async fn proceed(next: Next) {
     drop(place);
 }
 
-/// The stream below hyper; `None` where the agent sent anything before its 200 (RFC 9110 §9.3.6, CVE-2025-64763).
-async fn bare(upgrade: OnUpgrade) -> Option<AgentStream> {
-    let upgraded: Upgraded = upgrade.await.ok()?;
-    let parts = upgraded.downcast::<TokioIo<Gate<AgentStream>>>().ok()?;
-    let (stream, held) = parts.io.into_inner().into_parts();
-    (parts.read_buf.is_empty() && held.is_empty()).then_some(stream)
-}
-
 /// Copies both ways untouched, and counts.
 async fn blind(
     agent: AgentStream,
@@ -398,10 +392,7 @@ async fn identify(
     headers: &http::HeaderMap,
 ) -> Result<Hold, Refusal> {
     let presented = identity::presented(headers)?;
-    let evidence = Evidence {
-        presented: presented.as_ref(),
-        peer: &front.peer,
-    };
+    let evidence = Evidence::of(presented.as_ref(), &front.peer, &front.link);
     for provider in snapshot.trust(&front.listener.name) {
         if let Some(attested) = provider.attest(evidence).await? {
             return Ok(front.shared.open_session(&attested, &front.peer));
@@ -507,11 +498,16 @@ fn own(front: &Front, request: &Request<Incoming>) -> Response<Body> {
 }
 
 impl Front {
-    pub(super) fn new(shared: Arc<Shared>, listener: Arc<ListenerSettings>, peer: Peer) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        listener: Arc<ListenerSettings>,
+        (peer, link): (Peer, Link),
+    ) -> Self {
         Self {
             shared,
             listener,
             peer,
+            link,
             next: Mutex::default(),
             known: Arc::default(),
         }

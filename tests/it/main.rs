@@ -33,4 +33,5 @@ mod placement;
 mod protocol;
 mod rest;
 mod rules;
+mod trust;
 mod upgrades;
