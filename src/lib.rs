@@ -15,6 +15,7 @@ pub mod secret;
 pub mod syscall;
 
 // block 2a: pure decisions
+pub mod delegation;
 pub mod head;
 
 // block 2b: what is put in, what is taken out

@@ -35,8 +35,17 @@ const LONGER: [(&str, &str); 4] = [
 ];
 
 /// Rooms that decide and never do: what they may not mention, whatever block they stand in.
-const PURE: [&str; 9] = [
-    "agent", "head", "host", "inject", "policy", "preset", "route", "scrub", "secret",
+const PURE: [&str; 10] = [
+    "agent",
+    "delegation",
+    "head",
+    "host",
+    "inject",
+    "policy",
+    "preset",
+    "route",
+    "scrub",
+    "secret",
 ];
 const IMPURE: [&str; 6] = [
     "tokio::",
