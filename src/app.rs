@@ -21,8 +21,8 @@ use crate::audit::{self, Audit, AuditError, Record, Who};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::credential::{
-    Broker, CredentialProvider, Events, Failed, Issue, Kind, Revoking, Scope, Source, Spec,
-    StaticProvider, Watched, Watcher,
+    Broker, CommandProvider, CredentialProvider, Events, Failed, Issue, Kind, Revoking, Scope,
+    Source, Spec, StaticProvider, Watched, Watcher,
 };
 use crate::host::HostPattern;
 use crate::identity::{AgentEntry, Open, Registry, StaticTokens, TrustProvider};
@@ -451,6 +451,11 @@ async fn providers(
                 }
                 Arc::new(StaticProvider::new(watched))
             }
+            Kind::Command(settings) => Arc::new(CommandProvider::new(
+                spec.name.clone(),
+                settings.clone(),
+                &look,
+            )),
         };
         entries.push((spec.clone(), provider));
     }

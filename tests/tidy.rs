@@ -340,3 +340,12 @@ fn the_architecture_names_every_room() {
         "ARCHITECTURE.md does not name {missing:?}"
     );
 }
+
+/// DOS-20: with `panic = "abort"` one connection's panic would end all others.
+#[test]
+fn the_release_profile_unwinds() {
+    let manifest = std::fs::read_to_string("Cargo.toml").unwrap();
+    let (_, release) = manifest.split_once("[profile.release]").unwrap();
+    let release = release.split("\n[").next().unwrap();
+    assert!(release.contains("panic = \"unwind\""), "{release}");
+}

@@ -18,6 +18,12 @@ pub(super) static CREDENTIAL: Section = Section {
             "A value that somebody else rotates.",
         ),
         key(
+            "command",
+            K::Table(&super::plugin::COMMAND),
+            Need::OneOf,
+            "A plug-in in any language that issues and revokes.",
+        ),
+        key(
             "share",
             K::Choice(&["session", "agent", "all"]),
             Need::Default("\"session\""),
@@ -68,7 +74,7 @@ pub(super) static STATIC: Section = Section {
 
 type ReadKind = fn(&Reader<'_, '_>) -> Option<Kind>;
 
-const KINDS: &[(&str, ReadKind)] = &[("static", static_value)];
+const KINDS: &[(&str, ReadKind)] = &[("static", static_value), ("command", super::plugin::read)];
 
 fn static_value(reader: &Reader<'_, '_>) -> Option<Kind> {
     let value = source::read(reader, "value")?;

@@ -11,7 +11,7 @@ use super::reader::Reader;
 use super::{
     Admin, Config, Presets, admin, agent, audit, ca, credential, lint, listener, route, upstream,
 };
-use crate::credential::{Kind as CredentialKind, Source, Spec};
+use crate::credential::{Source, Spec};
 use crate::identity::AgentEntry;
 use crate::inject::Placement;
 use crate::proxy::{ListenAddr, ListenerSettings, UpstreamSettings};
@@ -229,11 +229,8 @@ fn assign_slots(desk: &Desk, routes: &mut [route::Written], credentials: &mut [(
         let Some((spec, _)) = credentials.iter_mut().find(of_route) else {
             continue;
         };
-        let brings_user = match spec.kind {
-            CredentialKind::Static { .. } => false,
-        };
         let asks_user = |p: &Placement| matches!(p, Placement::Basic { user } if user.is_empty());
-        if !brings_user && route.placements.iter().any(asks_user) {
+        if !spec.kind.brings_user() && route.placements.iter().any(asks_user) {
             let message = format!(
                 "inject = {{ basic = \"\" }} needs a user name, and \"{}\" brings none",
                 spec.name

@@ -18,6 +18,7 @@ mod lint;
 mod listener;
 mod machine;
 mod placement;
+mod plugin;
 mod preset;
 mod reader;
 mod report;
@@ -46,7 +47,7 @@ pub use report::{Note, Report, Severity};
 pub use schema::schema;
 
 use crate::audit::Settings as AuditSettings;
-use crate::credential::{Kind, Source, Spec};
+use crate::credential::{Source, Spec};
 use crate::host::HostPattern;
 use crate::identity::AgentEntry;
 use crate::inject::Placement;
@@ -187,18 +188,16 @@ fn finish(desk: Desk, config: Option<Config>, file: &str, text: &str) -> Result<
 impl Config {
     /// The environment variables that sources name: `run` takes them out of its child's environment.
     pub fn env_names(&self) -> Vec<&str> {
-        let of_credentials = self.credentials.iter().map(|spec| match &spec.kind {
-            Kind::Static { value } => value,
-        });
+        let specs = self.credentials.iter();
+        let of_credentials = specs.flat_map(|spec| spec.kind.env_names());
         let of_agents = self.agents.iter().filter_map(|(_, token)| token.as_ref());
         let of_admin = self.admin.tokens.iter().map(|(_, token)| token);
-        let sources = of_credentials.chain(of_agents).chain(of_admin);
-        let mut names: Vec<&str> = sources
-            .filter_map(|source| match source {
-                Source::Env(name) => Some(name.as_str()),
-                _ => None,
-            })
-            .collect();
+        let sources = of_agents.chain(of_admin);
+        let of_sources = sources.filter_map(|source| match source {
+            Source::Env(name) => Some(name.as_str()),
+            _ => None,
+        });
+        let mut names: Vec<&str> = of_credentials.chain(of_sources).collect();
         names.sort_unstable();
         names.dedup();
         names

@@ -5,11 +5,15 @@
 
 mod broker;
 mod cell;
+mod command;
 mod events;
 mod fixed;
+mod given;
+mod kind;
 mod lease;
 mod life;
 mod metrics;
+mod process;
 mod sessions;
 mod settings;
 mod shards;
@@ -26,6 +30,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 pub use broker::{Broker, Order};
+pub use command::{CommandProvider, CommandSettings};
 pub use events::{Cause, Events, Failed, Issue, Reason, Revoked, Revoking};
 pub use fixed::StaticProvider;
 pub use lease::{LeaseId, LeaseInfo, LeaseState, Live};

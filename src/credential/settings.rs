@@ -88,4 +88,6 @@ pub enum Kind {
         /// `value`.
         value: Source,
     },
+    /// `[credential.NAME.command]`: a plug-in in any language.
+    Command(super::CommandSettings),
 }

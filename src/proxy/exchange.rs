@@ -97,7 +97,8 @@ async fn forward(
     if let Some(injection) = injection {
         injection.apply(&mut head)?;
     }
-    narrow(&mut head, lease.is_some() && !route.ranges, &patterns);
+    let scrubs = lease.is_some() || !patterns.is_empty();
+    narrow(&mut head, scrubs && !route.ranges, &patterns);
     let scrub = (!patterns.is_empty()).then_some(patterns);
     if head.is_websocket() {
         return upgrade::bridge(tunnel, &grant, head, (upgrade, scrub), entry).await;
@@ -205,6 +206,8 @@ fn narrow(head: &mut Head, no_ranges: bool, patterns: &Patterns) {
     if no_ranges {
         headers.remove(RANGE);
         headers.remove(IF_RANGE);
+        // Azure Storage takes it before `Range`.
+        headers.remove("x-ms-range");
     }
     if patterns.is_empty() {
         return;

@@ -291,5 +291,6 @@ fn rule(denial: &Denial) -> Option<&'static str> {
 fn origin(spec: &Spec) -> (&'static str, String) {
     match &spec.kind {
         Kind::Static { value } => ("static", shape(value)),
+        kind => (kind.word(), format!("its issuer ({})", kind.word())),
     }
 }
