@@ -9,7 +9,8 @@ use super::fault::{Desk, Span};
 use super::key::{HOUR, Kind, Need, Section, key, secs};
 use super::reader::Reader;
 use super::{
-    Admin, Config, Presets, admin, agent, audit, ca, credential, lint, listener, route, upstream,
+    Admin, Config, Presets, admin, agent, audit, ca, credential, lint, listener, route, session,
+    upstream,
 };
 use crate::credential::{Source, Spec};
 use crate::identity::AgentEntry;
@@ -66,6 +67,12 @@ pub(super) static ROOT: Section = Section {
             Kind::Named(&agent::AGENT),
             Need::Optional,
             "The registry of agents.",
+        ),
+        key(
+            "session",
+            Kind::Table(&session::SESSION),
+            Need::Optional,
+            "How long sessions live, and how far they may be handed on.",
         ),
         key(
             "credential",
@@ -151,6 +158,10 @@ fn resolve(reader: &Reader<'_, '_>, parts: Parts) -> Config {
             .collect(),
         routes,
         conditions,
+        session: reader
+            .table("session")
+            .map(|below| session::read(&below))
+            .unwrap_or_default(),
         drain: reader.duration("drain"),
     }
 }

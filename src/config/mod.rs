@@ -24,6 +24,7 @@ mod reader;
 mod report;
 mod route;
 mod schema;
+mod session;
 mod source;
 mod syntax;
 mod text;
@@ -55,6 +56,7 @@ use crate::policy::Conditions;
 use crate::preset::Preset;
 use crate::proxy::{ListenerSettings, UpstreamSettings};
 use crate::route::{PathPattern, Route};
+use crate::session::Settings as SessionSettings;
 use crate::tls::CaSettings;
 use fault::{Desk, Draft};
 
@@ -79,6 +81,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// The guards of each route, in the routes' order.
     pub conditions: Vec<Conditions>,
+    /// `[session]`.
+    pub session: SessionSettings,
     /// `drain`: how long requests under way may take to end.
     pub drain: Duration,
 }

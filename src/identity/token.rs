@@ -22,9 +22,27 @@ const MAX_PRESENTED: usize = 16 * 1024;
 #[derive(Debug)]
 pub struct Presented {
     token: Secret,
+    digest: [u8; 32],
 }
 
 impl Presented {
+    /// A token that came another way than in `Proxy-Authorization`.
+    pub fn new(token: Secret) -> Self {
+        let digest = sha256(&token);
+        Self { token, digest }
+    }
+
+    /// Its SHA-256: what it is looked up by.
+    pub fn digest(&self) -> &[u8; 32] {
+        &self.digest
+    }
+
+    /// Whether it can be a JWT in compact form (RFC 7515 §7.1): two dots, and a head that begins as JSON does.
+    pub fn is_jwt(&self) -> bool {
+        let token = self.token.expose();
+        token.starts_with(b"eyJ") && token.split(|b| *b == b'.').count() == 3
+    }
+
     /// The token. `Secret` still: it is the agent's own credential (asset S4).
     pub fn token(&self) -> &Secret {
         &self.token
@@ -61,9 +79,7 @@ pub fn presented(headers: &HeaderMap) -> Result<Option<Presented>, AttestError> 
     if token.is_empty() || !token.iter().all(|b| (0x21..0x7f).contains(b)) {
         return Err(AttestError::Bad);
     }
-    Ok(Some(Presented {
-        token: Secret::new(token),
-    }))
+    Ok(Some(Presented::new(Secret::new(token))))
 }
 
 /// The tokens of `[agent.ID]` entries, kept as SHA-256 digests: looking one up tells nothing by its timing but whether
@@ -102,7 +118,7 @@ impl TrustProvider for StaticTokens {
         let Some(presented) = evidence.presented else {
             return Ok(None);
         };
-        let agent = self.0.load().get(&sha256(presented.token())).cloned();
+        let agent = self.0.load().get(presented.digest()).cloned();
         Ok(agent.map(|agent| Attested {
             agent,
             trust: "token".into(),

@@ -10,14 +10,15 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Snapshot;
 use super::body::Body;
-use super::connect::{Front, identify, lets_through};
+use super::connect::{Front, lets_through};
 use super::exchange::exchange;
+use super::identify::identify;
 use super::live::{Connection, Place};
 use super::refusal::Refusal;
 use super::tunnel::{Grant, Tunnel};
 use crate::head;
 use crate::host::Target;
-use crate::session::Hold;
+use crate::session::{Hold, Session};
 
 /// What the connection forwards now: counted as one of its agent's, and cut with its session or its grant.
 #[derive(Debug)]
@@ -99,9 +100,12 @@ async fn plain_tunnel(
     drop(front.plain.lock().take());
     let limits = front.listener.limits.clone();
     let place = shared.live.enter(&agent, limits.max_connections_per_agent);
-    let granted = place
-        .ok_or(Refusal::TooManyConnections)
-        .and_then(|place| Ok((plain_grant(front, &snapshot, (&agent, &target))?, place)));
+    let granted = place.ok_or(Refusal::TooManyConnections).and_then(|place| {
+        Ok((
+            plain_grant(front, &snapshot, (hold.session(), &target))?,
+            place,
+        ))
+    });
     match granted {
         Ok((granted, mut place)) => {
             let end = (front.peer.clone(), Arc::clone(&front.seat));
@@ -122,16 +126,16 @@ async fn plain_tunnel(
 fn plain_grant(
     front: &Front,
     snapshot: &Arc<Snapshot>,
-    (agent, target): (&crate::agent::AgentId, &Target),
+    (session, target): (&Session, &Target),
 ) -> Result<Grant, Refusal> {
-    snapshot.registry.admit(agent)?;
+    snapshot.registry.admit_all(session.chain())?;
     if snapshot.table.is_credentialed(target) {
         return Err(Refusal::Cleartext);
     }
     snapshot.upstream.precheck(target)?;
-    match Grant::find(&front.shared, snapshot, agent, target) {
+    match Grant::find(&front.shared, snapshot, session, target) {
         Err(Refusal::NoRoute) if lets_through(front, snapshot, target) => {
-            Ok(Grant::unmatched(&front.shared, snapshot, agent))
+            Grant::unmatched(&front.shared, snapshot, session)
         }
         found => found,
     }

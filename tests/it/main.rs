@@ -26,6 +26,7 @@ mod harness;
 mod upstream;
 
 mod attacks;
+mod delegation;
 mod leak;
 mod lifecycle;
 mod outside;
@@ -34,4 +35,6 @@ mod plugin;
 mod protocol;
 mod rest;
 mod rules;
+mod session;
+mod token;
 mod upgrades;

@@ -1,0 +1,96 @@
+//! Whose a connection is: a session token, or evidence that a trust provider knows.
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+
+use super::connect::Front;
+use super::refusal::Refusal;
+use super::{Shared, Snapshot};
+use crate::identity::{self, Attested, Evidence, Presented};
+use crate::session::{self, Hold, Session, TokenFault};
+
+/// Who is asking. A session token is ours to know; other evidence is shown to each trust provider in turn, and "mine
+/// and bad" ends it.
+pub(super) async fn identify(
+    front: &Front,
+    snapshot: &Snapshot,
+    headers: &HeaderMap,
+) -> Result<Hold, Refusal> {
+    let presented = identity::presented(headers)?;
+    if let Some(presented) = &presented
+        && let Some(session) = session_of(&front.shared, presented)?
+    {
+        return hold(front, &session);
+    }
+    let attested = attest(front, snapshot, presented.as_ref()).await?;
+    let attested = attested.ok_or(Refusal::Unidentified)?;
+    // A static token has no end of its own that its session could be told by.
+    let lasting = matches!(&*attested.trust, "token" | "open");
+    let evidence = presented.filter(|presented| !lasting && presented.is_jwt());
+    let evidence = evidence.map(|presented| *presented.digest());
+    let from = (snapshot, &*front.from);
+    Ok(front.shared.open_session(from, &attested, evidence))
+}
+
+/// A use of this session from this connection.
+fn hold(front: &Front, session: &Arc<Session>) -> Result<Hold, Refusal> {
+    let now = front.shared.clock.now();
+    if session.is_over(&now) {
+        return Err(Refusal::SessionEnded);
+    }
+    if !session.is_open_to(&front.from) {
+        return Err(Refusal::WrongPeer);
+    }
+    session.touch(&now);
+    Ok(front.shared.sessions.hold(session))
+}
+
+/// The session that a token is of; `None` where the token is none of ours.
+pub(super) fn session_of(
+    shared: &Shared,
+    presented: &Presented,
+) -> Result<Option<Arc<Session>>, Refusal> {
+    if let Some(session) = shared.sessions.by_token(presented.digest()) {
+        return Ok(Some(session));
+    }
+    let now = shared.clock.now();
+    if shared.sessions.is_blocked(presented.digest(), &now) {
+        return Err(Refusal::SessionEnded);
+    }
+    if !presented.is_jwt() {
+        return Ok(None);
+    }
+    let token = presented.token().expose();
+    let claims = match session::read(&shared.keys, token, now.wall.as_second()) {
+        Ok(claims) => claims,
+        Err(TokenFault::NotOurs) => return Ok(None),
+        Err(TokenFault::Expired) => return Err(Refusal::SessionEnded),
+        Err(TokenFault::Bad) => return Err(Refusal::Unidentified),
+    };
+    if claims.iss != *shared.issuer {
+        return Err(Refusal::Unidentified);
+    }
+    let session = shared.sessions.by_id(&claims.sid);
+    let session = session.ok_or(Refusal::SessionEnded)?;
+    shared.sessions.knows(*presented.digest(), &session);
+    Ok(Some(session))
+}
+
+/// Shows evidence to the trust providers of the listener.
+pub(super) async fn attest(
+    front: &Front,
+    snapshot: &Snapshot,
+    presented: Option<&Presented>,
+) -> Result<Option<Attested>, identity::AttestError> {
+    let evidence = Evidence {
+        presented,
+        peer: &front.peer,
+    };
+    for provider in snapshot.trust(&front.listener.name) {
+        if let Some(attested) = provider.attest(evidence).await? {
+            return Ok(Some(attested));
+        }
+    }
+    Ok(None)
+}
