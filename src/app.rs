@@ -33,6 +33,7 @@ use crate::proxy::{
 use crate::route::Table;
 use crate::secret::Secret;
 use crate::session::{Keys, Sessions};
+use crate::store::{Store, StoreError};
 use crate::telemetry;
 use crate::tls::{Authority, CaError, CaSettings, Connector, Constraints, Leaves, TrustError};
 
@@ -53,6 +54,7 @@ pub struct App {
     audit: Arc<Audit>,
     broker: Arc<Broker>,
     sessions: Arc<Sessions>,
+    store: Store,
     leaves: Arc<Leaves>,
     watcher: Watcher,
     tokens: Arc<Tokens>,
@@ -104,6 +106,9 @@ pub enum StartError {
     /// No key for session tokens can be made.
     #[error("no key for session tokens can be made: {0}")]
     Keys(String),
+    /// The store cannot be opened.
+    #[error("[store]: {0}")]
+    Store(#[from] StoreError),
     /// A secret that a credential needs at start cannot be used.
     #[error("{0}")]
     Secret(String),
@@ -161,10 +166,13 @@ impl App {
         let authority = Arc::new(authority(&config, &clock)?);
         let leaves = Arc::new(Leaves::new(authority, Arc::clone(&clock))?);
         let audit = Arc::new(open(config.audit.as_ref().unwrap_or(&audit), &clock)?);
+        let store = Store::open(&config.store, &lookup(&environment)).await?;
         let watcher = Watcher::new(Arc::clone(&clock));
         let entries = providers(&config.credentials, &watcher, &environment).await;
         let events = Arc::new(Recorder(Arc::clone(&audit)));
-        let broker = Arc::new(Broker::new(entries, Arc::clone(&clock), events));
+        let journal = Arc::new(store.clone());
+        let broker = Broker::with_journal(entries, Arc::clone(&clock), events, journal);
+        let broker = Arc::new(broker);
         let tokens = Arc::new(Tokens::default());
         tokens.watch(&config.agents, &watcher, &environment).await;
         // Nobody has a session yet that could end.
@@ -246,6 +254,7 @@ impl App {
             audit,
             broker,
             sessions,
+            store,
             leaves,
             watcher,
             tokens,
@@ -383,6 +392,7 @@ impl App {
             .await
             .ok();
         self.broker.shutdown(grace).await;
+        self.store.close().await;
         self.audit.close();
     }
 
@@ -688,6 +698,8 @@ impl fmt::Display for StartHint<'_> {
             }
             StartError::Ca(_) => f.write_str("check [ca] dir, or run `keyward ca show`"),
             StartError::Trust(_) => f.write_str("check [upstream] trust"),
+            StartError::Store(StoreError::WrongKey) => f.write_str("name the key that the store was made with, or begin with an empty one: leases and tokens of the old one are lost then"),
+            StartError::Store(_) => f.write_str("check [store]: the file's folder or the server, and the sources of its secrets"),
             StartError::Bind(..) | StartError::Admin(..) => {
                 f.write_str("choose another address, or stop what listens there")
             }

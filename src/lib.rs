@@ -44,6 +44,7 @@ pub mod identity;
 pub mod session;
 
 // block 5: adapters of stores
+pub mod store;
 
 // block 6: the data path
 pub mod proxy;

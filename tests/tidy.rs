@@ -29,7 +29,7 @@ const LONGER: [(&str, &str); 4] = [
         "tests of one trail share one set of helpers",
     ),
     (
-        "src/credential/tests.rs",
+        "src/credential/tests/mod.rs",
         "tests of one broker share one movable clock and one issuer",
     ),
 ];

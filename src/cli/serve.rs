@@ -144,7 +144,11 @@ pub(super) fn exit_code(error: &StartError) -> u8 {
     match error {
         StartError::Ca(_) | StartError::Trust(_) | StartError::Secret(_) => CONFIG,
         StartError::Keys(_) => BUG,
-        StartError::Audit(_) | StartError::Bind(..) | StartError::Admin(..) => UNAVAILABLE,
+        StartError::Store(error) if error.is_of_configuration() => CONFIG,
+        StartError::Store(_)
+        | StartError::Audit(_)
+        | StartError::Bind(..)
+        | StartError::Admin(..) => UNAVAILABLE,
     }
 }
 

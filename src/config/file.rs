@@ -10,7 +10,7 @@ use super::key::{HOUR, Kind, Need, Section, key, secs};
 use super::reader::Reader;
 use super::{
     Admin, Config, Presets, admin, agent, audit, ca, credential, lint, listener, route, session,
-    upstream,
+    store, upstream,
 };
 use crate::credential::{Source, Spec};
 use crate::identity::AgentEntry;
@@ -55,6 +55,12 @@ pub(super) static ROOT: Section = Section {
             Kind::Table(&audit::AUDIT),
             Need::Optional,
             "Where records go.",
+        ),
+        key(
+            "store",
+            Kind::Table(&store::STORE),
+            Need::Optional,
+            "What outlasts the process; left out, nothing does.",
         ),
         key(
             "upstream",
@@ -147,6 +153,10 @@ fn resolve(reader: &Reader<'_, '_>, parts: Parts) -> Config {
         ca: reader
             .table("ca")
             .map(|below| ca::read(&below))
+            .unwrap_or_default(),
+        store: reader
+            .table("store")
+            .map(|below| store::read(&below))
             .unwrap_or_default(),
         audit: reader.table("audit").map(|below| audit::read(&below)),
         upstream: upstream.map_or_else(UpstreamSettings::default, |below| upstream::read(&below)),

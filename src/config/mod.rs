@@ -26,6 +26,7 @@ mod route;
 mod schema;
 mod session;
 mod source;
+mod store;
 mod syntax;
 mod text;
 mod upstream;
@@ -57,6 +58,7 @@ use crate::preset::Preset;
 use crate::proxy::{ListenerSettings, UpstreamSettings};
 use crate::route::{PathPattern, Route};
 use crate::session::Settings as SessionSettings;
+use crate::store::Settings as StoreSettings;
 use crate::tls::CaSettings;
 use fault::{Desk, Draft};
 
@@ -71,6 +73,8 @@ pub struct Config {
     pub ca: CaSettings,
     /// `[audit]`; `None` leaves the place to the subcommand.
     pub audit: Option<AuditSettings>,
+    /// `[store]`; left out, in memory.
+    pub store: StoreSettings,
     /// `[upstream]`.
     pub upstream: UpstreamSettings,
     /// `[agent.ID]`, each with the source of its static token.
@@ -196,7 +200,7 @@ impl Config {
         let of_credentials = specs.flat_map(|spec| spec.kind.env_names());
         let of_agents = self.agents.iter().filter_map(|(_, token)| token.as_ref());
         let of_admin = self.admin.tokens.iter().map(|(_, token)| token);
-        let sources = of_agents.chain(of_admin);
+        let sources = of_agents.chain(of_admin).chain(self.store.sources());
         let of_sources = sources.filter_map(|source| match source {
             Source::Env(name) => Some(name.as_str()),
             _ => None,

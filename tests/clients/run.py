@@ -30,6 +30,7 @@ import urllib.request
 from pathlib import Path
 
 from clients import BASIC, BEARER, CLIENTS, HOSTS, Client
+from inside import AGENTS, Agent, look
 
 HERE = Path(__file__).resolve().parent
 PEERS = HERE.parent / "peers"
@@ -339,7 +340,20 @@ keyward between them, `git-remote-https` and `git send-pack` each reading the ot
 """
 
 
-def page(table: list[tuple[Client, str, bool, str]]) -> str:
+INSIDE = """
+## Agents inside `keyward run`
+
+Each was started as `KEY=… keyward run -- AGENT …`, in a folder and a home of its own, with nothing else in its
+environment, against the mock of the model behind TLS that answers 401 to any other key. It called a tool that printed
+its environment and that of every process it could see. "Works" means: tool and conversation ran to their end, every
+request that the server saw bore the real key, and neither the output nor any file of its home held that key.
+
+| agent | version | works | the key's variable | what it did |
+|---|---|---|---|---|
+"""
+
+
+def page(table: list[tuple[Client, str, bool, str]], inside: list[tuple[Agent, str, bool, str]]) -> str:
     lines = []
     for client, version, ok, detail in table:
         needed = ", ".join(f"`{name}`" for name in client.needs.split()) + (f"; {client.note}" if client.note else "")
@@ -348,7 +362,9 @@ def page(table: list[tuple[Client, str, bool, str]]) -> str:
         works = "no" if not ok else "refused, as it must be" if client.refused else "yes"
         did = " ".join(detail.split()).replace("|", "\\|")[:160]
         lines.append(f"| {client.name} | {version} | {works} | {needed} | {did} |")
-    return PAGE + "\n".join(lines) + "\n" + GIT_NOTE
+    agents = [f"| {agent.name} | {version} | {'yes' if ok else 'no'} | `{agent.variable}` | {detail[:200]} |"
+              for agent, version, ok, detail in inside]
+    return PAGE + "\n".join(lines) + "\n" + GIT_NOTE + INSIDE + "\n".join(agents) + "\n"
 
 
 def main() -> None:
@@ -378,6 +394,7 @@ def main() -> None:
     stage = Stage()
     rows: list[tuple[str, bool, str]] = []
     table: list[tuple[Client, str, bool, str]] = []
+    inside: list[tuple[Agent, str, bool, str]] = []
     try:
         stage.start_peers()
         proxy, ca = None, stage.dir / "ca.pem"
@@ -391,6 +408,15 @@ def main() -> None:
             rows.append((f"{client.name} {version}".strip(), ok, detail))
             table.append((client, version, ok, detail))
             print(f"{'ok  ' if ok else 'FAIL'} {rows[-1][0]:28} {time.monotonic() - begun:5.1f} s  {detail}", flush=True)
+        for agent in [agent for agent in AGENTS if mode == "keyward" and (not wanted or agent.name.startswith(wanted))]:
+            begun = time.monotonic()
+            try:
+                ok, version, detail = look(stage, agent, str(Path(binary).resolve()), NODE, leaks, carries)
+            except (OSError, subprocess.TimeoutExpired) as error:
+                ok, version, detail = False, "", str(error)[:300]
+            rows.append((f"{agent.name} {version}".strip(), ok, detail))
+            inside.append((agent, version, ok, detail))
+            print(f"{'ok  ' if ok else 'FAIL'} {rows[-1][0]:28} {time.monotonic() - begun:5.1f} s  {detail}", flush=True)
         if mode == "keyward":
             for name, ok, detail in refusals(stage, proxy) + quiet(stage):
                 rows.append((name, ok, detail))
@@ -402,7 +428,7 @@ def main() -> None:
         else:
             shutil.rmtree(stage.dir, ignore_errors=True)
     if options.write and mode == "keyward":
-        options.write.write_text(page(table))
+        options.write.write_text(page(table, inside))
     failed = sum(not ok for _, ok, _ in rows)
     print(f"{len(rows) - failed} passed, {failed} failed")
     sys.exit(1 if failed or not rows else 0)
