@@ -34,7 +34,7 @@ use crate::proxy::{
 };
 use crate::route::Table;
 use crate::secret::Secret;
-use crate::session::Sessions;
+use crate::session::{Keys, Sessions};
 use crate::store::{Store, StoreError};
 use crate::telemetry;
 use crate::tls::{Authority, CaError, CaSettings, Connector, Constraints, Leaves, TrustError};
@@ -42,12 +42,12 @@ use crate::tls::{Authority, CaError, CaSettings, Connector, Constraints, Leaves,
 /// keyward's environment as `main` captured it.
 pub type Environment = Arc<HashMap<String, OsString>>;
 
-/// How long a session may be idle (`[session] idle`).
-const SESSION_IDLE: Duration = Duration::from_mins(10);
 /// How often changed tokens are looked for.
 const TOKENS_EVERY: Duration = Duration::from_millis(250);
-/// How often idle connections and sessions are looked for.
+/// How often idle connections are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
+/// How often sessions that are over are looked for: what lives by one is cut within 100 ms of its end.
+const SESSIONS_EVERY: Duration = Duration::from_millis(50);
 
 /// A running keyward.
 #[derive(Debug)]
@@ -55,6 +55,7 @@ pub struct App {
     proxy: Proxy,
     audit: Arc<Audit>,
     broker: Arc<Broker>,
+    sessions: Arc<Sessions>,
     store: Store,
     leaves: Arc<Leaves>,
     watcher: Watcher,
@@ -107,6 +108,9 @@ pub enum StartError {
     /// The admin listener cannot be opened.
     #[error("cannot listen on {0} for [admin]: {1}")]
     Admin(SocketAddr, std::io::Error),
+    /// No key for session tokens can be made.
+    #[error("no key for session tokens can be made: {0}")]
+    Keys(String),
     /// The store cannot be opened.
     #[error("[store]: {0}")]
     Store(#[from] StoreError),
@@ -216,11 +220,15 @@ impl App {
         own.extend(admin_address);
 
         let metrics = Arc::new(proxy::Metrics::default());
-        let sessions = Arc::new(Sessions::new(SESSION_IDLE));
+        let sessions = Arc::new(Sessions::new(config.session.clone()));
+        let keys = Keys::new(&clock.now()).map_err(|error| StartError::Keys(error.to_string()))?;
+        let issuer = issuer(&config, admin_address, &own);
         let lasting = Lasting {
             audit: Arc::clone(&audit),
             broker: Arc::clone(&broker),
             sessions: Arc::clone(&sessions),
+            keys: Arc::new(keys),
+            issuer,
             clock: Arc::clone(&clock),
             tracker: tracker.clone(),
             metrics: Arc::clone(&metrics),
@@ -279,6 +287,7 @@ impl App {
             proxy,
             audit,
             broker,
+            sessions,
             store,
             leaves,
             watcher,
@@ -324,6 +333,15 @@ impl App {
         let bound = Bound::open(settings, &mut handed).map_err(unbound)?;
         self.proxy.serve(bound);
         Ok(())
+    }
+
+    /// Begins the session of `run`, which lasts until keyward ends; its token.
+    ///
+    /// # Errors
+    /// [`StartError::Keys`] where no token can be signed.
+    pub fn begin_run(&self, agent: &AgentId) -> Result<String, StartError> {
+        let minted = self.proxy.begin_run(agent);
+        minted.map_err(|error| StartError::Keys(error.to_string()))
     }
 
     /// Where the admin side listens.
@@ -379,10 +397,11 @@ impl App {
         let read = (&*self.tokens, &self.watcher, &self.environment);
         let trust = trust(config, about, read).await;
         let fresh = parts(config, &self.leaves, &trust, connector);
-        let cut = self
-            .proxy
-            .reload(fresh, || self.broker.reconfigure(entries));
-        end_by_token(&self.proxy, &self.broker, &self.tokens);
+        let cut = self.proxy.reload(fresh, || {
+            self.broker.reconfigure(entries);
+            self.sessions.reconfigure(config.session.clone());
+        });
+        end_by_token(&self.proxy, &self.tokens);
         self.reloads
             .get_or_create(&ReloadLabels { outcome: "loaded" })
             .inc();
@@ -433,9 +452,7 @@ impl App {
         {
             warn!("some requests did not finish in time; they are cut");
         }
-        for session in self.proxy.end_sessions(reason) {
-            self.broker.end_session(session.id());
-        }
+        self.proxy.end_sessions(reason);
         self.proxy.cut();
         tokio::time::timeout(Duration::from_secs(2), self.tracker.wait())
             .await
@@ -447,29 +464,42 @@ impl App {
 
     /// Regular work: changed tokens, idle connections and sessions.
     fn look_after(&self) {
-        let (proxy, broker, tokens, stop) = (
+        let (proxy, tokens, stop) = (
             self.proxy.clone(),
-            Arc::clone(&self.broker),
             Arc::clone(&self.tokens),
             self.stop.clone(),
         );
         self.tracker.spawn(async move {
             let mut looking = tokio::time::interval(TOKENS_EVERY);
             let mut sweeping = tokio::time::interval(SWEEP_EVERY);
+            let mut ending = tokio::time::interval(SESSIONS_EVERY);
             loop {
                 tokio::select! {
                     () = stop.cancelled() => return,
-                    _ = looking.tick() => end_by_token(&proxy, &broker, &tokens),
+                    _ = looking.tick() => end_by_token(&proxy, &tokens),
+                    _ = ending.tick() => proxy.sweep_sessions(),
                     _ = sweeping.tick() => {
                         proxy.sweep();
-                        for session in proxy.sweep_sessions() {
-                            broker.end_session(session.id());
-                        }
+                        proxy.rotate_keys();
                     }
                 }
             }
         });
     }
+}
+
+/// `iss` of session tokens: how the admin side is reached from outside, else where the agents' side listens.
+fn issuer(config: &Config, admin: Option<SocketAddr>, own: &[SocketAddr]) -> Arc<str> {
+    let listening = || {
+        admin
+            .as_ref()
+            .or(own.first())
+            .map(|own| format!("http://{own}"))
+    };
+    let written = config.admin.public_url.clone().or_else(listening);
+    written
+        .unwrap_or_else(|| "http://localhost".to_owned())
+        .into()
 }
 
 fn unbound(error: BindError) -> StartError {
@@ -480,11 +510,9 @@ fn unbound(error: BindError) -> StartError {
 }
 
 /// Takes up changed tokens; what was opened with one that is no longer good ends.
-fn end_by_token(proxy: &Proxy, broker: &Broker, tokens: &Tokens) {
+fn end_by_token(proxy: &Proxy, tokens: &Tokens) {
     for agent in tokens.settle() {
-        for session in proxy.end_sessions_by_token(&agent) {
-            broker.end_session(session.id());
-        }
+        proxy.end_sessions_by_token(&agent);
     }
 }
 
@@ -806,6 +834,7 @@ impl fmt::Display for StartHint<'_> {
             StartError::Bind(..) | StartError::Admin(..) => {
                 f.write_str("choose another address, or stop what listens there")
             }
+            StartError::Keys(_) => f.write_str("the system's random generator must answer"),
             StartError::Secret(_) => f.write_str("check the credential's source"),
         }
     }

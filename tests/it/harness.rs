@@ -34,6 +34,7 @@ pub struct Setup {
     upstream: String,
     connect: String,
     rest: String,
+    agent_a: String,
     open: bool,
     audit_file: Option<std::path::PathBuf>,
     trusted: String,
@@ -89,6 +90,12 @@ impl Setup {
         self
     }
 
+    /// Lines of `[agent.a]`.
+    pub fn agent_a(mut self, lines: &str) -> Self {
+        self.agent_a.push_str(lines);
+        self
+    }
+
     /// Nothing is asked of the agent, and there is one.
     pub fn open(mut self) -> Self {
         self.open = true;
@@ -125,6 +132,7 @@ impl Setup {
             text.push_str(&format!("[upstream.connect-to]\n{}\n", self.connect));
         }
         text.push_str("[agent.a]\ntoken = { env = \"TOKEN_A\" }\n");
+        text.push_str(&self.agent_a);
         if !self.open {
             text.push_str("[agent.b]\ntoken = { env = \"TOKEN_B\" }\n");
         }

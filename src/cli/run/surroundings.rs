@@ -52,6 +52,7 @@ const LARGEST: u64 = 16 << 20;
 #[derive(Debug)]
 pub(super) struct Access<'a> {
     pub(super) agent: &'a str,
+    /// Its session token.
     pub(super) token: &'a str,
     pub(super) port: u16,
 }
