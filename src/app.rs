@@ -22,14 +22,15 @@ use crate::audit::{self, Audit, AuditError, Record, Who};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::credential::{
-    Broker, CommandProvider, CredentialProvider, Events, Failed, Issue, Kind, Revoking, Scope,
-    Source, Spec, StaticProvider, Watched, Watcher,
+    Broker, CommandProvider, CredentialProvider, Env, Events, Failed, Issue, Kind, Revoking, Scope,
+    Source, Spec, StaticProvider, VaultProvider, Watched, Watcher,
 };
 use crate::host::HostPattern;
 use crate::identity::{AgentEntry, Open, Registry, StaticTokens, TrustProvider};
+use crate::issuer::Network;
 use crate::policy::Policy;
 use crate::proxy::{
-    self, BindError, Bound, Identify, Lasting, ListenerSettings, Proxy, SnapshotParts,
+    self, BindError, Bound, Identify, Lasting, ListenerSettings, Proxy, Services, SnapshotParts,
 };
 use crate::route::Table;
 use crate::secret::Secret;
@@ -170,7 +171,14 @@ impl App {
         let audit = Arc::new(open(config.audit.as_ref().unwrap_or(&audit), &clock)?);
         let store = Store::open(&config.store, &lookup(&environment)).await?;
         let watcher = Watcher::new(Arc::clone(&clock));
-        let entries = providers(&config.credentials, &watcher, &environment).await;
+        let network = Network::new(connector.clone(), config.upstream.connect_to.clone());
+        let entries = providers(
+            &config.credentials,
+            &watcher,
+            &environment,
+            (&network, &clock),
+        )
+        .await;
         let events = Arc::new(Recorder(Arc::clone(&audit)));
         let journal = Arc::new(store.clone());
         let broker = Broker::with_journal(entries, Arc::clone(&clock), events, journal);
@@ -349,7 +357,15 @@ impl App {
             };
             self.leaves.replace(Arc::new(authority));
         }
-        let entries = providers(&config.credentials, &self.watcher, &self.environment).await;
+        let network = Network::new(connector.clone(), config.upstream.connect_to.clone());
+        let around = (&network, &self.clock);
+        let entries = providers(
+            &config.credentials,
+            &self.watcher,
+            &self.environment,
+            around,
+        )
+        .await;
         self.tokens
             .watch(&config.agents, &self.watcher, &self.environment)
             .await;
@@ -490,6 +506,7 @@ async fn providers(
     specs: &[Spec],
     watcher: &Watcher,
     environment: &Environment,
+    (network, clock): (&Network, &Arc<dyn Clock>),
 ) -> Vec<(Spec, Arc<dyn CredentialProvider>)> {
     let look = lookup(environment);
     let mut entries: Vec<(Spec, Arc<dyn CredentialProvider>)> = Vec::with_capacity(specs.len());
@@ -507,6 +524,11 @@ async fn providers(
                 settings.clone(),
                 &look,
             )),
+            Kind::Vault(settings) => {
+                let (name, clock) = (spec.name.clone(), Arc::clone(clock));
+                let secrets: (&Watcher, Env<'_>) = (watcher, &look);
+                Arc::new(VaultProvider::open(name, settings, secrets, network, clock).await)
+            }
         };
         entries.push((spec.clone(), provider));
     }
@@ -561,6 +583,7 @@ fn parts(
         registry: Registry::new(agents),
         trust,
         leaves: Arc::clone(leaves),
+        services: Services::of(&config.routes, &config.presets()),
         upstream: config.upstream.clone(),
         connector,
     }

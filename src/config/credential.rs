@@ -24,6 +24,12 @@ pub(super) static CREDENTIAL: Section = Section {
             "A plug-in in any language that issues and revokes.",
         ),
         key(
+            "vault",
+            K::Table(&super::vault::VAULT),
+            Need::OneOf,
+            "OpenBao or HashiCorp Vault: a KV field, or what an engine issues.",
+        ),
+        key(
             "share",
             K::Choice(&["session", "agent", "all"]),
             Need::Default("\"session\""),
@@ -74,7 +80,11 @@ pub(super) static STATIC: Section = Section {
 
 type ReadKind = fn(&Reader<'_, '_>) -> Option<Kind>;
 
-const KINDS: &[(&str, ReadKind)] = &[("static", static_value), ("command", super::plugin::read)];
+const KINDS: &[(&str, ReadKind)] = &[
+    ("static", static_value),
+    ("command", super::plugin::read),
+    ("vault", super::vault::read),
+];
 
 fn static_value(reader: &Reader<'_, '_>) -> Option<Kind> {
     let value = source::read(reader, "value")?;

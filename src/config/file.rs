@@ -9,8 +9,8 @@ use super::fault::{Desk, Span};
 use super::key::{HOUR, Kind, Need, Section, key, secs};
 use super::reader::Reader;
 use super::{
-    Admin, Config, Presets, admin, agent, audit, ca, credential, lint, listener, route, store,
-    upstream,
+    Admin, Config, Presets, admin, agent, audit, ca, credential, lint, listener, preset, route,
+    store, upstream,
 };
 use crate::credential::{Source, Spec};
 use crate::identity::AgentEntry;
@@ -81,6 +81,12 @@ pub(super) static ROOT: Section = Section {
             "The credentials; exactly one kind table below each.",
         ),
         key(
+            "preset",
+            Kind::Named(&preset::PRESET),
+            Need::Optional,
+            "Services of your own, or in place of known ones, for `preset` of routes.",
+        ),
+        key(
             "route",
             Kind::Rows(&route::ROUTE),
             Need::Optional,
@@ -99,7 +105,8 @@ pub(super) fn read(
 ) -> Config {
     let reader = Reader::open(desk, &ROOT, "the file".into(), 0..0, root);
     let mut credentials = credentials(&reader);
-    let mut routes = routes(&reader, presets);
+    let own = preset::Own::read(&reader, presets);
+    let mut routes = routes(&reader, &own);
     assign_slots(desk, &mut routes, &mut credentials);
     let agents = agents(&reader, &routes);
     let listeners = listeners(&reader, agents.len());
@@ -112,6 +119,7 @@ pub(super) fn read(
         agents,
         credentials,
         routes,
+        services: own.into_services(),
     };
     if is_whole && !desk.has_faults() {
         lint::look(desk, &parts);
@@ -128,6 +136,7 @@ pub(super) struct Parts {
     pub(super) agents: Vec<((AgentEntry, Option<Source>), Span)>,
     pub(super) credentials: Vec<(Spec, Span)>,
     pub(super) routes: Vec<route::Written>,
+    pub(super) services: Vec<crate::preset::Preset>,
 }
 
 fn resolve(reader: &Reader<'_, '_>, parts: Parts) -> Config {
@@ -162,6 +171,7 @@ fn resolve(reader: &Reader<'_, '_>, parts: Parts) -> Config {
             .collect(),
         routes,
         conditions,
+        services: parts.services,
         drain: reader.duration("drain"),
     }
 }

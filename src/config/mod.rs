@@ -30,6 +30,7 @@ mod syntax;
 mod text;
 mod upstream;
 mod values;
+mod vault;
 
 #[cfg(test)]
 mod tests;
@@ -53,7 +54,7 @@ use crate::host::HostPattern;
 use crate::identity::AgentEntry;
 use crate::inject::Placement;
 use crate::policy::Conditions;
-use crate::preset::Preset;
+use crate::preset::{self as preset_room, Preset};
 use crate::proxy::{ListenerSettings, UpstreamSettings};
 use crate::route::{PathPattern, Route};
 use crate::store::Settings as StoreSettings;
@@ -83,6 +84,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// The guards of each route, in the routes' order.
     pub conditions: Vec<Conditions>,
+    /// `[preset.NAME]`: services of the operator's own, or in place of known ones.
+    pub services: Vec<Preset>,
     /// `drain`: how long requests under way may take to end.
     pub drain: Duration,
 }
@@ -191,6 +194,15 @@ fn finish(desk: Desk, config: Option<Config>, file: &str, text: &str) -> Result<
 }
 
 impl Config {
+    /// The services that routes can name: those that come with the program, and the file's own.
+    pub fn presets(&self) -> Arc<preset_room::Presets> {
+        let shipped = preset_room::Presets::shipped();
+        if self.services.is_empty() {
+            return Arc::clone(shipped);
+        }
+        Arc::new(shipped.with(self.services.clone()))
+    }
+
     /// The environment variables that sources name: `run` takes them out of its child's environment.
     pub fn env_names(&self) -> Vec<&str> {
         let specs = self.credentials.iter();

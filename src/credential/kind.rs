@@ -8,6 +8,7 @@ impl Kind {
         match self {
             Self::Static { .. } => "static",
             Self::Command(_) => "command",
+            Self::Vault(_) => "vault",
         }
     }
 
@@ -16,6 +17,7 @@ impl Kind {
         match self {
             Self::Static { value } => vec![value],
             Self::Command(_) => Vec::new(),
+            Self::Vault(settings) => settings.sources(),
         }
     }
 
@@ -23,6 +25,7 @@ impl Kind {
     pub fn brings_user(&self) -> bool {
         match self {
             Self::Static { .. } | Self::Command(_) => false,
+            Self::Vault(settings) => settings.brings_user(),
         }
     }
 
@@ -37,7 +40,7 @@ impl Kind {
             });
         let kept: &[String] = match self {
             Self::Command(settings) => &settings.env,
-            Self::Static { .. } => &[],
+            Self::Static { .. } | Self::Vault(_) => &[],
         };
         named.chain(kept.iter().map(String::as_str)).collect()
     }

@@ -19,6 +19,7 @@ mod sessions;
 mod settings;
 mod shards;
 pub mod source;
+mod vault;
 mod vessel;
 
 #[cfg(test)]
@@ -40,6 +41,7 @@ pub use lease::{LeaseId, LeaseInfo, LeaseState, Live};
 pub use life::{Expiry, Life, NotPositive};
 pub use settings::{Kind, OnFailure, Share, Source, Spec};
 pub use source::{Env, SourceError, Watched, Watcher};
+pub use vault::{VaultLogin, VaultProvider, VaultRead, VaultSettings};
 pub use vessel::{Kept, Vessel};
 
 use crate::agent::{AgentId, Name};

@@ -90,4 +90,6 @@ pub enum Kind {
     },
     /// `[credential.NAME.command]`: a plug-in in any language.
     Command(super::CommandSettings),
+    /// `[credential.NAME.vault]`: OpenBao or HashiCorp Vault.
+    Vault(Box<super::VaultSettings>),
 }

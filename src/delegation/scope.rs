@@ -65,6 +65,7 @@ impl Scope {
     }
 
     /// What both allow.
+    #[must_use]
     pub fn meet(&self, other: &Self) -> Self {
         match (&self.0, &other.0) {
             (None, _) => other.clone(),

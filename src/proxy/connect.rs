@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::accept::Seat;
+use super::base_url;
 use super::body::Body;
 use super::gate::Gate;
 use super::intercept::{self, announce, close_after};
@@ -35,7 +36,7 @@ use crate::audit::{Record, Who};
 use crate::clock::Now;
 use crate::head;
 use crate::host::Target;
-use crate::identity::{self, Evidence, Peer};
+use crate::identity::{self, Evidence, Peer, Presented};
 use crate::session::Hold;
 use crate::tls::{AcceptError, Acceptor};
 
@@ -265,7 +266,10 @@ async fn answer(front: Arc<Front>, request: Request<Incoming>) -> Response<Body>
     match *request.method() {
         Method::CONNECT => connect(&front, request).await,
         _ if absolute => plain::forward(&front, request).await,
-        _ => own(&front, &request),
+        _ => match base_url::answer(&front, request).await {
+            Ok(response) => response,
+            Err(request) => own(&front, &request),
+        },
     }
 }
 
@@ -405,9 +409,17 @@ pub(super) async fn identify(
     snapshot: &Snapshot,
     headers: &http::HeaderMap,
 ) -> Result<Hold, Refusal> {
-    let presented = identity::presented(headers)?;
+    attest(front, snapshot, identity::presented(headers)?.as_ref()).await
+}
+
+/// As [`identify`], with the evidence taken out of the request.
+pub(super) async fn attest(
+    front: &Front,
+    snapshot: &Snapshot,
+    presented: Option<&Presented>,
+) -> Result<Hold, Refusal> {
     let evidence = Evidence {
-        presented: presented.as_ref(),
+        presented,
         peer: &front.peer,
     };
     for provider in snapshot.trust(&front.listener.name) {

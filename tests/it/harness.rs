@@ -36,6 +36,7 @@ pub struct Setup {
     rest: String,
     open: bool,
     audit_file: Option<std::path::PathBuf>,
+    trusted: String,
 }
 
 /// keyward, running.
@@ -79,6 +80,12 @@ impl Setup {
     pub fn upstream(mut self, lines: &str) -> Self {
         self.upstream.push_str(lines);
         self.upstream.push('\n');
+        self
+    }
+
+    /// Trusts these certificates beside the CA of the tests' upstreams.
+    pub fn also_trusting(mut self, pem: &str) -> Self {
+        self.trusted.push_str(pem);
         self
     }
 
@@ -142,7 +149,8 @@ impl Setup {
 
     pub async fn start(self) -> Harness {
         let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("upstream-ca.pem"), &CA.pem).unwrap();
+        let trusted = format!("{}{}", CA.pem, self.trusted);
+        std::fs::write(folder.path().join("upstream-ca.pem"), trusted).unwrap();
         let config = self.parse(folder.path());
         let surroundings = Surroundings {
             environment: Arc::new(environment()),

@@ -28,6 +28,7 @@ mod upstream;
 
 mod admin;
 mod attacks;
+mod base_url;
 mod leak;
 mod lifecycle;
 mod outside;
@@ -37,3 +38,6 @@ mod protocol;
 mod rest;
 mod rules;
 mod upgrades;
+mod vault;
+mod vault_faults;
+mod vault_server;
