@@ -26,7 +26,7 @@ use crate::credential::{
     Source, Spec, StaticProvider, VaultProvider, Watched, Watcher,
 };
 use crate::host::HostPattern;
-use crate::identity::{AgentEntry, Open, Registry, StaticTokens, TrustProvider};
+use crate::identity::{self, AgentEntry, Open, Registry, StaticTokens, TrustProvider};
 use crate::issuer::Network;
 use crate::policy::Policy;
 use crate::proxy::{
@@ -59,6 +59,7 @@ pub struct App {
     leaves: Arc<Leaves>,
     watcher: Watcher,
     tokens: Arc<Tokens>,
+    attestations: identity::Metrics,
     environment: Environment,
     clock: Arc<dyn Clock>,
     tracker: TaskTracker,
@@ -225,13 +226,17 @@ impl App {
             metrics: Arc::clone(&metrics),
             own,
         };
-        let proxy = Proxy::new(lasting, parts(&config, &leaves, &tokens, connector));
+        let attestations = identity::Metrics::default();
+        let about = (&connector, &clock, &attestations);
+        let trust = trust(&config, about, (&tokens, &watcher, &environment)).await;
+        let proxy = Proxy::new(lasting, parts(&config, &leaves, &trust, connector));
         let reloads = prometheus_client::metrics::family::Family::default();
         let telemetry = telemetry::Metrics::gather(|registry| {
             metrics.register(registry);
             audit.metrics().register(registry);
             leaves.metrics().register(registry);
             broker.register(registry);
+            attestations.register(registry);
             registry.register(
                 "keyward_config_reloads",
                 "Reloads by outcome",
@@ -278,6 +283,7 @@ impl App {
             leaves,
             watcher,
             tokens,
+            attestations,
             environment,
             clock,
             tracker,
@@ -369,7 +375,10 @@ impl App {
         self.tokens
             .watch(&config.agents, &self.watcher, &self.environment)
             .await;
-        let fresh = parts(config, &self.leaves, &self.tokens, connector);
+        let about = (&connector, &self.clock, &self.attestations);
+        let read = (&*self.tokens, &self.watcher, &self.environment);
+        let trust = trust(config, about, read).await;
+        let fresh = parts(config, &self.leaves, &trust, connector);
         let cut = self
             .proxy
             .reload(fresh, || self.broker.reconfigure(entries));
@@ -561,7 +570,7 @@ fn lookup(environment: &Environment) -> impl Fn(&str) -> Option<OsString> + Send
 fn parts(
     config: &Config,
     leaves: &Arc<Leaves>,
-    tokens: &Arc<Tokens>,
+    providers: &[Arc<dyn TrustProvider>],
     connector: Connector,
 ) -> SnapshotParts {
     let mut agents: Vec<AgentEntry> = config
@@ -571,11 +580,11 @@ fn parts(
         .collect();
     let mut trust: HashMap<Name, Vec<Arc<dyn TrustProvider>>> = HashMap::new();
     for listener in &config.listeners {
-        let provider: Arc<dyn TrustProvider> = match listener.identify {
-            Identify::Required => Arc::clone(&tokens.provider) as Arc<dyn TrustProvider>,
-            Identify::Open => Arc::new(Open(open_agent(listener, &mut agents))),
+        let asked: Vec<Arc<dyn TrustProvider>> = match listener.identify {
+            Identify::Required => providers.to_vec(),
+            Identify::Open => vec![Arc::new(Open(open_agent(listener, &mut agents)))],
         };
-        trust.insert(listener.name.clone(), vec![provider]);
+        trust.insert(listener.name.clone(), asked);
     }
     SnapshotParts {
         table: Table::new(config.routes.clone()),
@@ -586,6 +595,43 @@ fn parts(
         services: Services::of(&config.routes, &config.presets()),
         upstream: config.upstream.clone(),
         connector,
+    }
+}
+
+/// The trust providers in the order in which they are asked: the file's, and static tokens last.
+async fn trust(
+    config: &Config,
+    (connector, clock, metrics): (&Connector, &Arc<dyn Clock>, &identity::Metrics),
+    (tokens, watcher, environment): (&Tokens, &Watcher, &Environment),
+) -> Vec<Arc<dyn TrustProvider>> {
+    let network = Network::new(connector.clone(), config.upstream.connect_to.clone());
+    let look = lookup(environment);
+    let mut asked: Vec<Arc<dyn TrustProvider>> = Vec::new();
+    for table in &config.trust {
+        let token = match &table.token {
+            Some(source) => Some(watcher.watch(source, &look).await),
+            None => None,
+        };
+        let parts = identity::Parts {
+            network: &network,
+            clock,
+            metrics,
+            token: token.map(|token| Arc::new(OwnToken(token)) as Arc<dyn identity::Token>),
+        };
+        asked.push(identity::provider(&table.settings, &parts));
+    }
+    let last = Arc::clone(&tokens.provider) as Arc<dyn TrustProvider>;
+    asked.push(Arc::new(identity::Counted::new(last, "token", metrics)));
+    asked
+}
+
+/// A token of keyward's own that it shows to a trust provider's issuer.
+#[derive(Debug)]
+struct OwnToken(Watched);
+
+impl identity::Token for OwnToken {
+    fn current(&self) -> Option<Arc<Secret>> {
+        self.0.current().ok()
     }
 }
 

@@ -28,6 +28,7 @@ mod source;
 mod store;
 mod syntax;
 mod text;
+mod trust;
 mod upstream;
 mod values;
 mod vault;
@@ -47,6 +48,7 @@ use toml::de::DeTable;
 pub use admin::Admin;
 pub use report::{Note, Report, Severity};
 pub use schema::schema;
+pub use trust::Trust;
 
 use crate::audit::Settings as AuditSettings;
 use crate::credential::{Source, Spec};
@@ -78,6 +80,8 @@ pub struct Config {
     pub upstream: UpstreamSettings,
     /// `[agent.ID]`, each with the source of its static token.
     pub agents: Vec<(AgentEntry, Option<Source>)>,
+    /// `[trust.NAME]`, in the file's order.
+    pub trust: Vec<Trust>,
     /// `[credential.NAME]`, with the placement lists of their routes.
     pub credentials: Vec<Spec>,
     /// `[[route]]`, in the order of decision.

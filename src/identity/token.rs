@@ -118,10 +118,7 @@ impl TrustProvider for StaticTokens {
             return Ok(None);
         };
         let agent = self.whose(presented.token());
-        Ok(agent.map(|agent| Attested {
-            agent,
-            trust: "token".into(),
-        }))
+        Ok(agent.map(|agent| Attested::new(agent, "token".into())))
     }
 }
 

@@ -13,7 +13,7 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
@@ -23,7 +23,7 @@ use tracing::debug;
 use super::accept::Seat;
 use super::base_url;
 use super::body::Body;
-use super::gate::Gate;
+use super::gate::{Gate, bare};
 use super::intercept::{self, announce, close_after};
 use super::live::{Connection, Place};
 use super::plain::{self, Forwarding};
@@ -36,7 +36,7 @@ use crate::audit::{Record, Who};
 use crate::clock::Now;
 use crate::head;
 use crate::host::Target;
-use crate::identity::{self, Evidence, Peer, Presented};
+use crate::identity::{self, Evidence, Link, Peer, Presented};
 use crate::session::Hold;
 use crate::tls::{AcceptError, Acceptor};
 
@@ -47,6 +47,8 @@ pub(super) struct Front {
     pub(super) listener: Arc<ListenerSettings>,
     pub(super) peer: Peer,
     pub(super) seat: Arc<Seat>,
+    /// What else is known of the connection.
+    link: Link,
     /// An absolute-form request has shown whose the connection is.
     pub(super) known: Arc<AtomicBool>,
     /// The absolute-form request under way.
@@ -236,14 +238,6 @@ async fn proceed(next: Next) {
     drop(place);
 }
 
-/// The stream below hyper; `None` where the agent sent anything before its 200 (RFC 9110 §9.3.6, CVE-2025-64763).
-async fn bare(upgrade: OnUpgrade) -> Option<AgentStream> {
-    let upgraded: Upgraded = upgrade.await.ok()?;
-    let parts = upgraded.downcast::<TokioIo<Gate<AgentStream>>>().ok()?;
-    let (stream, held) = parts.io.into_inner().into_parts();
-    (parts.read_buf.is_empty() && held.is_empty()).then_some(stream)
-}
-
 /// Copies both ways untouched, and counts.
 async fn blind(
     agent: AgentStream,
@@ -418,10 +412,7 @@ pub(super) async fn attest(
     snapshot: &Snapshot,
     presented: Option<&Presented>,
 ) -> Result<Hold, Refusal> {
-    let evidence = Evidence {
-        presented,
-        peer: &front.peer,
-    };
+    let evidence = Evidence::of(presented, &front.peer, &front.link);
     for provider in snapshot.trust(&front.listener.name) {
         if let Some(attested) = provider.attest(evidence).await? {
             return Ok(front.shared.open_session(&attested, &front.peer));
@@ -452,7 +443,7 @@ impl Front {
     pub(super) fn new(
         shared: Arc<Shared>,
         listener: Arc<ListenerSettings>,
-        peer: Peer,
+        (peer, link): (Peer, Link),
         seat: Arc<Seat>,
     ) -> Self {
         Self {
@@ -460,6 +451,7 @@ impl Front {
             listener,
             peer,
             seat,
+            link,
             plain: Mutex::default(),
             gone: CancellationToken::new(),
             next: Mutex::default(),

@@ -37,6 +37,7 @@ mod plugin;
 mod protocol;
 mod rest;
 mod rules;
+mod trust;
 mod upgrades;
 mod vault;
 mod vault_faults;
