@@ -21,11 +21,12 @@ use crate::audit::{self, Audit, AuditError, Record, Who};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::credential::{
-    Broker, CredentialProvider, Events, Failed, Issue, Kind, Revoking, Scope, Source, Spec,
-    StaticProvider, Watched, Watcher,
+    Around, Broker, CredentialProvider, Events, Failed, Issue, Kind, OauthProvider, Revoking,
+    Scope, Source, Spec, StaticProvider, Watched, Watcher,
 };
 use crate::host::HostPattern;
 use crate::identity::{AgentEntry, Open, Registry, StaticTokens, TrustProvider};
+use crate::issuer::Network;
 use crate::policy::Policy;
 use crate::proxy::{
     self, BindError, Bound, Identify, Lasting, ListenerSettings, Proxy, SnapshotParts,
@@ -158,7 +159,16 @@ impl App {
         let leaves = Arc::new(Leaves::new(authority, Arc::clone(&clock))?);
         let audit = Arc::new(open(config.audit.as_ref().unwrap_or(&audit), &clock)?);
         let watcher = Watcher::new(Arc::clone(&clock));
-        let entries = providers(&config.credentials, &watcher, &environment).await;
+        let network = Network::new(connector.clone(), config.upstream.connect_to.clone());
+        let look = lookup(&environment);
+        let around = Around {
+            watcher: &watcher,
+            env: &look,
+            network: &network,
+            clock: &clock,
+            agents: None,
+        };
+        let entries = providers(&config.credentials, &around).await;
         let events = Arc::new(Recorder(Arc::clone(&audit)));
         let broker = Arc::new(Broker::new(entries, Arc::clone(&clock), events));
         let tokens = Arc::new(Tokens::default());
@@ -309,7 +319,16 @@ impl App {
             };
             self.leaves.replace(Arc::new(authority));
         }
-        let entries = providers(&config.credentials, &self.watcher, &self.environment).await;
+        let network = Network::new(connector.clone(), config.upstream.connect_to.clone());
+        let look = lookup(&self.environment);
+        let around = Around {
+            watcher: &self.watcher,
+            env: &look,
+            network: &network,
+            clock: &self.clock,
+            agents: None,
+        };
+        let entries = providers(&config.credentials, &around).await;
         self.tokens
             .watch(&config.agents, &self.watcher, &self.environment)
             .await;
@@ -437,19 +456,20 @@ pub fn roots_file(ca: &CaSettings) -> Option<PathBuf> {
 
 async fn providers(
     specs: &[Spec],
-    watcher: &Watcher,
-    environment: &Environment,
+    around: &Around<'_>,
 ) -> Vec<(Spec, Arc<dyn CredentialProvider>)> {
-    let look = lookup(environment);
     let mut entries: Vec<(Spec, Arc<dyn CredentialProvider>)> = Vec::with_capacity(specs.len());
     for spec in specs {
         let provider: Arc<dyn CredentialProvider> = match &spec.kind {
             Kind::Static { value } => {
-                let watched = watcher.watch(value, &look).await;
+                let watched = around.watcher.watch(value, around.env).await;
                 if let Err(error) = watched.current() {
                     warn!(credential = %spec.name, %error, "the credential has no value yet; requests that need it are refused");
                 }
                 Arc::new(StaticProvider::new(watched))
+            }
+            Kind::Oauth(settings) => {
+                Arc::new(OauthProvider::open((**settings).clone(), around).await)
             }
         };
         entries.push((spec.clone(), provider));

@@ -230,7 +230,7 @@ fn assign_slots(desk: &Desk, routes: &mut [route::Written], credentials: &mut [(
             continue;
         };
         let brings_user = match spec.kind {
-            CredentialKind::Static { .. } => false,
+            CredentialKind::Static { .. } | CredentialKind::Oauth(_) => false,
         };
         let asks_user = |p: &Placement| matches!(p, Placement::Basic { user } if user.is_empty());
         if !brings_user && route.placements.iter().any(asks_user) {
@@ -243,6 +243,15 @@ fn assign_slots(desk: &Desk, routes: &mut [route::Written], credentials: &mut [(
                 message,
                 "write the user name: inject = { basic = \"USER\" }",
             );
+        }
+        let bearer = route.placements.iter().all(|p| *p == Placement::Bearer);
+        if spec.kind.is_bound() && !bearer {
+            let message = format!(
+                "the tokens of \"{}\" are bound by DPoP, and go as bearer only",
+                spec.name
+            );
+            let help = "write inject = \"bearer\", or leave out `dpop`";
+            desk.fault_with(&written.inject, message, help);
         }
         let known = spec.slots.iter().position(|slot| *slot == route.placements);
         route.slot = known.unwrap_or_else(|| {

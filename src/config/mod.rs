@@ -17,6 +17,7 @@ mod key;
 mod lint;
 mod listener;
 mod machine;
+mod oauth;
 mod placement;
 mod preset;
 mod reader;
@@ -46,7 +47,7 @@ pub use report::{Note, Report, Severity};
 pub use schema::schema;
 
 use crate::audit::Settings as AuditSettings;
-use crate::credential::{Kind, Source, Spec};
+use crate::credential::{Source, Spec};
 use crate::host::HostPattern;
 use crate::identity::AgentEntry;
 use crate::inject::Placement;
@@ -187,9 +188,7 @@ fn finish(desk: Desk, config: Option<Config>, file: &str, text: &str) -> Result<
 impl Config {
     /// The environment variables that sources name: `run` takes them out of its child's environment.
     pub fn env_names(&self) -> Vec<&str> {
-        let of_credentials = self.credentials.iter().map(|spec| match &spec.kind {
-            Kind::Static { value } => value,
-        });
+        let of_credentials = self.credentials.iter().flat_map(|spec| spec.kind.sources());
         let of_agents = self.agents.iter().filter_map(|(_, token)| token.as_ref());
         let of_admin = self.admin.tokens.iter().map(|(_, token)| token);
         let sources = of_credentials.chain(of_agents).chain(of_admin);

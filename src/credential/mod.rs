@@ -10,6 +10,7 @@ mod fixed;
 mod lease;
 mod life;
 mod metrics;
+pub mod oauth;
 mod sessions;
 mod settings;
 mod shards;
@@ -30,6 +31,7 @@ pub use events::{Cause, Events, Failed, Issue, Reason, Revoked, Revoking};
 pub use fixed::StaticProvider;
 pub use lease::{LeaseId, LeaseInfo, LeaseState, Live};
 pub use life::{Expiry, Life, NotPositive};
+pub use oauth::{AgentJwt, Around, OauthProvider};
 pub use settings::{Kind, OnFailure, Share, Source, Spec};
 pub use source::{Env, SourceError, Watched, Watcher};
 
@@ -176,6 +178,9 @@ pub enum IssueError {
     /// The issuer did not answer within the credential's deadline.
     #[error("the issuer did not answer in time")]
     TimedOut,
+    /// The credential is a person's, and the session acts for none.
+    #[error("the session has no user")]
+    UserRequired,
 }
 
 impl IssueError {
@@ -186,13 +191,14 @@ impl IssueError {
             Self::Unavailable { .. } => "broker-unavailable",
             Self::Sealed => "broker-sealed",
             Self::TimedOut => "broker-timeout",
+            Self::UserRequired => "user-required",
         }
     }
 
     /// Whether it speaks of the issuer as a whole, not of the one for whom was asked.
     fn is_of_issuer(self) -> bool {
         match self {
-            Self::Refused => false,
+            Self::Refused | Self::UserRequired => false,
             Self::Unavailable { .. } | Self::Sealed | Self::TimedOut => true,
         }
     }

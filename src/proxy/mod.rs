@@ -12,6 +12,7 @@ mod accept;
 mod address;
 mod answer;
 mod body;
+mod bound;
 mod connect;
 mod dial;
 mod epoch;

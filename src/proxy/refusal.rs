@@ -44,6 +44,8 @@ pub enum Refusal {
     NoRoute,
     /// Policy denies it.
     Denied,
+    /// The credential is a person's, and the session acts for none.
+    UserRequired,
     /// A guard of the route is not met.
     Condition(&'static str),
     /// The address is private, or keyward's own.
@@ -88,7 +90,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// One of each word, for whoever lists them.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::Malformed(""),
         Self::Method,
         Self::TooLarge,
@@ -98,6 +100,7 @@ impl Refusal {
         Self::Unregistered,
         Self::NoRoute,
         Self::Denied,
+        Self::UserRequired,
         Self::Condition(""),
         Self::PrivateAddress,
         Self::Cleartext,
@@ -135,6 +138,7 @@ impl Refusal {
             Self::Unregistered => (StatusCode::FORBIDDEN, "unregistered"),
             Self::NoRoute => (StatusCode::FORBIDDEN, "no-route"),
             Self::Denied => (StatusCode::FORBIDDEN, "denied"),
+            Self::UserRequired => (StatusCode::FORBIDDEN, "user-required"),
             Self::Condition(_) => (StatusCode::FORBIDDEN, "condition"),
             Self::PrivateAddress => (StatusCode::FORBIDDEN, "private-address"),
             Self::Cleartext => (StatusCode::FORBIDDEN, "cleartext"),
@@ -208,6 +212,9 @@ impl Refusal {
             }
             Self::Denied => {
                 "The answer to this request would be a new credential, which this route does not grant. Do not retry; ask the operator."
+            }
+            Self::UserRequired => {
+                "The credential for this request is a person's, and this session acts for no one. Open a session for a user, or ask the operator."
             }
             Self::Condition("when") => {
                 "The route is open at other hours. Try again within them, or ask the operator."
@@ -398,6 +405,7 @@ impl From<IssueError> for Refusal {
                 Self::BrokerUnavailable(retry_after.map(|after| after.as_secs().max(1)))
             }
             IssueError::Sealed => Self::BrokerSealed,
+            IssueError::UserRequired => Self::UserRequired,
             IssueError::TimedOut => Self::BrokerTimeout,
         }
     }

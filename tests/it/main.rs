@@ -28,6 +28,7 @@ mod upstream;
 mod attacks;
 mod leak;
 mod lifecycle;
+mod oauth;
 mod outside;
 mod placement;
 mod protocol;

@@ -79,6 +79,7 @@ venv sdk "$here/sdk-requirements.txt"
 
 npm_packages "$here" "$cache/node"
 npm_packages "$here/sdk" "$cache/node-sdk"
+npm_packages "$here/oidc" "$cache/node-oidc"
 
 if [ "$bench" = yes ]; then
   debian squid squid-openssl

@@ -10,7 +10,7 @@ use crate::app::Environment;
 use crate::audit::Sink;
 use crate::cli::{BUG, USAGE, complain, load};
 use crate::config::{self, Config};
-use crate::credential::{Kind, Source};
+use crate::credential::Source;
 use crate::identity::AgentEntry;
 use crate::preset::Presets;
 
@@ -142,9 +142,10 @@ fn agent_of(known: &[AgentEntry], asked: Option<AgentId>) -> Result<AgentEntry, 
 }
 
 fn sources(config: &Config) -> impl Iterator<Item = &Source> {
-    let credentials = config.credentials.iter().map(|spec| match &spec.kind {
-        Kind::Static { value } => value,
-    });
+    let credentials = config
+        .credentials
+        .iter()
+        .flat_map(|spec| spec.kind.sources());
     let agents = config.agents.iter().filter_map(|(_, token)| token.as_ref());
     let operators = config.admin.tokens.iter().map(|(_, token)| token);
     credentials.chain(agents).chain(operators)
