@@ -21,8 +21,9 @@ use crate::audit::{self, Audit, AuditError, Record, Who};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::credential::{
-    Around, Broker, CredentialProvider, Events, Failed, Issue, Kind, OauthProvider, Revoking,
-    Scope, Source, Spec, StaticProvider, Watched, Watcher,
+    Around, AzureProvider, Broker, CommandProvider, CredentialProvider, Events, Failed,
+    GithubAppProvider, Issue, Kind, OauthProvider, Revoking, Scope, Source, Spec, StaticProvider,
+    Vessel, Watched, Watcher,
 };
 use crate::host::HostPattern;
 use crate::identity::{AgentEntry, Open, Registry, StaticTokens, TrustProvider};
@@ -34,6 +35,7 @@ use crate::proxy::{
 use crate::route::Table;
 use crate::secret::Secret;
 use crate::session::Sessions;
+use crate::store::{Store, StoreError};
 use crate::telemetry;
 use crate::tls::{Authority, CaError, CaSettings, Connector, Constraints, Leaves, TrustError};
 
@@ -53,6 +55,7 @@ pub struct App {
     proxy: Proxy,
     audit: Arc<Audit>,
     broker: Arc<Broker>,
+    store: Store,
     leaves: Arc<Leaves>,
     watcher: Watcher,
     tokens: Arc<Tokens>,
@@ -101,6 +104,9 @@ pub enum StartError {
     /// The admin listener cannot be opened.
     #[error("cannot listen on {0} for [admin]: {1}")]
     Admin(SocketAddr, std::io::Error),
+    /// The store cannot be opened.
+    #[error("[store]: {0}")]
+    Store(#[from] StoreError),
     /// A secret that a credential needs at start cannot be used.
     #[error("{0}")]
     Secret(String),
@@ -158,7 +164,9 @@ impl App {
         let authority = Arc::new(authority(&config, &clock)?);
         let leaves = Arc::new(Leaves::new(authority, Arc::clone(&clock))?);
         let audit = Arc::new(open(config.audit.as_ref().unwrap_or(&audit), &clock)?);
+        let store = Store::open(&config.store, &lookup(&environment)).await?;
         let watcher = Watcher::new(Arc::clone(&clock));
+        let vessel: Arc<dyn Vessel> = Arc::new(store.clone());
         let network = Network::new(connector.clone(), config.upstream.connect_to.clone());
         let look = lookup(&environment);
         let around = Around {
@@ -166,11 +174,14 @@ impl App {
             env: &look,
             network: &network,
             clock: &clock,
+            vessel: &vessel,
             agents: None,
         };
         let entries = providers(&config.credentials, &around).await;
         let events = Arc::new(Recorder(Arc::clone(&audit)));
-        let broker = Arc::new(Broker::new(entries, Arc::clone(&clock), events));
+        let journal = Arc::new(store.clone());
+        let broker = Broker::with_journal(entries, Arc::clone(&clock), events, journal);
+        let broker = Arc::new(broker);
         let tokens = Arc::new(Tokens::default());
         tokens.watch(&config.agents, &watcher, &environment).await;
         // Nobody has a session yet that could end.
@@ -247,6 +258,7 @@ impl App {
             proxy,
             audit,
             broker,
+            store,
             leaves,
             watcher,
             tokens,
@@ -319,6 +331,7 @@ impl App {
             };
             self.leaves.replace(Arc::new(authority));
         }
+        let vessel: Arc<dyn Vessel> = Arc::new(self.store.clone());
         let network = Network::new(connector.clone(), config.upstream.connect_to.clone());
         let look = lookup(&self.environment);
         let around = Around {
@@ -326,6 +339,7 @@ impl App {
             env: &look,
             network: &network,
             clock: &self.clock,
+            vessel: &vessel,
             agents: None,
         };
         let entries = providers(&config.credentials, &around).await;
@@ -385,6 +399,7 @@ impl App {
             .await
             .ok();
         self.broker.shutdown(grace).await;
+        self.store.close().await;
         self.audit.close();
     }
 
@@ -469,8 +484,21 @@ async fn providers(
                 Arc::new(StaticProvider::new(watched))
             }
             Kind::Oauth(settings) => {
-                Arc::new(OauthProvider::open((**settings).clone(), around).await)
+                let settings = (**settings).clone();
+                Arc::new(OauthProvider::open(&spec.name, settings, around).await)
             }
+            Kind::GithubApp(settings) => {
+                Arc::new(GithubAppProvider::open((**settings).clone(), around).await)
+            }
+            Kind::Azure(settings) => {
+                let settings = (**settings).clone();
+                Arc::new(AzureProvider::open(&spec.name, settings, around).await)
+            }
+            Kind::Command(settings) => Arc::new(CommandProvider::new(
+                spec.name.clone(),
+                settings.clone(),
+                around.env,
+            )),
         };
         entries.push((spec.clone(), provider));
     }
@@ -675,6 +703,8 @@ impl fmt::Display for StartHint<'_> {
             }
             StartError::Ca(_) => f.write_str("check [ca] dir, or run `keyward ca show`"),
             StartError::Trust(_) => f.write_str("check [upstream] trust"),
+            StartError::Store(StoreError::WrongKey) => f.write_str("name the key that the store was made with, or begin with an empty one: leases and tokens of the old one are lost then"),
+            StartError::Store(_) => f.write_str("check [store]: the file's folder or the server, and the sources of its secrets"),
             StartError::Bind(..) | StartError::Admin(..) => {
                 f.write_str("choose another address, or stop what listens there")
             }

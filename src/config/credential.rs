@@ -21,6 +21,15 @@ pub(super) static CREDENTIAL: Section = Section {
         oauth::CLIENT_CREDENTIALS_KEY,
         oauth::EXCHANGE_KEY,
         oauth::BEARER_KEY,
+        oauth::REFRESH_KEY,
+        oauth::GITHUB_KEY,
+        oauth::AZURE_KEY,
+        key(
+            "command",
+            K::Table(&super::plugin::COMMAND),
+            Need::OneOf,
+            "A plug-in in any language that issues and revokes.",
+        ),
         key(
             "share",
             K::Choice(&["session", "agent", "all"]),
@@ -73,7 +82,10 @@ pub(super) static STATIC: Section = Section {
 /// Kind tables by their key, each with what reads it.
 pub(super) type Kinds = &'static [(&'static str, fn(&Reader<'_, '_>) -> Option<Kind>)];
 
-const KINDS: [Kinds; 2] = [&[("static", static_value)], oauth::KINDS];
+const KINDS: [Kinds; 2] = [
+    &[("static", static_value), ("command", super::plugin::read)],
+    oauth::KINDS,
+];
 
 fn static_value(reader: &Reader<'_, '_>) -> Option<Kind> {
     let value = source::read(reader, "value")?;

@@ -9,9 +9,10 @@ use super::fault::{Desk, Span};
 use super::key::{HOUR, Kind, Need, Section, key, secs};
 use super::reader::Reader;
 use super::{
-    Admin, Config, Presets, admin, agent, audit, ca, credential, lint, listener, route, upstream,
+    Admin, Config, Presets, admin, agent, audit, ca, credential, lint, listener, route, store,
+    upstream,
 };
-use crate::credential::{Kind as CredentialKind, Source, Spec};
+use crate::credential::{Source, Spec};
 use crate::identity::AgentEntry;
 use crate::inject::Placement;
 use crate::proxy::{ListenAddr, ListenerSettings, UpstreamSettings};
@@ -56,6 +57,12 @@ pub(super) static ROOT: Section = Section {
             "Where records go.",
         ),
         key(
+            "store",
+            Kind::Table(&store::STORE),
+            Need::Optional,
+            "What outlasts the process; left out, nothing does.",
+        ),
+        key(
             "upstream",
             Kind::Table(&upstream::UPSTREAM),
             Need::Optional,
@@ -92,6 +99,13 @@ pub(super) fn read(
 ) -> Config {
     let reader = Reader::open(desk, &ROOT, "the file".into(), 0..0, root);
     let mut credentials = credentials(&reader);
+    for (spec, span) in &credentials {
+        if spec.kind.needs_store() && !reader.has("store") {
+            let message = format!("\"{}\" needs a [store] that lasts", spec.name);
+            let help = "each refresh token is good once: the next one must outlive a restart";
+            desk.fault_with(span, message, help);
+        }
+    }
     let mut routes = routes(&reader, presets);
     assign_slots(desk, &mut routes, &mut credentials);
     let agents = agents(&reader, &routes);
@@ -140,6 +154,10 @@ fn resolve(reader: &Reader<'_, '_>, parts: Parts) -> Config {
         ca: reader
             .table("ca")
             .map(|below| ca::read(&below))
+            .unwrap_or_default(),
+        store: reader
+            .table("store")
+            .map(|below| store::read(&below))
             .unwrap_or_default(),
         audit: reader.table("audit").map(|below| audit::read(&below)),
         upstream: upstream.map_or_else(UpstreamSettings::default, |below| upstream::read(&below)),
@@ -229,11 +247,8 @@ fn assign_slots(desk: &Desk, routes: &mut [route::Written], credentials: &mut [(
         let Some((spec, _)) = credentials.iter_mut().find(of_route) else {
             continue;
         };
-        let brings_user = match spec.kind {
-            CredentialKind::Static { .. } | CredentialKind::Oauth(_) => false,
-        };
         let asks_user = |p: &Placement| matches!(p, Placement::Basic { user } if user.is_empty());
-        if !brings_user && route.placements.iter().any(asks_user) {
+        if !spec.kind.brings_user() && route.placements.iter().any(asks_user) {
             let message = format!(
                 "inject = {{ basic = \"\" }} needs a user name, and \"{}\" brings none",
                 spec.name

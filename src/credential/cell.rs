@@ -370,7 +370,8 @@ impl Failure {
             IssueError::Refused
             | IssueError::Sealed
             | IssueError::TimedOut
-            | IssueError::UserRequired => Duration::ZERO,
+            | IssueError::UserRequired
+            | IssueError::Store => Duration::ZERO,
         };
         Self {
             error,
@@ -391,7 +392,8 @@ impl Failure {
             error @ (IssueError::Refused
             | IssueError::Sealed
             | IssueError::TimedOut
-            | IssueError::UserRequired) => error,
+            | IssueError::UserRequired
+            | IssueError::Store) => error,
         })
     }
 }

@@ -89,40 +89,12 @@ pub enum Kind {
         /// `value`.
         value: Source,
     },
+    /// `[credential.NAME.command]`: a plug-in in any language.
+    Command(super::CommandSettings),
     /// `[credential.NAME.oauth-client-credentials]`, `token-exchange`, `jwt-bearer`: a token of an OAuth issuer.
     Oauth(Box<oauth::Settings>),
-}
-
-impl Kind {
-    /// The name of its table.
-    pub fn word(&self) -> &'static str {
-        match self {
-            Self::Static { .. } => "static",
-            Self::Oauth(settings) => settings.grant.kind(),
-        }
-    }
-
-    /// Whether its tokens are bound to a key (RFC 9449).
-    pub fn is_bound(&self) -> bool {
-        match self {
-            Self::Static { .. } => false,
-            Self::Oauth(settings) => settings.dpop,
-        }
-    }
-
-    /// Whether a lease names the agent that it is for.
-    pub fn names_agent(&self) -> bool {
-        match self {
-            Self::Static { .. } => false,
-            Self::Oauth(settings) => settings.grant.names_agent(),
-        }
-    }
-
-    /// Every source of a secret that it names.
-    pub fn sources(&self) -> Vec<&Source> {
-        match self {
-            Self::Static { value } => vec![value],
-            Self::Oauth(settings) => settings.sources(),
-        }
-    }
+    /// `[credential.NAME.github-app]`: an installation token of a GitHub App.
+    GithubApp(Box<super::GithubAppSettings>),
+    /// `[credential.NAME.azure]`: a token of Microsoft Entra ID.
+    Azure(Box<super::AzureSettings>),
 }

@@ -98,7 +98,8 @@ async fn forward(
     if let Some(injection) = injection {
         injection.apply(&mut head)?;
     }
-    narrow(&mut head, lease.is_some() && !route.ranges, &patterns);
+    let scrubs = lease.is_some() || !patterns.is_empty();
+    narrow(&mut head, scrubs && !route.ranges, &patterns);
     let bound = injection.and_then(Injection::bound);
     if let Some(bound) = bound {
         bound::prove(tunnel, bound, &mut head)?;
@@ -204,6 +205,8 @@ fn narrow(head: &mut Head, no_ranges: bool, patterns: &Patterns) {
     if no_ranges {
         headers.remove(RANGE);
         headers.remove(IF_RANGE);
+        // Azure Storage takes it before `Range`.
+        headers.remove("x-ms-range");
     }
     if patterns.is_empty() {
         return;

@@ -31,6 +31,7 @@ mod lifecycle;
 mod oauth;
 mod outside;
 mod placement;
+mod plugin;
 mod protocol;
 mod rest;
 mod rules;

@@ -18,7 +18,7 @@ use super::{FileArg, acting, consult, shape};
 use crate::agent::{AgentId, Name};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
-use crate::credential::Spec;
+use crate::credential::{Kind, Spec};
 use crate::head::Head;
 use crate::host::{BadHost, Scheme, Target};
 use crate::identity::{AgentEntry, Registry};
@@ -289,6 +289,8 @@ fn rule(denial: &Denial) -> Option<&'static str> {
 
 /// The kind of a credential and the shape of what it is made from.
 fn origin(spec: &Spec) -> (&'static str, String) {
-    let sources: Vec<_> = spec.kind.sources().into_iter().map(shape).collect();
-    (spec.kind.word(), sources.join(", "))
+    match &spec.kind {
+        Kind::Static { value } => ("static", shape(value)),
+        kind => (kind.word(), format!("its issuer ({})", kind.word())),
+    }
 }

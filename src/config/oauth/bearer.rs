@@ -5,10 +5,10 @@ use std::sync::Arc;
 use super::super::key::{Kind as K, Need, Section, key};
 use super::super::reader::Reader;
 use super::super::source;
+use super::hosted::endpoint;
 use super::{SCOPES, client};
 use crate::credential::Kind;
 use crate::credential::oauth::{Assertion, Grant, Server, Settings, Workload};
-use crate::issuer::Endpoint;
 
 pub(super) static BEARER: Section = Section {
     title: "[credential.NAME.jwt-bearer]",
@@ -190,17 +190,6 @@ fn workload(reader: &Reader<'_, '_>) -> Option<Kind> {
         resource: Vec::new(),
         dpop: false,
     })))
-}
-
-/// A URL that has a default.
-fn endpoint(reader: &Reader<'_, '_>, name: &str) -> Option<Endpoint> {
-    if reader.has(name) {
-        return reader.parsed(name);
-    }
-    let Need::Default(text) = reader.key(name).need else {
-        return None;
-    };
-    text.trim_matches('"').parse().ok()
 }
 
 /// An e-mail address stands in a path as it is.

@@ -3,6 +3,7 @@
 mod bearer;
 mod client;
 mod exchange;
+mod hosted;
 
 use std::sync::Arc;
 
@@ -17,6 +18,9 @@ pub(super) const KINDS: Kinds = &[
     ("oauth-client-credentials", client_credentials),
     ("token-exchange", exchange::read),
     ("jwt-bearer", bearer::read),
+    ("oauth-refresh-token", refresh_token),
+    ("github-app", hosted::github),
+    ("azure", hosted::azure),
 ];
 
 pub(super) const CLIENT_CREDENTIALS_KEY: Key = key(
@@ -37,6 +41,36 @@ pub(super) const BEARER_KEY: Key = key(
     Need::OneOf,
     "A token in exchange for a JWT (RFC 7523 §2.1): Google's service accounts and workload identities, Salesforce.",
 );
+
+pub(super) const REFRESH_KEY: Key = key(
+    "oauth-refresh-token",
+    K::Table(&REFRESH),
+    Need::OneOf,
+    "A token by a refresh token that is kept, and replaced at each use (RFC 6749 §6). Needs a `[store]` that lasts.",
+);
+pub(super) use hosted::{AZURE_KEY, GITHUB_KEY};
+
+static REFRESH: Section = Section {
+    title: "[credential.NAME.oauth-refresh-token]",
+    keys: &[
+        ISSUER,
+        TOKEN_URL,
+        REVOCATION_URL,
+        client::ID,
+        client::SECRET,
+        client::AUTH,
+        key(
+            "refresh-token",
+            K::Source,
+            Need::Required,
+            "The first refresh token; each later one lives in the store. Another one here begins anew.",
+        ),
+        SCOPES,
+        AUDIENCE,
+        RESOURCE,
+        DPOP,
+    ],
+};
 
 static CLIENT_CREDENTIALS: Section = Section {
     title: "[credential.NAME.oauth-client-credentials]",
@@ -101,6 +135,13 @@ fn client_credentials(reader: &Reader<'_, '_>) -> Option<Kind> {
     let server = server(reader);
     let client = client::read(reader);
     settings(reader, server, Some(Grant::ClientCredentials), Some(client))
+}
+
+fn refresh_token(reader: &Reader<'_, '_>) -> Option<Kind> {
+    let server = server(reader);
+    let client = client::read(reader);
+    let first = super::source::read(reader, "refresh-token");
+    settings(reader, server, first.map(Grant::Refresh), Some(client))
 }
 
 /// What all grants say beside themselves. A client that must be named and is not is `Some(None)`.

@@ -22,6 +22,24 @@ pub(in super::super) struct Granted {
     pub(in super::super) token: Arc<Secret>,
     /// `expires_in`.
     pub(in super::super) life: Life,
+    /// `refresh_token`.
+    pub(super) refresh: Option<Wiped>,
+}
+
+/// No token, and whether that is because of the grant itself (`invalid_grant`).
+#[derive(Debug, Clone, Copy)]
+pub(super) struct No {
+    pub(super) error: IssueError,
+    pub(super) bad_grant: bool,
+}
+
+impl From<IssueError> for No {
+    fn from(error: IssueError) -> Self {
+        Self {
+            error,
+            bad_grant: false,
+        }
+    }
 }
 
 /// Text that is wiped.
@@ -42,6 +60,7 @@ struct Raw {
     #[serde(default, deserialize_with = "present")]
     expires_in: Option<Value>,
     error: Option<Value>,
+    refresh_token: Option<Wiped>,
 }
 
 /// `null` is something other than nothing.
@@ -71,30 +90,28 @@ pub(in super::super) fn status(answer: &Answer, now: Timestamp) -> Result<(), Is
 }
 
 /// Reads an answer; `bound` says that a token bound to a DPoP key was asked for.
-pub(in super::super) fn read(
-    answer: &Answer,
-    now: Timestamp,
-    bound: bool,
-) -> Result<Granted, IssueError> {
+pub(super) fn read(answer: &Answer, now: Timestamp, bound: bool) -> Result<Granted, No> {
     let standing = status(answer, now);
     if matches!(standing, Err(IssueError::Unavailable { .. })) {
-        return Err(IssueError::Unavailable {
-            retry_after: answer.retry_after(now),
-        });
+        let retry_after = answer.retry_after(now);
+        return Err(IssueError::Unavailable { retry_after }.into());
     }
     let Ok(raw) = answer.json::<Raw>() else {
         warn!(status = %answer.status, "a token endpoint answered with something other than a token");
-        return Err(IssueError::Refused);
+        return Err(IssueError::Refused.into());
     };
     if let Some(error) = raw.error {
         warn!(status = %answer.status, error = known(&error), "a token endpoint said no");
-        return Err(IssueError::Refused);
+        return Err(No {
+            error: IssueError::Refused,
+            bad_grant: error == "invalid_grant",
+        });
     }
     standing?;
     let granted = grant(raw, bound);
     granted.map_err(|why| {
         warn!(why, "a token endpoint's answer cannot be used");
-        IssueError::Refused
+        IssueError::Refused.into()
     })
 }
 
@@ -107,7 +124,11 @@ fn grant(raw: Raw, bound: bool) -> Result<Granted, &'static str> {
     }
     let token = token(raw.access_token.as_ref().ok_or("it has no access_token")?)?;
     let life = life(raw.expires_in.as_ref())?;
-    Ok(Granted { token, life })
+    Ok(Granted {
+        token,
+        life,
+        refresh: raw.refresh_token,
+    })
 }
 
 /// A token that can stand in a header field: visible characters (RFC 6749 §A.12), and not too many.
@@ -192,7 +213,8 @@ mod tests {
             headers: HeaderMap::new(),
             body: Zeroizing::new(body.as_bytes().to_vec()),
         };
-        read(&answer, Timestamp::UNIX_EPOCH, bound).map(|granted| granted.life)
+        let read = read(&answer, Timestamp::UNIX_EPOCH, bound);
+        read.map(|granted| granted.life).map_err(|no| no.error)
     }
 
     fn with(more: &str) -> String {

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
 
 use super::super::{Handle, IssueError, RevokeError};
 use super::Around;
-use super::answer::{self, Granted, unheard};
+use super::answer::{self, Granted, No, unheard};
 use super::authenticate::Identity;
 use super::form::Form;
 use super::server::{Endpoints, Place};
@@ -74,6 +74,17 @@ impl TokenClient {
         form: &Form,
         key: Option<&DpopKey>,
     ) -> Result<Granted, IssueError> {
+        let granted = self.try_token(at, form, key).await;
+        granted.map_err(|no| no.error)
+    }
+
+    /// The same, with whether a refusal is because of the grant.
+    pub(super) async fn try_token(
+        &self,
+        at: &Endpoints,
+        form: &Form,
+        key: Option<&DpopKey>,
+    ) -> Result<Granted, No> {
         let answer = self.ask(at, form, key).await?;
         answer::read(&answer, self.clock.now().wall, key.is_some())
     }

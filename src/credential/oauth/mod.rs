@@ -7,6 +7,7 @@ mod authenticate;
 mod client;
 mod form;
 mod provider;
+mod refresh;
 mod server;
 mod settings;
 mod sign;
@@ -20,7 +21,11 @@ pub use settings::{
     SigningKey, Workload,
 };
 
-use super::{Env, Source, Watched, Watcher};
+pub(super) use answer::{Wiped, status as judge, token as usable, unheard};
+pub(super) use provider::bearer as open_bearer;
+pub(super) use sign::Signer;
+
+use super::{Env, Source, Vessel, Watched, Watcher};
 use crate::agent::AgentId;
 use crate::clock::Clock;
 use crate::issuer::Network;
@@ -36,6 +41,8 @@ pub struct Around<'a> {
     pub network: &'a Network,
     /// The clock of claims.
     pub clock: &'a Arc<dyn Clock>,
+    /// Where rotating secrets are kept.
+    pub vessel: &'a Arc<dyn Vessel>,
     /// Who signs for agents; without it a token that names the agent is refused.
     pub agents: Option<&'a Arc<dyn AgentJwt>>,
 }

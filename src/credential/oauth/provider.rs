@@ -18,10 +18,11 @@ use super::Around;
 use super::answer::{self, Granted, Wiped, unheard};
 use super::client::TokenClient;
 use super::form::Form;
+use super::refresh::Family;
 use super::server::Endpoints;
 use super::settings::{Algorithm, Assertion, Exchange, Grant, Party, Settings, Workload};
 use super::sign::{self, Signer, current};
-use crate::agent::AgentId;
+use crate::agent::{AgentId, Name};
 use crate::inject::{DpopKey, Material};
 use crate::issuer::{Client, Endpoint};
 use crate::policy::UserTokenType;
@@ -30,7 +31,7 @@ use crate::secret::Secret;
 /// One credential of an OAuth issuer.
 #[derive(Debug)]
 pub struct OauthProvider {
-    client: TokenClient,
+    client: Arc<TokenClient>,
     grant: Granting,
     settings: Settings,
     agents: Option<Arc<dyn AgentJwt>>,
@@ -48,6 +49,7 @@ enum Granting {
     Bearer(Assertion, Signer),
     ServiceAccount(Watched),
     Workload(Watched, Endpoint, Client),
+    Refresh(Arc<Family>),
 }
 
 /// A token that is exchanged, or acted with.
@@ -60,7 +62,7 @@ enum Token {
 
 impl OauthProvider {
     /// Follows the sources that `settings` name. Nothing is asked of the issuer yet.
-    pub async fn open(settings: Settings, around: &Around<'_>) -> Self {
+    pub async fn open(name: &Name, settings: Settings, around: &Around<'_>) -> Self {
         let client = TokenClient::open(&settings.server, settings.client.as_ref(), around).await;
         let grant = match &settings.grant {
             Grant::ClientCredentials => Granting::ClientCredentials,
@@ -86,9 +88,14 @@ impl OauthProvider {
                 generate.clone(),
                 around.network.client(),
             ),
+            Grant::Refresh(first) => Granting::Refresh(Arc::new(Family::new(
+                name.to_string(),
+                around.watch(first).await,
+                Arc::clone(around.vessel),
+            ))),
         };
         Self {
-            client,
+            client: Arc::new(client),
             grant,
             agents: around.agents.cloned(),
             settings,
@@ -117,7 +124,12 @@ impl OauthProvider {
         form
     }
 
-    async fn grant(&self, scope: &Scope, key: Option<&DpopKey>) -> Result<Asked, IssueError> {
+    async fn grant(
+        &self,
+        scope: &Scope,
+        bound: Option<&Arc<DpopKey>>,
+    ) -> Result<Asked, IssueError> {
+        let key = bound.map(|key| &**key);
         match &self.grant {
             Granting::ClientCredentials => {
                 let at = self.client.endpoints().await?;
@@ -159,6 +171,15 @@ impl OauthProvider {
                 let mut form = self.form(BEARER, scope);
                 form.push("assertion", assertion.as_bytes());
                 self.ask(&at, &form, key).await
+            }
+            Granting::Refresh(family) => {
+                let at = self.client.endpoints().await?;
+                let asking = (self.form("refresh_token", scope), bound.cloned());
+                let granted = family.refresh(&self.client, &at, asking).await?;
+                Ok(Asked {
+                    granted,
+                    revocable: at.revocation.is_some(),
+                })
             }
             Granting::ServiceAccount(file) => self.service_account(file, scope, key).await,
             Granting::Workload(subject, generate, plain) => {
@@ -295,6 +316,7 @@ impl OauthProvider {
         let granted = Granted {
             token: answer::token(&made.access_token).map_err(bad)?,
             life: Life::Until(end),
+            refresh: None,
         };
         Ok(Asked {
             granted,
@@ -364,7 +386,7 @@ impl CredentialProvider for OauthProvider {
         } else {
             None
         };
-        let Asked { granted, revocable } = self.grant(scope, key.as_deref()).await?;
+        let Asked { granted, revocable } = self.grant(scope, key.as_ref()).await?;
         let handle = revocable.then(|| Handle::new(Arc::clone(&granted.token)));
         let material = match key {
             Some(key) => Material::Dpop {

@@ -133,6 +133,8 @@ pub enum Grant {
     ClientCredentials,
     /// `token-exchange` (RFC 8693).
     TokenExchange(Exchange),
+    /// `oauth-refresh-token` (RFC 6749 §6), with the first one.
+    Refresh(Source),
     /// `jwt-bearer` with a key (RFC 7523 §2.1).
     JwtBearer(Assertion),
     /// `jwt-bearer` with a Google key file.
@@ -206,7 +208,7 @@ impl Settings {
                 sources.collect()
             }
             Grant::JwtBearer(assertion) => vec![&assertion.key.pem],
-            Grant::ServiceAccount(file) => vec![file],
+            Grant::ServiceAccount(one) | Grant::Refresh(one) => vec![one],
             Grant::WorkloadIdentity(workload) => vec![&workload.subject],
         };
         client.into_iter().flatten().chain(grant).collect()
@@ -221,6 +223,7 @@ impl Grant {
                 exchange.subject == Party::Agent || exchange.actor == Some(Party::Agent)
             }
             Self::ClientCredentials
+            | Self::Refresh(_)
             | Self::JwtBearer(_)
             | Self::ServiceAccount(_)
             | Self::WorkloadIdentity(_) => false,
@@ -232,6 +235,7 @@ impl Grant {
         match self {
             Self::ClientCredentials => "oauth-client-credentials",
             Self::TokenExchange(_) => "token-exchange",
+            Self::Refresh(_) => "oauth-refresh-token",
             Self::JwtBearer(_) | Self::ServiceAccount(_) | Self::WorkloadIdentity(_) => {
                 "jwt-bearer"
             }
