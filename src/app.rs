@@ -22,8 +22,9 @@ use crate::audit::{self, Audit, AuditError, Record, Who};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::credential::{
-    Broker, CommandProvider, CredentialProvider, Env, Events, Failed, Issue, Kind, Revoking, Scope,
-    Source, Spec, StaticProvider, VaultProvider, Watched, Watcher,
+    Around, AzureProvider, Broker, CommandProvider, CredentialProvider, Events, Failed,
+    GithubAppProvider, Issue, Kind, OauthProvider, Revoking, Scope, Source, Spec, StaticProvider,
+    VaultProvider, Vessel, Watched, Watcher,
 };
 use crate::host::HostPattern;
 use crate::identity::{self, AgentEntry, Open, Registry, StaticTokens, TrustProvider};
@@ -176,14 +177,18 @@ impl App {
         let audit = Arc::new(open(config.audit.as_ref().unwrap_or(&audit), &clock)?);
         let store = Store::open(&config.store, &lookup(&environment)).await?;
         let watcher = Watcher::new(Arc::clone(&clock));
+        let vessel: Arc<dyn Vessel> = Arc::new(store.clone());
         let network = Network::new(connector.clone(), config.upstream.connect_to.clone());
-        let entries = providers(
-            &config.credentials,
-            &watcher,
-            &environment,
-            (&network, &clock),
-        )
-        .await;
+        let look = lookup(&environment);
+        let around = Around {
+            watcher: &watcher,
+            env: &look,
+            network: &network,
+            clock: &clock,
+            vessel: &vessel,
+            agents: None,
+        };
+        let entries = providers(&config.credentials, &around).await;
         let events = Arc::new(Recorder(Arc::clone(&audit)));
         let journal = Arc::new(store.clone());
         let broker = Broker::with_journal(entries, Arc::clone(&clock), events, journal);
@@ -381,15 +386,18 @@ impl App {
             };
             self.leaves.replace(Arc::new(authority));
         }
+        let vessel: Arc<dyn Vessel> = Arc::new(self.store.clone());
         let network = Network::new(connector.clone(), config.upstream.connect_to.clone());
-        let around = (&network, &self.clock);
-        let entries = providers(
-            &config.credentials,
-            &self.watcher,
-            &self.environment,
-            around,
-        )
-        .await;
+        let look = lookup(&self.environment);
+        let around = Around {
+            watcher: &self.watcher,
+            env: &look,
+            network: &network,
+            clock: &self.clock,
+            vessel: &vessel,
+            agents: None,
+        };
+        let entries = providers(&config.credentials, &around).await;
         self.tokens
             .watch(&config.agents, &self.watcher, &self.environment)
             .await;
@@ -541,30 +549,38 @@ pub fn roots_file(ca: &CaSettings) -> Option<PathBuf> {
 
 async fn providers(
     specs: &[Spec],
-    watcher: &Watcher,
-    environment: &Environment,
-    (network, clock): (&Network, &Arc<dyn Clock>),
+    around: &Around<'_>,
 ) -> Vec<(Spec, Arc<dyn CredentialProvider>)> {
-    let look = lookup(environment);
     let mut entries: Vec<(Spec, Arc<dyn CredentialProvider>)> = Vec::with_capacity(specs.len());
     for spec in specs {
         let provider: Arc<dyn CredentialProvider> = match &spec.kind {
             Kind::Static { value } => {
-                let watched = watcher.watch(value, &look).await;
+                let watched = around.watcher.watch(value, around.env).await;
                 if let Err(error) = watched.current() {
                     warn!(credential = %spec.name, %error, "the credential has no value yet; requests that need it are refused");
                 }
                 Arc::new(StaticProvider::new(watched))
             }
+            Kind::Oauth(settings) => {
+                let settings = (**settings).clone();
+                Arc::new(OauthProvider::open(&spec.name, settings, around).await)
+            }
+            Kind::GithubApp(settings) => {
+                Arc::new(GithubAppProvider::open((**settings).clone(), around).await)
+            }
+            Kind::Azure(settings) => {
+                let settings = (**settings).clone();
+                Arc::new(AzureProvider::open(&spec.name, settings, around).await)
+            }
             Kind::Command(settings) => Arc::new(CommandProvider::new(
                 spec.name.clone(),
                 settings.clone(),
-                &look,
+                around.env,
             )),
             Kind::Vault(settings) => {
-                let (name, clock) = (spec.name.clone(), Arc::clone(clock));
-                let secrets: (&Watcher, Env<'_>) = (watcher, &look);
-                Arc::new(VaultProvider::open(name, settings, secrets, network, clock).await)
+                let (name, clock) = (spec.name.clone(), Arc::clone(around.clock));
+                let secrets = (around.watcher, around.env);
+                Arc::new(VaultProvider::open(name, settings, secrets, around.network, clock).await)
             }
         };
         entries.push((spec.clone(), provider));

@@ -117,6 +117,13 @@ pub(super) fn read(
 ) -> Config {
     let reader = Reader::open(desk, &ROOT, "the file".into(), 0..0, root);
     let mut credentials = credentials(&reader);
+    for (spec, span) in &credentials {
+        if spec.kind.needs_store() && !reader.has("store") {
+            let message = format!("\"{}\" needs a [store] that lasts", spec.name);
+            let help = "each refresh token is good once: the next one must outlive a restart";
+            desk.fault_with(span, message, help);
+        }
+    }
     let own = preset::Own::read(&reader, presets);
     let mut routes = routes(&reader, &own);
     assign_slots(desk, &mut routes, &mut credentials);
@@ -281,6 +288,15 @@ fn assign_slots(desk: &Desk, routes: &mut [route::Written], credentials: &mut [(
                 message,
                 "write the user name: inject = { basic = \"USER\" }",
             );
+        }
+        let bearer = route.placements.iter().all(|p| *p == Placement::Bearer);
+        if spec.kind.is_bound() && !bearer {
+            let message = format!(
+                "the tokens of \"{}\" are bound by DPoP, and go as bearer only",
+                spec.name
+            );
+            let help = "write inject = \"bearer\", or leave out `dpop`";
+            desk.fault_with(&written.inject, message, help);
         }
         let known = spec.slots.iter().position(|slot| *slot == route.placements);
         route.slot = known.unwrap_or_else(|| {

@@ -13,6 +13,7 @@ mod address;
 mod answer;
 mod base_url;
 mod body;
+mod bound;
 mod connect;
 mod dial;
 mod epoch;

@@ -32,6 +32,7 @@ mod base_url;
 mod delegation;
 mod leak;
 mod lifecycle;
+mod oauth;
 mod outside;
 mod placement;
 mod plugin;
