@@ -11,6 +11,7 @@ use std::time::Duration;
 use aws_lc_rs::digest::{SHA256, digest};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -21,14 +22,16 @@ use crate::audit::{self, Audit, AuditError, Record, Who};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::credential::{
-    Broker, CommandProvider, CredentialProvider, Events, Failed, Issue, Kind, Revoking, Scope,
-    Source, Spec, StaticProvider, Watched, Watcher,
+    Around, AzureProvider, Broker, CommandProvider, CredentialProvider, Events, Failed,
+    GithubAppProvider, Issue, Kind, OauthProvider, Revoking, Scope, Source, Spec, StaticProvider,
+    VaultProvider, Vessel, Watched, Watcher,
 };
 use crate::host::HostPattern;
-use crate::identity::{AgentEntry, Open, Registry, StaticTokens, TrustProvider};
+use crate::identity::{self, AgentEntry, Open, Registry, StaticTokens, TrustProvider};
+use crate::issuer::Network;
 use crate::policy::Policy;
 use crate::proxy::{
-    self, BindError, Bound, Identify, Lasting, ListenerSettings, Proxy, SnapshotParts,
+    self, BindError, Bound, Identify, Lasting, ListenerSettings, Proxy, Services, SnapshotParts,
 };
 use crate::route::Table;
 use crate::secret::Secret;
@@ -62,6 +65,7 @@ pub struct App {
     leaves: Arc<Leaves>,
     watcher: Watcher,
     tokens: Arc<Tokens>,
+    attestations: identity::Metrics,
     environment: Environment,
     clock: Arc<dyn Clock>,
     tracker: TaskTracker,
@@ -69,6 +73,8 @@ pub struct App {
     state: Arc<State>,
     listeners: Vec<(Name, Vec<String>, Vec<SocketAddr>)>,
     admin: Option<SocketAddr>,
+    operators: Arc<admin::Operators>,
+    wishes: Mutex<Option<mpsc::Receiver<admin::Asked>>>,
     ca: CaSettings,
     running: Mutex<String>,
     reloads: prometheus_client::metrics::family::Family<
@@ -113,6 +119,9 @@ pub enum StartError {
     /// The store cannot be opened.
     #[error("[store]: {0}")]
     Store(#[from] StoreError),
+    /// The admin socket cannot be opened.
+    #[error("cannot open {0} for [admin]: {1}")]
+    Socket(String, std::io::Error),
     /// A secret that a credential needs at start cannot be used.
     #[error("{0}")]
     Secret(String),
@@ -172,7 +181,18 @@ impl App {
         let audit = Arc::new(open(config.audit.as_ref().unwrap_or(&audit), &clock)?);
         let store = Store::open(&config.store, &lookup(&environment)).await?;
         let watcher = Watcher::new(Arc::clone(&clock));
-        let entries = providers(&config.credentials, &watcher, &environment).await;
+        let vessel: Arc<dyn Vessel> = Arc::new(store.clone());
+        let network = Network::new(connector.clone(), config.upstream.connect_to.clone());
+        let look = lookup(&environment);
+        let around = Around {
+            watcher: &watcher,
+            env: &look,
+            network: &network,
+            clock: &clock,
+            vessel: &vessel,
+            agents: None,
+        };
+        let entries = providers(&config.credentials, &around).await;
         let events = Arc::new(Recorder(Arc::clone(&audit)));
         let journal = Arc::new(store.clone());
         let broker = Broker::with_journal(entries, Arc::clone(&clock), events, journal);
@@ -192,6 +212,13 @@ impl App {
                 TcpListener::bind(address)
                     .await
                     .map_err(|error| StartError::Admin(address, error))?,
+            ),
+            None => None,
+        };
+        let admin_socket = match &config.admin.socket {
+            Some(path) => Some(
+                admin::Socket::open(path)
+                    .map_err(|error| StartError::Socket(path.display().to_string(), error))?,
             ),
             None => None,
         };
@@ -217,7 +244,10 @@ impl App {
             metrics: Arc::clone(&metrics),
             own,
         };
-        let proxy = Proxy::new(lasting, parts(&config, &leaves, &tokens, connector));
+        let attestations = identity::Metrics::default();
+        let about = (&connector, &clock, &attestations);
+        let trust = trust(&config, about, (&tokens, &watcher, &environment)).await;
+        let proxy = Proxy::new(lasting, parts(&config, &leaves, &trust, connector));
         if proxy.load_keys().await.is_err() || proxy.hear().await.is_err() {
             return Err(StartError::Keys("the store does not answer".into()));
         }
@@ -227,6 +257,7 @@ impl App {
             audit.metrics().register(registry);
             leaves.metrics().register(registry);
             broker.register(registry);
+            attestations.register(registry);
             registry.register(
                 "keyward_config_reloads",
                 "Reloads by outcome",
@@ -242,14 +273,22 @@ impl App {
             .iter()
             .map(|one| (one.name().clone(), one.shown(), one.addresses()))
             .collect();
-        if let Some(listener) = admin_listener {
-            admin::serve(
-                listener,
-                Arc::clone(&state) as Arc<dyn admin::State>,
-                &tracker,
-                stop.clone(),
-            );
-        }
+        let operators = Arc::new(admin::Operators::new(Arc::clone(&tokens.provider)));
+        operators.replace(watched(&config.admin.tokens, &watcher, &environment).await);
+        let (reload, wishes) = admin::Reload::new();
+        let parts: Vec<Arc<dyn admin::Part>> = vec![
+            Arc::new(admin::Leases::new(Arc::clone(&broker))),
+            Arc::new(reload),
+        ];
+        let gate = Arc::clone(&operators) as Arc<dyn admin::Gate>;
+        let api = admin::Api::new(gate, parts, config.admin.public_url.as_deref());
+        let asked = (Arc::clone(&state) as Arc<dyn admin::State>, api);
+        admin::serve(
+            (admin_listener, admin_socket),
+            asked,
+            &tracker,
+            stop.clone(),
+        );
         for listener in bound {
             proxy.serve(listener);
         }
@@ -266,6 +305,7 @@ impl App {
             leaves,
             watcher,
             tokens,
+            attestations,
             environment,
             clock,
             tracker,
@@ -273,6 +313,8 @@ impl App {
             state,
             listeners,
             admin: admin_address,
+            operators,
+            wishes: Mutex::new(Some(wishes)),
             ca: config.ca,
             running: Mutex::new(fingerprint),
             reloads,
@@ -335,6 +377,14 @@ impl App {
     /// # Errors
     /// [`StartError`]: nothing has changed then.
     pub async fn reload(&self, config: &Config) -> Result<(), StartError> {
+        self.reload_by(config, None).await
+    }
+
+    /// As [`App::reload`]; the record says which operator ordered it.
+    ///
+    /// # Errors
+    /// [`StartError`]: nothing has changed then.
+    pub async fn reload_by(&self, config: &Config, by: Option<&str>) -> Result<(), StartError> {
         let connector = Connector::new(&config.upstream.trust, None, Arc::clone(&self.clock))?;
         let names = constraints(config);
         if *self.leaves.authority().names() != names {
@@ -344,11 +394,25 @@ impl App {
             };
             self.leaves.replace(Arc::new(authority));
         }
-        let entries = providers(&config.credentials, &self.watcher, &self.environment).await;
+        let vessel: Arc<dyn Vessel> = Arc::new(self.store.clone());
+        let network = Network::new(connector.clone(), config.upstream.connect_to.clone());
+        let look = lookup(&self.environment);
+        let around = Around {
+            watcher: &self.watcher,
+            env: &look,
+            network: &network,
+            clock: &self.clock,
+            vessel: &vessel,
+            agents: None,
+        };
+        let entries = providers(&config.credentials, &around).await;
         self.tokens
             .watch(&config.agents, &self.watcher, &self.environment)
             .await;
-        let fresh = parts(config, &self.leaves, &self.tokens, connector);
+        let about = (&connector, &self.clock, &self.attestations);
+        let read = (&*self.tokens, &self.watcher, &self.environment);
+        let trust = trust(config, about, read).await;
+        let fresh = parts(config, &self.leaves, &trust, connector);
         let cut = self.proxy.reload(fresh, || {
             self.broker.reconfigure(entries);
             self.sessions.reconfigure(config.session.clone());
@@ -357,7 +421,10 @@ impl App {
         self.reloads
             .get_or_create(&ReloadLabels { outcome: "loaded" })
             .inc();
+        self.operators
+            .replace(watched(&config.admin.tokens, &self.watcher, &self.environment).await);
         let mut record = Record::config("loaded");
+        record.by = by;
         let fingerprint = fingerprint(config);
         record.digest = Some(&fingerprint);
         self.audit.append(&record);
@@ -371,14 +438,21 @@ impl App {
         *self.running.lock() == fingerprint(config)
     }
 
-    /// Records that a configuration was not taken.
-    pub fn rejected(&self) {
+    /// The reloads that operators ask for. Whoever takes them does them; they can be taken once.
+    pub fn wishes(&self) -> Option<mpsc::Receiver<admin::Asked>> {
+        self.wishes.lock().take()
+    }
+
+    /// Records that a configuration was not taken; `by` is the operator who ordered it.
+    pub fn rejected(&self, by: Option<&str>) {
         self.reloads
             .get_or_create(&ReloadLabels {
                 outcome: "rejected",
             })
             .inc();
-        self.audit.append(&Record::config("rejected"));
+        let mut record = Record::config("rejected");
+        record.by = by;
+        self.audit.append(&record);
     }
 
     /// Stops accepting, lets what runs finish for this long, revokes, and closes the trail. `reason` stands in the
@@ -495,29 +569,61 @@ pub fn roots_file(ca: &CaSettings) -> Option<PathBuf> {
 
 async fn providers(
     specs: &[Spec],
-    watcher: &Watcher,
-    environment: &Environment,
+    around: &Around<'_>,
 ) -> Vec<(Spec, Arc<dyn CredentialProvider>)> {
-    let look = lookup(environment);
     let mut entries: Vec<(Spec, Arc<dyn CredentialProvider>)> = Vec::with_capacity(specs.len());
     for spec in specs {
         let provider: Arc<dyn CredentialProvider> = match &spec.kind {
             Kind::Static { value } => {
-                let watched = watcher.watch(value, &look).await;
+                let watched = around.watcher.watch(value, around.env).await;
                 if let Err(error) = watched.current() {
                     warn!(credential = %spec.name, %error, "the credential has no value yet; requests that need it are refused");
                 }
                 Arc::new(StaticProvider::new(watched))
             }
+            Kind::Oauth(settings) => {
+                let settings = (**settings).clone();
+                Arc::new(OauthProvider::open(&spec.name, settings, around).await)
+            }
+            Kind::GithubApp(settings) => {
+                Arc::new(GithubAppProvider::open((**settings).clone(), around).await)
+            }
+            Kind::Azure(settings) => {
+                let settings = (**settings).clone();
+                Arc::new(AzureProvider::open(&spec.name, settings, around).await)
+            }
             Kind::Command(settings) => Arc::new(CommandProvider::new(
                 spec.name.clone(),
                 settings.clone(),
-                &look,
+                around.env,
             )),
+            Kind::Vault(settings) => {
+                let (name, clock) = (spec.name.clone(), Arc::clone(around.clock));
+                let secrets = (around.watcher, around.env);
+                Arc::new(VaultProvider::open(name, settings, secrets, around.network, clock).await)
+            }
         };
         entries.push((spec.clone(), provider));
     }
     entries
+}
+
+/// Tokens, each followed as its source changes.
+async fn watched(
+    tokens: &[(Name, Source)],
+    watcher: &Watcher,
+    environment: &Environment,
+) -> Vec<(Name, Watched)> {
+    let look = lookup(environment);
+    let mut found = Vec::with_capacity(tokens.len());
+    for (name, source) in tokens {
+        let token = watcher.watch(source, &look).await;
+        if let Err(error) = token.current() {
+            warn!(operator = %name, %error, "the operator's token has no value yet; it opens nothing");
+        }
+        found.push((name.clone(), token));
+    }
+    found
 }
 
 fn lookup(environment: &Environment) -> impl Fn(&str) -> Option<OsString> + Send + Sync + use<> {
@@ -528,7 +634,7 @@ fn lookup(environment: &Environment) -> impl Fn(&str) -> Option<OsString> + Send
 fn parts(
     config: &Config,
     leaves: &Arc<Leaves>,
-    tokens: &Arc<Tokens>,
+    providers: &[Arc<dyn TrustProvider>],
     connector: Connector,
 ) -> SnapshotParts {
     let mut agents: Vec<AgentEntry> = config
@@ -538,11 +644,11 @@ fn parts(
         .collect();
     let mut trust: HashMap<Name, Vec<Arc<dyn TrustProvider>>> = HashMap::new();
     for listener in &config.listeners {
-        let provider: Arc<dyn TrustProvider> = match listener.identify {
-            Identify::Required => Arc::clone(&tokens.provider) as Arc<dyn TrustProvider>,
-            Identify::Open => Arc::new(Open(open_agent(listener, &mut agents))),
+        let asked: Vec<Arc<dyn TrustProvider>> = match listener.identify {
+            Identify::Required => providers.to_vec(),
+            Identify::Open => vec![Arc::new(Open(open_agent(listener, &mut agents)))],
         };
-        trust.insert(listener.name.clone(), vec![provider]);
+        trust.insert(listener.name.clone(), asked);
     }
     SnapshotParts {
         table: Table::new(config.routes.clone()),
@@ -550,8 +656,46 @@ fn parts(
         registry: Registry::new(agents),
         trust,
         leaves: Arc::clone(leaves),
+        services: Services::of(&config.routes, &config.presets()),
         upstream: config.upstream.clone(),
         connector,
+    }
+}
+
+/// The trust providers in the order in which they are asked: the file's, and static tokens last.
+async fn trust(
+    config: &Config,
+    (connector, clock, metrics): (&Connector, &Arc<dyn Clock>, &identity::Metrics),
+    (tokens, watcher, environment): (&Tokens, &Watcher, &Environment),
+) -> Vec<Arc<dyn TrustProvider>> {
+    let network = Network::new(connector.clone(), config.upstream.connect_to.clone());
+    let look = lookup(environment);
+    let mut asked: Vec<Arc<dyn TrustProvider>> = Vec::new();
+    for table in &config.trust {
+        let token = match &table.token {
+            Some(source) => Some(watcher.watch(source, &look).await),
+            None => None,
+        };
+        let parts = identity::Parts {
+            network: &network,
+            clock,
+            metrics,
+            token: token.map(|token| Arc::new(OwnToken(token)) as Arc<dyn identity::Token>),
+        };
+        asked.push(identity::provider(&table.settings, &parts));
+    }
+    let last = Arc::clone(&tokens.provider) as Arc<dyn TrustProvider>;
+    asked.push(Arc::new(identity::Counted::new(last, "token", metrics)));
+    asked
+}
+
+/// A token of keyward's own that it shows to a trust provider's issuer.
+#[derive(Debug)]
+struct OwnToken(Watched);
+
+impl identity::Token for OwnToken {
+    fn current(&self) -> Option<Arc<Secret>> {
+        self.0.current().ok()
     }
 }
 
@@ -720,6 +864,9 @@ impl fmt::Display for StartHint<'_> {
             StartError::Trust(_) => f.write_str("check [upstream] trust"),
             StartError::Store(StoreError::WrongKey) => f.write_str("name the key that the store was made with, or begin with an empty one: leases and tokens of the old one are lost then"),
             StartError::Store(_) => f.write_str("check [store]: the file's folder or the server, and the sources of its secrets"),
+            StartError::Socket(..) => {
+                f.write_str("check [admin] socket: its folder must exist and be writable, and no other keyward listen there")
+            }
             StartError::Bind(..) | StartError::Admin(..) => {
                 f.write_str("choose another address, or stop what listens there")
             }

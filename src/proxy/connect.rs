@@ -10,7 +10,7 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
@@ -18,8 +18,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::accept::Seat;
+use super::base_url;
 use super::body::Body;
-use super::gate::Gate;
+use super::gate::{Gate, bare};
 use super::identify::identify;
 use super::intercept::{self, announce, close_after};
 use super::live::{Connection, Place};
@@ -34,7 +35,7 @@ use crate::audit::{Record, Who};
 use crate::clock::Now;
 use crate::head;
 use crate::host::Target;
-use crate::identity::Peer;
+use crate::identity::{Link, Peer};
 use crate::session::{Hold, Session};
 use crate::tls::{AcceptError, Acceptor};
 
@@ -45,6 +46,8 @@ pub(super) struct Front {
     pub(super) listener: Arc<ListenerSettings>,
     pub(super) peer: Peer,
     pub(super) seat: Arc<Seat>,
+    /// What else is known of the connection.
+    pub(super) link: Link,
     /// The peer as sessions are bound to it.
     pub(super) from: Box<str>,
     /// An absolute-form request has shown whose the connection is.
@@ -237,14 +240,6 @@ async fn proceed(next: Next) {
     drop(place);
 }
 
-/// The stream below hyper; `None` where the agent sent anything before its 200 (RFC 9110 §9.3.6, CVE-2025-64763).
-async fn bare(upgrade: OnUpgrade) -> Option<AgentStream> {
-    let upgraded: Upgraded = upgrade.await.ok()?;
-    let parts = upgraded.downcast::<TokioIo<Gate<AgentStream>>>().ok()?;
-    let (stream, held) = parts.io.into_inner().into_parts();
-    (parts.read_buf.is_empty() && held.is_empty()).then_some(stream)
-}
-
 /// Copies both ways untouched, and counts.
 async fn blind(
     agent: AgentStream,
@@ -267,7 +262,10 @@ async fn answer(front: Arc<Front>, request: Request<Incoming>) -> Response<Body>
     match *request.method() {
         Method::CONNECT => connect(&front, request).await,
         _ if absolute => plain::forward(&front, request).await,
-        _ => own::serve(&front, request).await,
+        _ => match base_url::answer(&front, request).await {
+            Ok(response) => response,
+            Err(request) => own::serve(&front, request).await,
+        },
     }
 }
 
@@ -417,7 +415,7 @@ impl Front {
     pub(super) fn new(
         shared: Arc<Shared>,
         listener: Arc<ListenerSettings>,
-        peer: Peer,
+        (peer, link): (Peer, Link),
         seat: Arc<Seat>,
     ) -> Self {
         Self {
@@ -426,6 +424,7 @@ impl Front {
             from: peer.to_string().into(),
             peer,
             seat,
+            link,
             plain: Mutex::default(),
             gone: CancellationToken::new(),
             next: Mutex::default(),

@@ -17,6 +17,7 @@ use hyper::upgrade::OnUpgrade;
 
 use super::answer;
 use super::body::Body;
+use super::bound;
 use super::record::Entry;
 use super::refusal::Refusal;
 use super::tunnel::{Grant, Tunnel};
@@ -24,7 +25,7 @@ use super::upgrade;
 use crate::credential::Live;
 use crate::head::{Framing, Head};
 use crate::host::Scheme;
-use crate::inject::BodyEdit;
+use crate::inject::{BodyEdit, Injection};
 use crate::policy::{Permit, Query, Verdict};
 use crate::scrub::Patterns;
 use crate::tls::Protocol;
@@ -102,20 +103,19 @@ async fn forward(
     };
     if let Some(injection) = injection {
         injection.apply(&mut head)?;
+        injection.drop_spare(lane.placeholders(), &mut head);
     }
     let scrubs = lease.is_some() || !patterns.is_empty();
     narrow(&mut head, scrubs && !route.ranges, &patterns);
+    let bound = injection.and_then(Injection::bound);
+    if let Some(bound) = bound {
+        bound::prove(tunnel, bound, &mut head)?;
+    }
     let scrub = (!patterns.is_empty()).then_some(patterns);
     if head.is_websocket() {
         return upgrade::bridge(tunnel, &grant, head, (upgrade, scrub), entry).await;
     }
-    let body = outgoing(
-        &mut head,
-        body,
-        injection.and_then(crate::inject::Injection::body),
-        record,
-    )
-    .await?;
+    let body = outgoing(&mut head, body, injection.and_then(Injection::body), record).await?;
     if lease.is_some() {
         record
             .intent()
@@ -126,7 +126,7 @@ async fn forward(
     let method = head.method().clone();
     let deadline = tokio::time::Instant::now() + tunnel.limits.total_timeout;
     let request = rebuild(head, body);
-    let sent = pool.send(request, |request, protocol| {
+    let sent = bound::send(tunnel, &pool, request, bound, |request, protocol| {
         address(tunnel, request, protocol);
     });
     let (response, connection) = tokio::time::timeout_at(deadline, sent)

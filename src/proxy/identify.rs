@@ -10,27 +10,32 @@ use super::{Shared, Snapshot};
 use crate::identity::{self, Attested, Evidence, Presented};
 use crate::session::{self, Hold, Session, TokenFault};
 
-/// Who is asking. A session token is ours to know; other evidence is shown to each trust provider in turn, and "mine
-/// and bad" ends it.
+/// Who is asking, by `Proxy-Authorization` or by the connection itself.
 pub(super) async fn identify(
     front: &Front,
     snapshot: &Snapshot,
     headers: &HeaderMap,
 ) -> Result<Hold, Refusal> {
-    let presented = identity::presented(headers)?;
-    if let Some(presented) = &presented
+    identified(front, snapshot, identity::presented(headers)?.as_ref()).await
+}
+
+/// As [`identify`], with the evidence taken out of the request. A session token is ours to know; other evidence is shown
+/// to each trust provider in turn, and "mine and bad" ends it.
+pub(super) async fn identified(
+    front: &Front,
+    snapshot: &Snapshot,
+    presented: Option<&Presented>,
+) -> Result<Hold, Refusal> {
+    if let Some(presented) = presented
         && let Some(session) = session_of(&front.shared, presented).await?
     {
         return hold(front, &session);
     }
-    let attested = attest(front, snapshot, presented.as_ref()).await?;
+    let attested = attest(front, snapshot, presented).await?;
     let attested = attested.ok_or(Refusal::Unidentified)?;
-    // A static token has no end of its own that its session could be told by.
-    let lasting = matches!(&*attested.trust, "token" | "open");
-    let evidence = presented.filter(|presented| !lasting && presented.is_jwt());
-    let evidence = evidence.map(|presented| *presented.digest());
-    let from = (snapshot, &*front.from);
-    Ok(front.shared.open_session(from, &attested, evidence))
+    Ok(front
+        .shared
+        .open_session((snapshot, &front.from), &attested))
 }
 
 /// A use of this session from this connection.
@@ -88,10 +93,7 @@ pub(super) async fn attest(
     snapshot: &Snapshot,
     presented: Option<&Presented>,
 ) -> Result<Option<Attested>, identity::AttestError> {
-    let evidence = Evidence {
-        presented,
-        peer: &front.peer,
-    };
+    let evidence = Evidence::of(presented, &front.peer, &front.link);
     for provider in snapshot.trust(&front.listener.name) {
         if let Some(attested) = provider.attest(evidence).await? {
             return Ok(Some(attested));

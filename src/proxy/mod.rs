@@ -11,7 +11,9 @@
 mod accept;
 mod address;
 mod answer;
+mod base_url;
 mod body;
+mod bound;
 mod connect;
 mod dial;
 mod epoch;
@@ -29,6 +31,7 @@ mod own;
 mod plain;
 mod record;
 mod refusal;
+mod services;
 mod sessions;
 mod settings;
 mod stream;
@@ -51,6 +54,7 @@ pub use accept::{BindError, Bound};
 pub use body::{Body, BodyError};
 pub use metrics::Metrics;
 pub use refusal::{HEADER as REFUSAL_HEADER, Refusal};
+pub use services::Services;
 pub use settings::{Identify, Limits, ListenAddr, ListenerSettings, Unmatched, UpstreamSettings};
 
 use crate::agent::Name;
@@ -82,6 +86,8 @@ pub struct Snapshot {
     pub trust: HashMap<Name, Vec<Arc<dyn TrustProvider>>>,
     /// The leaves of the configured hosts.
     pub leaves: Arc<Leaves>,
+    /// The known services.
+    pub services: Services,
     upstream: Arc<Upstream>,
 }
 
@@ -98,6 +104,8 @@ pub struct SnapshotParts {
     pub trust: HashMap<Name, Vec<Arc<dyn TrustProvider>>>,
     /// The leaves.
     pub leaves: Arc<Leaves>,
+    /// The known services.
+    pub services: Services,
     /// How upstreams are reached.
     pub upstream: UpstreamSettings,
     /// Whom upstreams must prove to be.
@@ -164,6 +172,7 @@ impl Snapshot {
             registry,
             trust,
             leaves,
+            services,
             upstream,
             connector,
         } = parts;
@@ -174,6 +183,7 @@ impl Snapshot {
             registry,
             trust,
             leaves,
+            services,
             upstream,
         }
     }

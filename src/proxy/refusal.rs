@@ -44,6 +44,8 @@ pub enum Refusal {
     NoRoute,
     /// Policy denies it, with what is wrong.
     Denied(&'static str),
+    /// The credential is a person's, and the session acts for none.
+    UserRequired,
     /// A guard of the route is not met.
     Condition(&'static str),
     /// The address is private, or keyward's own.
@@ -92,7 +94,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// One of each word, for whoever lists them.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::Malformed(""),
         Self::Method,
         Self::TooLarge,
@@ -102,6 +104,7 @@ impl Refusal {
         Self::Unregistered,
         Self::NoRoute,
         Self::Denied(""),
+        Self::UserRequired,
         Self::Condition(""),
         Self::PrivateAddress,
         Self::Cleartext,
@@ -141,6 +144,7 @@ impl Refusal {
             Self::Unregistered => (StatusCode::FORBIDDEN, "unregistered"),
             Self::NoRoute => (StatusCode::FORBIDDEN, "no-route"),
             Self::Denied(_) => (StatusCode::FORBIDDEN, "denied"),
+            Self::UserRequired => (StatusCode::FORBIDDEN, "user-required"),
             Self::Condition(_) => (StatusCode::FORBIDDEN, "condition"),
             Self::PrivateAddress => (StatusCode::FORBIDDEN, "private-address"),
             Self::Cleartext => (StatusCode::FORBIDDEN, "cleartext"),
@@ -213,6 +217,9 @@ impl Refusal {
             }
             Self::NoRoute => {
                 "No route allows this request: host, method and path are judged together. Do not retry; ask the operator for a route if the task needs it."
+            }
+            Self::UserRequired => {
+                "The credential for this request is a person's, and this session acts for no one. Open a session for a user, or ask the operator."
             }
             Self::Condition("when") => {
                 "The route is open at other hours. Try again within them, or ask the operator."
@@ -414,6 +421,7 @@ impl From<IssueError> for Refusal {
                 Self::BrokerUnavailable(retry_after.map(|after| after.as_secs().max(1)))
             }
             IssueError::Sealed => Self::BrokerSealed,
+            IssueError::UserRequired => Self::UserRequired,
             IssueError::TimedOut => Self::BrokerTimeout,
             IssueError::Store => Self::StoreUnavailable,
         }

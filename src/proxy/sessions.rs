@@ -9,7 +9,7 @@ use crate::audit::{Record, Who};
 use crate::delegation::{Bounds, Scope};
 use crate::identity::{Attested, Presented, Registry, Unregistered};
 use crate::secret::Secret;
-use crate::session::{self, BadKey, Bind, Digest, Ended, Hold, Opening, Reason, Session, Unknown};
+use crate::session::{self, BadKey, Bind, Ended, Hold, Opening, Reason, Session, Unknown};
 
 /// `exp` of the token of a session that ends with its command, in seconds from its beginning: a year.
 const RUN_TOKEN: i64 = 366 * 24 * 3600;
@@ -107,17 +107,16 @@ impl Proxy {
 }
 
 impl Shared {
-    /// The implicit session of an attested agent at this peer; a new one is recorded. `evidence` is the digest of what
-    /// was presented, where that has an end of its own.
+    /// The implicit session of an attested agent at this peer; a new one is recorded. It ends with its evidence.
     pub(super) fn open_session(
         &self,
         (snapshot, from): (&Snapshot, &str),
         attested: &Attested,
-        evidence: Option<Digest>,
     ) -> Hold {
+        let evidence = attested.evidence;
         let bounds = Bounds {
             scope: snapshot.registry.permissions(&attested.agent),
-            expires: None,
+            expires: attested.expires,
             depth: 0,
         };
         let opening = Opening {

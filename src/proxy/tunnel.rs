@@ -55,6 +55,7 @@ pub(super) struct Grant {
 pub(super) struct Lane {
     route: Arc<Route>,
     counters: Allowed,
+    placeholders: Arc<[Box<str>]>,
     pool: OnceLock<Arc<Pool>>,
 }
 
@@ -108,6 +109,7 @@ impl Grant {
         let lane = |route: &Arc<Route>| Lane {
             route: Arc::clone(route),
             counters: shared.metrics.allowed(&route.name, agent.as_str()),
+            placeholders: snapshot.services.placeholders(route),
             pool: OnceLock::new(),
         };
         let lanes = candidates.iter().map(lane).collect();
@@ -140,6 +142,11 @@ impl Grant {
 impl Lane {
     pub(super) fn counters(&self) -> &Allowed {
         &self.counters
+    }
+
+    /// What clients of the route's service have for a key.
+    pub(super) fn placeholders(&self) -> &[Box<str>] {
+        &self.placeholders
     }
 
     pub(super) fn pool(&self, tunnel: &Tunnel, snapshot: &Snapshot) -> Arc<Pool> {
