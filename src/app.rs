@@ -47,6 +47,10 @@ pub type Environment = Arc<HashMap<String, OsString>>;
 const TOKENS_EVERY: Duration = Duration::from_millis(250);
 /// How often idle connections are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
+/// How often it is asked what other replicas did.
+const HEAR_EVERY: Duration = Duration::from_millis(250);
+/// How often signing keys are looked at.
+const KEYS_EVERY: Duration = Duration::from_mins(1);
 /// How often sessions that are over are looked for: what lives by one is cut within 100 ms of its end.
 const SESSIONS_EVERY: Duration = Duration::from_millis(50);
 
@@ -233,6 +237,7 @@ impl App {
             broker: Arc::clone(&broker),
             sessions: Arc::clone(&sessions),
             keys: Arc::new(keys),
+            session_store: Arc::new(store.clone()),
             issuer,
             clock: Arc::clone(&clock),
             tracker: tracker.clone(),
@@ -243,6 +248,9 @@ impl App {
         let about = (&connector, &clock, &attestations);
         let trust = trust(&config, about, (&tokens, &watcher, &environment)).await;
         let proxy = Proxy::new(lasting, parts(&config, &leaves, &trust, connector));
+        if proxy.load_keys().await.is_err() || proxy.hear().await.is_err() {
+            return Err(StartError::Keys("the store does not answer".into()));
+        }
         let reloads = prometheus_client::metrics::family::Family::default();
         let telemetry = telemetry::Metrics::gather(|registry| {
             metrics.register(registry);
@@ -486,10 +494,22 @@ impl App {
                     () = stop.cancelled() => return,
                     _ = looking.tick() => end_by_token(&proxy, &tokens),
                     _ = ending.tick() => proxy.sweep_sessions(),
-                    _ = sweeping.tick() => {
-                        proxy.sweep();
-                        proxy.rotate_keys();
-                    }
+                    _ = sweeping.tick() => proxy.sweep(),
+                }
+            }
+        });
+        let (proxy, stop) = (self.proxy.clone(), self.stop.clone());
+        self.tracker.spawn(async move {
+            let mut hearing = tokio::time::interval(HEAR_EVERY);
+            let mut noting = tokio::time::interval(SWEEP_EVERY);
+            let mut rotating = tokio::time::interval(KEYS_EVERY);
+            loop {
+                // What fails here was said by the store, and is tried again.
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    _ = hearing.tick() => { proxy.hear().await.ok(); }
+                    _ = noting.tick() => proxy.note_uses().await,
+                    _ = rotating.tick() => { proxy.load_keys().await.ok(); }
                 }
             }
         });

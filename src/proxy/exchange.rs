@@ -79,6 +79,9 @@ async fn forward(
     if tunnel.session().is_over(&record.began()) {
         return Err(Refusal::SessionEnded);
     }
+    if !tunnel.session().is_implicit() {
+        tunnel.shared.believe(&record.began())?;
+    }
     // The grant is taken before the head is looked at: to whom nothing is granted, nothing else is said.
     tunnel.grant()?;
     let head = Head::clean(parts, &tunnel.target)?;

@@ -27,7 +27,7 @@ pub(super) async fn identified(
     presented: Option<&Presented>,
 ) -> Result<Hold, Refusal> {
     if let Some(presented) = presented
-        && let Some(session) = session_of(&front.shared, presented)?
+        && let Some(session) = session_of(&front.shared, presented).await?
     {
         return hold(front, &session);
     }
@@ -44,6 +44,9 @@ fn hold(front: &Front, session: &Arc<Session>) -> Result<Hold, Refusal> {
     if session.is_over(&now) {
         return Err(Refusal::SessionEnded);
     }
+    if !session.is_implicit() {
+        front.shared.believe(&now)?;
+    }
     if !session.is_open_to(&front.from) {
         return Err(Refusal::WrongPeer);
     }
@@ -52,7 +55,7 @@ fn hold(front: &Front, session: &Arc<Session>) -> Result<Hold, Refusal> {
 }
 
 /// The session that a token is of; `None` where the token is none of ours.
-pub(super) fn session_of(
+pub(super) async fn session_of(
     shared: &Shared,
     presented: &Presented,
 ) -> Result<Option<Arc<Session>>, Refusal> {
@@ -73,10 +76,12 @@ pub(super) fn session_of(
         Err(TokenFault::Expired) => return Err(Refusal::SessionEnded),
         Err(TokenFault::Bad) => return Err(Refusal::Unidentified),
     };
-    if claims.iss != *shared.issuer {
+    // Replicas share the keys of their store, and each may be called otherwise: there the key says enough.
+    if claims.iss != *shared.issuer && !shared.keeper.store.lasts() {
         return Err(Refusal::Unidentified);
     }
-    let session = shared.sessions.by_id(&claims.sid);
+    let session = shared.find_session(&claims.sid).await;
+    let session = session.map_err(|_| Refusal::StoreUnavailable)?;
     let session = session.ok_or(Refusal::SessionEnded)?;
     shared.sessions.knows(*presented.digest(), &session);
     Ok(Some(session))

@@ -22,6 +22,7 @@ mod executor;
 mod gate;
 mod identify;
 mod intercept;
+mod kept;
 mod line;
 mod link;
 mod live;
@@ -64,9 +65,10 @@ use crate::host::{Host, Target};
 use crate::identity::{Registry, TrustProvider};
 use crate::policy::Policy;
 use crate::route::Table;
-use crate::session::{Keys, Sessions};
+use crate::session::{Keys, SessionStore, Sessions};
 use crate::tls::{Connector, Leaves};
 use epoch::Epoch;
+use kept::Keeper;
 use live::Live;
 use record::RequestIds;
 use upstream::Upstream;
@@ -121,6 +123,8 @@ pub struct Lasting {
     pub sessions: Arc<Sessions>,
     /// The keys that session tokens are signed with.
     pub keys: Arc<Keys>,
+    /// Where sessions are kept.
+    pub session_store: Arc<dyn SessionStore>,
     /// `iss` of session tokens.
     pub issuer: Arc<str>,
     /// The time.
@@ -145,6 +149,7 @@ struct Shared {
     broker: Arc<Broker>,
     sessions: Arc<Sessions>,
     keys: Arc<Keys>,
+    keeper: Keeper,
     issuer: Arc<str>,
     clock: Arc<dyn Clock>,
     tracker: TaskTracker,
@@ -196,12 +201,14 @@ impl Proxy {
             broker,
             sessions,
             keys,
+            session_store,
             issuer,
             clock,
             tracker,
             metrics,
             own,
         } = lasting;
+        let keeper = Keeper::new(session_store, &clock.now());
         let mut prefix = [0_u8; 8];
         rand::fill(&mut prefix).expect("the system's random generator answers");
         let snapshot = Snapshot::new(first, &own);
@@ -211,6 +218,7 @@ impl Proxy {
             broker,
             sessions,
             keys,
+            keeper,
             issuer,
             clock,
             tracker,

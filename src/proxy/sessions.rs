@@ -3,15 +3,13 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
-
 use super::{Proxy, Shared, Snapshot};
 use crate::agent::AgentId;
 use crate::audit::{Record, Who};
 use crate::delegation::{Bounds, Scope};
 use crate::identity::{Attested, Presented, Registry, Unregistered};
 use crate::secret::Secret;
-use crate::session::{self, BadKey, Bind, Ended, Hold, Key, Opening, Reason, Session};
+use crate::session::{self, BadKey, Bind, Ended, Hold, Opening, Reason, Session, Unknown};
 
 /// `exp` of the token of a session that ends with its command, in seconds from its beginning: a year.
 const RUN_TOKEN: i64 = 366 * 24 * 3600;
@@ -20,17 +18,8 @@ impl Proxy {
     /// Ends sessions that are past their time or have been idle for too long; to be called some times a second.
     pub fn sweep_sessions(&self) {
         let ended = self.0.sessions.sweep(&self.0.clock.now());
-        self.0.ended(&ended, None);
-    }
-
-    /// Makes a new signing key where the old one has signed for long enough.
-    pub fn rotate_keys(&self) {
-        let (keys, now) = (&self.0.keys, self.0.clock.now());
-        if keys.is_due(&now)
-            && let Ok(key) = Key::generate(&now)
-        {
-            keys.add(Arc::new(key), &now);
-        }
+        self.0.note_ends(&ended, None);
+        self.0.spread(&ended);
     }
 
     /// Begins a session that lasts until it is ended; its token. Where nothing bounds its scope the token names none:
@@ -64,24 +53,46 @@ impl Proxy {
         Ok(minted)
     }
 
-    /// Ends every session, for this reason.
+    /// Ends the sessions that end with this process, for this reason: all, unless a store keeps those with a token.
     pub fn end_sessions(&self, reason: Reason) {
-        let ended = self.0.sessions.end_where(|_| true, reason);
-        self.0.ended(&ended, None);
+        let lasts = self.0.keeper.store.lasts();
+        let picks = |session: &Session| !lasts || session.is_implicit() || !session.idles();
+        let ended = self.0.sessions.end_where(picks, reason);
+        self.0.note_ends(&ended, None);
     }
 
-    /// Ends one session and all that was handed on from it, by somebody's order; how many. The evidence that opened an
-    /// implicit one opens nothing until it expires.
-    pub fn end_session(&self, id: &str, reason: Reason, by: Option<&str>) -> usize {
-        self.0.end_session(id, reason, by)
+    /// Ends one session and all that was handed on from it, everywhere and by somebody's order; whether it lived. The
+    /// evidence that opened an implicit one opens nothing until it expires.
+    ///
+    /// # Errors
+    /// [`Unknown`] where the store did not take it: here it has ended all the same, and it is tried again.
+    pub async fn end_session(
+        &self,
+        id: &str,
+        reason: Reason,
+        by: Option<&str>,
+    ) -> Result<bool, Unknown> {
+        self.0.end_session(id, reason, by).await
     }
 
-    /// Ends the sessions in whose chain this agent stands; how many.
-    pub fn end_sessions_of(&self, agent: &AgentId, reason: Reason, by: Option<&str>) -> usize {
+    /// Ends the sessions in whose chain this agent stands, everywhere.
+    ///
+    /// # Errors
+    /// [`Unknown`] where the store did not take it: here they have ended all the same.
+    pub async fn end_sessions_of(
+        &self,
+        agent: &AgentId,
+        reason: Reason,
+        by: Option<&str>,
+    ) -> Result<(), Unknown> {
         let picks = |session: &Session| session.chain().contains(agent);
         let ended = self.0.sessions.end_where(picks, reason);
-        self.0.ended(&ended, by);
-        ended.len()
+        self.0.note_ends(&ended, by);
+        let store = &self.0.keeper.store;
+        if store.lasts() {
+            store.end_agent(agent.as_str(), reason).await?;
+        }
+        Ok(())
     }
 
     /// Ends the sessions that this agent opened with a token that is no longer its own.
@@ -90,7 +101,8 @@ impl Proxy {
             session.chain().first() == Some(agent) && &**session.trust() == "token"
         };
         let ended = self.0.sessions.end_where(picks, "revoked");
-        self.0.ended(&ended, None);
+        self.0.note_ends(&ended, None);
+        self.0.spread(&ended);
     }
 }
 
@@ -151,7 +163,7 @@ impl Shared {
     }
 
     /// Notes the ends of sessions: what they held is revoked.
-    pub(super) fn ended(&self, ended: &[Ended], by: Option<&str>) {
+    pub(super) fn note_ends(&self, ended: &[Ended], by: Option<&str>) {
         for (session, reason) in ended {
             self.metrics.sessions.dec();
             self.broker.end_session(session.id());
@@ -161,26 +173,16 @@ impl Shared {
         }
     }
 
-    pub(super) fn end_session(&self, id: &str, reason: Reason, by: Option<&str>) -> usize {
-        if let Some(evidence) = self.sessions.evidence_of(id) {
-            let session = self.sessions.by_id(id);
-            let until = session.and_then(|session| session.bounds().expires);
-            self.sessions
-                .block(evidence, until.unwrap_or(Timestamp::MAX));
-        }
-        let ended = self.sessions.end(id, reason);
-        self.ended(&ended, by);
-        ended.len()
-    }
-
     /// Ends the sessions of agents that the registry no longer lets act.
-    pub(super) fn end_unregistered(&self, registry: &Registry) {
+    pub(super) fn end_unregistered(self: &Arc<Self>, registry: &Registry) {
         for (reason, why) in [
             ("suspend", Unregistered::Suspended),
             ("order", Unregistered::Unknown),
         ] {
             let picks = |session: &Session| registry.admit_all(session.chain()) == Err(why);
-            self.ended(&self.sessions.end_where(picks, reason), None);
+            let ended = self.sessions.end_where(picks, reason);
+            self.note_ends(&ended, None);
+            self.spread(&ended);
         }
     }
 }

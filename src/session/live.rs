@@ -27,6 +27,7 @@ pub struct Session {
     /// The same end as the bounds', by the clock that does not jump.
     deadline: Option<Instant>,
     idles: bool,
+    implicit: bool,
     pub(super) last_used: AtomicI64,
     pub(super) connections: AtomicUsize,
     pub(super) ended: CancellationToken,
@@ -86,10 +87,22 @@ impl Session {
             created,
             deadline,
             idles,
+            implicit: false,
             last_used: AtomicI64::new(now.unix_ms()),
             connections: AtomicUsize::new(0),
             ended: CancellationToken::new(),
         }
+    }
+
+    /// The same, opened by evidence at the proxy.
+    pub(super) fn implicit(mut self) -> Self {
+        self.implicit = true;
+        self
+    }
+
+    /// Whether evidence at the proxy opened it, so that it ends with this process.
+    pub fn is_implicit(&self) -> bool {
+        self.implicit
     }
 
     /// Its id: 128 random bits in hex.
@@ -177,6 +190,11 @@ impl Session {
     /// Marks a use.
     pub fn touch(&self, now: &Now) {
         self.last_used.store(now.unix_ms(), Ordering::Relaxed);
+    }
+
+    /// Notes a use elsewhere, in Unix milliseconds.
+    pub fn was_used(&self, at: i64) {
+        self.last_used.fetch_max(at, Ordering::Relaxed);
     }
 
     /// How many connections hold it.

@@ -7,6 +7,7 @@
 mod keys;
 mod live;
 mod settings;
+mod store;
 mod token;
 
 use std::collections::{HashMap, HashSet};
@@ -22,6 +23,7 @@ use parking_lot::Mutex;
 pub use keys::{BadKey, Key, Keys, SIGNS_FOR};
 pub use live::{Hold, Opening, Session};
 pub use settings::{Bind, Settings};
+pub use store::{Kept, News, SessionStore, Unknown, reason};
 pub use token::{AUDIENCE, Claims, TokenFault, mint, read};
 
 use crate::agent::AgentId;
@@ -114,7 +116,8 @@ impl Sessions {
             session.touch(now);
             return (Hold::on(session), false);
         }
-        let session = Arc::new(Session::new(random_id(), opening, now.wall, now));
+        let session = Session::new(random_id(), opening, now.wall, now).implicit();
+        let session = Arc::new(session);
         live.implicit.insert(key, Arc::clone(&session));
         if let Some(evidence) = evidence {
             live.by_token.insert(evidence, Arc::clone(&session));
@@ -189,18 +192,30 @@ impl Sessions {
             .is_some_and(|until| *until > now.unix_ms())
     }
 
-    /// Blocks evidence until it expires by itself.
-    pub fn block(&self, evidence: Digest, until: Timestamp) {
-        let until = until.as_millisecond();
+    /// Blocks evidence until it expires by itself, in Unix milliseconds.
+    pub fn block(&self, evidence: Digest, until: i64) {
         self.live.lock().blocked.insert(evidence, until);
     }
 
-    /// The evidence that opened an implicit session.
-    pub fn evidence_of(&self, id: &str) -> Option<Digest> {
+    /// The evidence that opened an implicit session, and when it ends by itself.
+    pub fn evidence_of(&self, id: &str) -> Option<(Digest, Timestamp)> {
         let live = self.live.lock();
-        let mut keys = live.implicit.iter();
-        keys.find(|(_, session)| **session.id() == *id)
-            .and_then(|(key, _)| key.evidence)
+        let mut opened = live.implicit.iter();
+        let (key, session) = opened.find(|(_, session)| **session.id() == *id)?;
+        Some((
+            key.evidence?,
+            session.bounds().expires.unwrap_or(Timestamp::MAX),
+        ))
+    }
+
+    /// The sessions with a token that were used since then, and when last, in Unix milliseconds.
+    pub fn used_since(&self, since: i64) -> Vec<(Arc<str>, i64)> {
+        let live = self.live.lock();
+        let kept = live.by_id.values().filter(|session| !session.is_implicit());
+        kept.map(|session| (session.id(), session.last_used.load(Ordering::Relaxed)))
+            .filter(|(_, at)| *at >= since)
+            .map(|(id, at)| (Arc::clone(id), at))
+            .collect()
     }
 
     /// All live sessions, the oldest first.

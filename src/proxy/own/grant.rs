@@ -44,7 +44,7 @@ pub(super) async fn grant(
         TOKEN_EXCHANGE => exchange(front, &snapshot, headers, form).await?,
         _ => return Err(TokenError::GrantType),
     };
-    issue(front, &snapshot, opening)
+    issue(front, &snapshot, opening).await
 }
 
 async fn exchange(
@@ -73,7 +73,7 @@ async fn exchange(
             of_agent(front, snapshot, &attested, form)
         }
         ACCESS_TOKEN => {
-            let parent = parent(front, subject)?;
+            let parent = parent(front, subject).await?;
             if headers.contains_key(AUTHORIZATION) {
                 // Who shows who it is hands on its own session, and nobody else's (RFC 8693 §4.4).
                 let attested = client(front, snapshot, headers).await?;
@@ -177,19 +177,18 @@ fn after(now: Timestamp, life: Duration) -> Result<Timestamp, TokenError> {
 }
 
 /// The session that is handed on.
-fn parent(front: &Front, token: &str) -> Result<Arc<Session>, TokenError> {
+async fn parent(front: &Front, token: &str) -> Result<Arc<Session>, TokenError> {
     let presented = presented(token)?;
-    let session = match session_of(&front.shared, &presented) {
+    let session = match session_of(&front.shared, &presented).await {
         Ok(Some(session)) if !session.is_over(&front.shared.clock.now()) => session,
         Ok(None) | Err(Refusal::Unidentified) => {
             return Err(TokenError::Request(
                 "The subject_token is no session token.",
             ));
         }
+        Err(Refusal::StoreUnavailable) => return Err(STORE),
         _ => {
-            return Err(TokenError::Request(
-                "The session of the subject_token has ended.",
-            ));
+            return Err(OVER);
         }
     };
     if !session.is_open_to(&front.from) {
@@ -261,22 +260,27 @@ fn asked(snapshot: &Snapshot, form: &Form) -> Result<Asked, TokenError> {
     Ok(Asked { scope, life })
 }
 
+const STORE: TokenError = TokenError::Unavailable("The store does not answer. Try again later.");
+
 /// Begins the session and makes its token.
-fn issue(front: &Front, snapshot: &Snapshot, opening: Opening) -> Result<Value, TokenError> {
+async fn issue(front: &Front, snapshot: &Snapshot, opening: Opening) -> Result<Value, TokenError> {
     let shared = &front.shared;
     let now = shared.clock.now();
+    shared.believe(&now).map_err(|_| STORE)?;
     let full = |_| TokenError::Unavailable("This agent has too many sessions. End some.");
-    let parent = opening.parent.clone();
     let session = shared.sessions.start(opening, &now).map_err(full)?;
     let words = words(snapshot, &session);
     shared.began(&session, &front.from, Some(&words));
+    // Kept before its token leaves: no replica knows a token whose end it would not hear of.
+    let kept = shared.keep(&session).await;
     // A parent that ended while this was computed takes its child along.
-    if parent.is_some_and(|parent| shared.sessions.by_id(&parent).is_none()) {
-        let ended = shared.sessions.end(session.id(), "parent");
-        shared.ended(&ended, None);
-        return Err(TokenError::Request(
-            "The session of the subject_token has ended.",
-        ));
+    let orphan = match session.parent() {
+        Some(parent) => !matches!(shared.find_session(parent).await, Ok(Some(_))),
+        None => false,
+    };
+    if kept.is_err() || orphan {
+        shared.end_session(session.id(), "parent", None).await.ok();
+        return Err(if kept.is_err() { STORE } else { OVER });
     }
     let iat = now.wall.as_second();
     let expires = session
@@ -298,16 +302,21 @@ fn issue(front: &Front, snapshot: &Snapshot, opening: Opening) -> Result<Value, 
     }))
 }
 
-/// Ends the session of a token, or the implicit one of evidence.
-#[expect(clippy::unused_async, reason = "a store is asked here")]
+const OVER: TokenError = TokenError::Request("The session of the subject_token has ended.");
+
+/// Ends the session of a token, or the implicit one of evidence. It is kept before this returns.
 pub(super) async fn revoke(front: &Front, token: &str) -> Result<(), TokenError> {
     let Ok(presented) = presented(token) else {
         return Ok(());
     };
-    if let Ok(Some(session)) = session_of(&front.shared, &presented) {
-        front.shared.end_session(session.id(), "revoked", None);
+    match session_of(&front.shared, &presented).await {
+        Ok(Some(session)) => {
+            let ended = front.shared.end_session(session.id(), "revoked", None);
+            ended.await.map(drop).map_err(|_| STORE)
+        }
+        Err(Refusal::StoreUnavailable) => Err(STORE),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 impl From<Refused> for TokenError {
