@@ -29,7 +29,9 @@ use crate::sandbox::{self, Plan, SandboxError};
 use crate::syscall::{self, Role};
 use crate::telemetry;
 pub(crate) use bases::url;
-use surroundings::{Access, Certificates};
+pub(crate) use found::{Found, look};
+use surroundings::Access;
+pub(crate) use surroundings::Certificates;
 
 /// The arguments of `keyward run`.
 #[derive(Debug, clap::Args)]
@@ -265,7 +267,7 @@ fn listener(args: &RunArgs, prepared: &Prepared) -> ListenerSettings {
 }
 
 /// 128 bits nobody can guess, in hex.
-fn random() -> String {
+pub(crate) fn random() -> String {
     let mut bytes = [0_u8; 16];
     aws_lc_rs::rand::fill(&mut bytes).expect("the system's random generator answers");
     format!("{:032x}", u128::from_be_bytes(bytes))
