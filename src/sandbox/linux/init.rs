@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, waitpid};
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, wait};
 use rustix::thread::CapabilitySet;
 use tokio::io::AsyncReadExt as _;
 use tokio::signal::unix::{SignalKind, signal};
@@ -194,11 +194,12 @@ async fn watch(
     }
 }
 
-/// Everything that the kernel has to say of children now; what is not of the command is reaped and forgotten.
+/// Everything that the kernel has to say of children now; what is not of the command is reaped and forgotten. Children
+/// of any process group: a shell with job control puts itself in one of its own.
 fn reap(main: Pid) -> Vec<WaitStatus> {
     let options = WaitOptions::NOHANG | WaitOptions::UNTRACED | WaitOptions::CONTINUED;
     let mut statuses = Vec::new();
-    while let Ok(Some((pid, status))) = waitpid(None, options) {
+    while let Ok(Some((pid, status))) = wait(options) {
         if pid == main {
             statuses.push(status);
         }
@@ -224,7 +225,7 @@ fn pass_on(main: Pid, signal: Signal) {
 fn end_all() {
     for _ in 0..ROUNDS {
         loop {
-            match waitpid(None, WaitOptions::NOHANG) {
+            match wait(WaitOptions::NOHANG) {
                 Ok(Some(_)) => {}
                 Ok(None) => break,
                 Err(_) => return,
