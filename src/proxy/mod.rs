@@ -287,8 +287,11 @@ impl Shared {
                 .open(&attested.agent, &attested.trust, &peer, &self.clock.now());
         if new {
             self.metrics.sessions.inc();
-            self.broker
-                .begin_session(hold.session().id(), hold.session().agent());
+            self.broker.begin_session(
+                hold.session().id(),
+                hold.session().agent(),
+                hold.session().person(),
+            );
             let who = session_who(hold.session());
             let mut record = Record::session_start(who, &attested.trust);
             record.peer = Some(&peer);

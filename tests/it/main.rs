@@ -37,6 +37,7 @@ mod plugin;
 mod protocol;
 mod rest;
 mod rules;
+mod tokens;
 mod trust;
 mod upgrades;
 mod vault;
