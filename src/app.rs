@@ -805,6 +805,7 @@ fn who(scope: &Scope) -> Who<'_> {
     Who {
         session: scope.holder.session().map(|session| &**session),
         agent: scope.holder.agent().map(AgentId::as_str),
+        user: scope.person.as_ref().map(|person| &*person.user.name),
         chain: scope.holder.agent().map(std::slice::from_ref),
         ..Who::default()
     }
@@ -818,6 +819,11 @@ impl Events for Recorder {
             issue.provider,
             "issued",
         );
+        let scopes = issue.scope.narrow.scopes.as_ref().map(|scopes| {
+            let texts = scopes.iter().map(ToString::to_string);
+            texts.collect::<Vec<_>>()
+        });
+        record.scopes = scopes.as_deref();
         record.lease = Some(issue.lease.as_str());
         record.expires = issue.expires;
         record.cause = Some(issue.cause.word());

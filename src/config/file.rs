@@ -1,6 +1,7 @@
 //! The file as a whole: its sections, the names that connect them, and the configuration that comes of both.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use toml::Spanned;
 use toml::de::DeTable;
@@ -9,13 +10,14 @@ use super::fault::{Desk, Span};
 use super::key::{HOUR, Kind, Need, Section, key, secs};
 use super::reader::Reader;
 use super::{
-    Admin, Config, Presets, Trust, admin, agent, audit, ca, credential, lint, listener, preset,
-    route, session, store, trust, upstream,
+    Admin, Config, Presets, Trust, admin, agent, audit, ca, credential, lint, listener, narrow,
+    preset, route, session, store, trust, upstream,
 };
 use crate::credential::{Source, Spec};
 use crate::identity::AgentEntry;
 use crate::inject::Placement;
 use crate::proxy::{ListenAddr, ListenerSettings, UpstreamSettings};
+use crate::route::Narrow;
 
 pub(super) static ROOT: Section = Section {
     title: "the top of the file",
@@ -271,12 +273,23 @@ fn is_table(reader: &Reader<'_, '_>, name: &str) -> bool {
 
 /// Gives each distinct placement list of a credential a slot, in the order of the routes.
 fn assign_slots(desk: &Desk, routes: &mut [route::Written], credentials: &mut [(Spec, Span)]) {
+    let mut known_narrows: Vec<Arc<Narrow>> = Vec::new();
     for written in routes {
         let route = &mut written.route;
+        // What is equal is one: the broker then need not compare.
+        match known_narrows.iter().find(|known| **known == route.narrow) {
+            Some(known) => route.narrow = Arc::clone(known),
+            None => known_narrows.push(Arc::clone(&route.narrow)),
+        }
         let of_route = |spec: &&mut (Spec, Span)| Some(&spec.0.name) == route.credential.as_ref();
         let Some((spec, _)) = credentials.iter_mut().find(of_route) else {
+            // A credential that is not there was told already.
+            if route.credential.is_none() && !written.names_credential {
+                narrow::look(desk, &written.narrow, None);
+            }
             continue;
         };
+        narrow::look(desk, &written.narrow, Some(spec));
         let asks_user = |p: &Placement| matches!(p, Placement::Basic { user } if user.is_empty());
         if !spec.kind.brings_user() && route.placements.iter().any(asks_user) {
             let message = format!(

@@ -17,6 +17,7 @@ mod key;
 mod lint;
 mod listener;
 mod machine;
+mod narrow;
 mod oauth;
 mod placement;
 mod plugin;

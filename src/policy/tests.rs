@@ -56,6 +56,7 @@ impl Written {
             websocket: true,
             preset: None,
             narrow: Arc::default(),
+            answer: None,
         }
     }
 

@@ -88,12 +88,20 @@ async fn forward(
     record.asked(head.method(), Some(head.path_and_query()));
     let (grant, permit, lease) = permitted(tunnel, head, record).await?;
     let lane = grant.lane(permit.route()).ok_or(Refusal::NoRoute)?;
+    if let Some(answer) = &permit.route().answer {
+        read_off(body, record).await?;
+        record.allowed(lane.counters().clone());
+        record.down = answer.body().len() as u64;
+        record.answered(http::StatusCode::OK);
+        return Ok(answer::token(answer));
+    }
     let pool = lane.pool(tunnel, &grant.snapshot);
-    let patterns =
-        tunnel
-            .shared
-            .broker
-            .patterns(permit.agent(), permit.session(), &grant.credentials);
+    let patterns = tunnel.shared.broker.patterns(
+        permit.agent(),
+        permit.session(),
+        permit.person(),
+        &grant.credentials,
+    );
     let route = Arc::clone(permit.route());
     let mut head = permit.into_head();
     // A lease without this route's slot is a fault of assembly: nothing is sent uninjected.
@@ -320,6 +328,17 @@ async fn outgoing(
     let read = read.to_bytes();
     record.up.add(read.len());
     Ok(Body::full(Bytes::from(edit.apply(&read)?)))
+}
+
+/// Reads a body that goes nowhere: the client has sent it, and waits with its next request until it is taken.
+async fn read_off(body: Incoming, record: &Entry) -> Result<(), Refusal> {
+    let read = Limited::new(body, MAX_EDITED_BODY).collect();
+    let read = tokio::time::timeout(MOST_JUDGED_AGO, read).await;
+    let Ok(Ok(read)) = read else {
+        return Err(Refusal::TooLarge);
+    };
+    record.up.add(read.to_bytes().len());
+    Ok(())
 }
 
 /// The request, from parsed parts alone.

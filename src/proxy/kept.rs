@@ -167,7 +167,8 @@ impl Shared {
         let (session, new) = self.sessions.restore((id, created), opening, &now);
         if new {
             self.metrics.sessions.inc();
-            self.broker.begin_session(session.id(), session.agent());
+            self.broker
+                .begin_session(session.id(), session.agent(), session.person());
         }
         Some(session)
     }

@@ -149,7 +149,8 @@ impl Shared {
     /// Notes a session's beginning: broker, metrics, record. `scope` is how the record says what it may do.
     pub(super) fn began(&self, session: &Session, from: &str, scope: Option<&str>) {
         self.metrics.sessions.inc();
-        self.broker.begin_session(session.id(), session.agent());
+        self.broker
+            .begin_session(session.id(), session.agent(), session.person());
         let bounds = session.bounds();
         let words = bounds.scope.to_string();
         let mut record = Record::session_start(who(session), session.trust());

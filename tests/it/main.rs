@@ -43,6 +43,7 @@ mod rules;
 mod session;
 mod session_store;
 mod token;
+mod tokens;
 mod trust;
 mod upgrades;
 mod vault;
