@@ -31,6 +31,12 @@ pub(super) static CREDENTIAL: Section = Section {
             "A plug-in in any language that issues and revokes.",
         ),
         key(
+            "vault",
+            K::Table(&super::vault::VAULT),
+            Need::OneOf,
+            "OpenBao or HashiCorp Vault: a KV field, or what an engine issues.",
+        ),
+        key(
             "share",
             K::Choice(&["session", "agent", "all"]),
             Need::Default("\"session\""),
@@ -83,7 +89,11 @@ pub(super) static STATIC: Section = Section {
 pub(super) type Kinds = &'static [(&'static str, fn(&Reader<'_, '_>) -> Option<Kind>)];
 
 const KINDS: [Kinds; 2] = [
-    &[("static", static_value), ("command", super::plugin::read)],
+    &[
+        ("static", static_value),
+        ("command", super::plugin::read),
+        ("vault", super::vault::read),
+    ],
     oauth::KINDS,
 ];
 

@@ -12,6 +12,7 @@ impl Kind {
             Self::Oauth(settings) => settings.grant.kind(),
             Self::GithubApp(_) => "github-app",
             Self::Azure(_) => "azure",
+            Self::Vault(_) => "vault",
         }
     }
 
@@ -26,6 +27,7 @@ impl Kind {
                 AzureSettings::Client(settings) => settings.sources(),
                 AzureSettings::Machine { .. } => Vec::new(),
             },
+            Self::Vault(settings) => settings.sources(),
         }
     }
 
@@ -35,6 +37,7 @@ impl Kind {
             // `x-access-token`, as git says it.
             Self::GithubApp(_) => true,
             Self::Static { .. } | Self::Command(_) | Self::Oauth(_) | Self::Azure(_) => false,
+            Self::Vault(settings) => settings.brings_user(),
         }
     }
 

@@ -22,6 +22,7 @@ mod sessions;
 mod settings;
 mod shards;
 pub mod source;
+mod vault;
 mod vessel;
 
 #[cfg(test)]
@@ -46,6 +47,7 @@ pub use life::{Expiry, Life, NotPositive};
 pub use oauth::{AgentJwt, Around, OauthProvider};
 pub use settings::{Kind, OnFailure, Share, Source, Spec};
 pub use source::{Env, SourceError, Watched, Watcher};
+pub use vault::{VaultLogin, VaultProvider, VaultRead, VaultSettings};
 pub use vessel::{Kept, Vessel};
 
 use crate::agent::{AgentId, Name};

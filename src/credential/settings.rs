@@ -97,4 +97,6 @@ pub enum Kind {
     GithubApp(Box<super::GithubAppSettings>),
     /// `[credential.NAME.azure]`: a token of Microsoft Entra ID.
     Azure(Box<super::AzureSettings>),
+    /// `[credential.NAME.vault]`: OpenBao or HashiCorp Vault.
+    Vault(Box<super::VaultSettings>),
 }

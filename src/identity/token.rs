@@ -10,6 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use http::HeaderMap;
 use http::header::PROXY_AUTHORIZATION;
+use zeroize::Zeroizing;
 
 use super::{AttestError, Attested, Evidence, TrustProvider};
 use crate::agent::AgentId;
@@ -25,6 +26,20 @@ pub struct Presented {
 }
 
 impl Presented {
+    /// A token that stood elsewhere than in `Proxy-Authorization`.
+    ///
+    /// # Errors
+    /// [`AttestError::Bad`] for one that is empty, too long, or not of visible ASCII.
+    pub fn of(token: &[u8]) -> Result<Self, AttestError> {
+        let visible = token.iter().all(|b| (0x21..0x7f).contains(b));
+        if token.is_empty() || token.len() > MAX_PRESENTED || !visible {
+            return Err(AttestError::Bad);
+        }
+        Ok(Self {
+            token: Secret::new(token.to_vec()),
+        })
+    }
+
     /// The token. `Secret` still: it is the agent's own credential (asset S4).
     pub fn token(&self) -> &Secret {
         &self.token
@@ -58,12 +73,7 @@ pub fn presented(headers: &HeaderMap) -> Result<Option<Presented>, AttestError> 
     } else {
         return Err(AttestError::Bad);
     };
-    if token.is_empty() || !token.iter().all(|b| (0x21..0x7f).contains(b)) {
-        return Err(AttestError::Bad);
-    }
-    Ok(Some(Presented {
-        token: Secret::new(token),
-    }))
+    Presented::of(&Zeroizing::new(token)).map(Some)
 }
 
 /// The tokens of `[agent.ID]` entries, kept as SHA-256 digests: looking one up tells nothing by its timing but whether
@@ -77,6 +87,11 @@ impl StaticTokens {
         let tokens_by_digest = Self::default();
         tokens_by_digest.replace(tokens);
         tokens_by_digest
+    }
+
+    /// Whose the token is.
+    pub fn whose(&self, token: &Secret) -> Option<AgentId> {
+        self.0.load().get(&sha256(token)).cloned()
     }
 
     /// Puts another set in place: a token file changed.
@@ -102,11 +117,8 @@ impl TrustProvider for StaticTokens {
         let Some(presented) = evidence.presented else {
             return Ok(None);
         };
-        let agent = self.0.load().get(&sha256(presented.token())).cloned();
-        Ok(agent.map(|agent| Attested {
-            agent,
-            trust: "token".into(),
-        }))
+        let agent = self.whose(presented.token());
+        Ok(agent.map(|agent| Attested::new(agent, "token".into())))
     }
 }
 

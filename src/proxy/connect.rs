@@ -13,7 +13,7 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
@@ -21,8 +21,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::accept::Seat;
+use super::base_url;
 use super::body::Body;
-use super::gate::Gate;
+use super::gate::{Gate, bare};
 use super::intercept::{self, announce, close_after};
 use super::live::{Connection, Place};
 use super::plain::{self, Forwarding};
@@ -35,7 +36,7 @@ use crate::audit::{Record, Who};
 use crate::clock::Now;
 use crate::head;
 use crate::host::Target;
-use crate::identity::{self, Evidence, Peer};
+use crate::identity::{self, Evidence, Link, Peer, Presented};
 use crate::session::Hold;
 use crate::tls::{AcceptError, Acceptor};
 
@@ -46,6 +47,8 @@ pub(super) struct Front {
     pub(super) listener: Arc<ListenerSettings>,
     pub(super) peer: Peer,
     pub(super) seat: Arc<Seat>,
+    /// What else is known of the connection.
+    link: Link,
     /// An absolute-form request has shown whose the connection is.
     pub(super) known: Arc<AtomicBool>,
     /// The absolute-form request under way.
@@ -235,14 +238,6 @@ async fn proceed(next: Next) {
     drop(place);
 }
 
-/// The stream below hyper; `None` where the agent sent anything before its 200 (RFC 9110 §9.3.6, CVE-2025-64763).
-async fn bare(upgrade: OnUpgrade) -> Option<AgentStream> {
-    let upgraded: Upgraded = upgrade.await.ok()?;
-    let parts = upgraded.downcast::<TokioIo<Gate<AgentStream>>>().ok()?;
-    let (stream, held) = parts.io.into_inner().into_parts();
-    (parts.read_buf.is_empty() && held.is_empty()).then_some(stream)
-}
-
 /// Copies both ways untouched, and counts.
 async fn blind(
     agent: AgentStream,
@@ -265,7 +260,10 @@ async fn answer(front: Arc<Front>, request: Request<Incoming>) -> Response<Body>
     match *request.method() {
         Method::CONNECT => connect(&front, request).await,
         _ if absolute => plain::forward(&front, request).await,
-        _ => own(&front, &request),
+        _ => match base_url::answer(&front, request).await {
+            Ok(response) => response,
+            Err(request) => own(&front, &request),
+        },
     }
 }
 
@@ -405,11 +403,16 @@ pub(super) async fn identify(
     snapshot: &Snapshot,
     headers: &http::HeaderMap,
 ) -> Result<Hold, Refusal> {
-    let presented = identity::presented(headers)?;
-    let evidence = Evidence {
-        presented: presented.as_ref(),
-        peer: &front.peer,
-    };
+    attest(front, snapshot, identity::presented(headers)?.as_ref()).await
+}
+
+/// As [`identify`], with the evidence taken out of the request.
+pub(super) async fn attest(
+    front: &Front,
+    snapshot: &Snapshot,
+    presented: Option<&Presented>,
+) -> Result<Hold, Refusal> {
+    let evidence = Evidence::of(presented, &front.peer, &front.link);
     for provider in snapshot.trust(&front.listener.name) {
         if let Some(attested) = provider.attest(evidence).await? {
             return Ok(front.shared.open_session(&attested, &front.peer));
@@ -440,7 +443,7 @@ impl Front {
     pub(super) fn new(
         shared: Arc<Shared>,
         listener: Arc<ListenerSettings>,
-        peer: Peer,
+        (peer, link): (Peer, Link),
         seat: Arc<Seat>,
     ) -> Self {
         Self {
@@ -448,6 +451,7 @@ impl Front {
             listener,
             peer,
             seat,
+            link,
             plain: Mutex::default(),
             gone: CancellationToken::new(),
             next: Mutex::default(),

@@ -97,6 +97,7 @@ async fn forward(
     };
     if let Some(injection) = injection {
         injection.apply(&mut head)?;
+        injection.drop_spare(lane.placeholders(), &mut head);
     }
     let scrubs = lease.is_some() || !patterns.is_empty();
     narrow(&mut head, scrubs && !route.ranges, &patterns);

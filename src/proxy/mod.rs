@@ -11,6 +11,7 @@
 mod accept;
 mod address;
 mod answer;
+mod base_url;
 mod body;
 mod bound;
 mod connect;
@@ -27,6 +28,7 @@ mod metrics;
 mod plain;
 mod record;
 mod refusal;
+mod services;
 mod settings;
 mod stream;
 mod tunnel;
@@ -48,6 +50,7 @@ pub use accept::{BindError, Bound};
 pub use body::{Body, BodyError};
 pub use metrics::Metrics;
 pub use refusal::{HEADER as REFUSAL_HEADER, Refusal};
+pub use services::Services;
 pub use settings::{Identify, Limits, ListenAddr, ListenerSettings, Unmatched, UpstreamSettings};
 
 use crate::agent::{AgentId, Name};
@@ -78,6 +81,8 @@ pub struct Snapshot {
     pub trust: HashMap<Name, Vec<Arc<dyn TrustProvider>>>,
     /// The leaves of the configured hosts.
     pub leaves: Arc<Leaves>,
+    /// The known services.
+    pub services: Services,
     upstream: Arc<Upstream>,
 }
 
@@ -94,6 +99,8 @@ pub struct SnapshotParts {
     pub trust: HashMap<Name, Vec<Arc<dyn TrustProvider>>>,
     /// The leaves.
     pub leaves: Arc<Leaves>,
+    /// The known services.
+    pub services: Services,
     /// How upstreams are reached.
     pub upstream: UpstreamSettings,
     /// Whom upstreams must prove to be.
@@ -151,6 +158,7 @@ impl Snapshot {
             registry,
             trust,
             leaves,
+            services,
             upstream,
             connector,
         } = parts;
@@ -161,6 +169,7 @@ impl Snapshot {
             registry,
             trust,
             leaves,
+            services,
             upstream,
         }
     }

@@ -52,6 +52,7 @@ pub(super) struct Grant {
 pub(super) struct Lane {
     route: Arc<Route>,
     counters: Allowed,
+    placeholders: Arc<[Box<str>]>,
     pool: OnceLock<Arc<Pool>>,
 }
 
@@ -99,6 +100,7 @@ impl Grant {
         let lane = |route: &Arc<Route>| Lane {
             route: Arc::clone(route),
             counters: shared.metrics.allowed(&route.name, agent.as_str()),
+            placeholders: snapshot.services.placeholders(route),
             pool: OnceLock::new(),
         };
         let lanes = candidates.iter().map(lane).collect();
@@ -130,6 +132,11 @@ impl Grant {
 impl Lane {
     pub(super) fn counters(&self) -> &Allowed {
         &self.counters
+    }
+
+    /// What clients of the route's service have for a key.
+    pub(super) fn placeholders(&self) -> &[Box<str>] {
+        &self.placeholders
     }
 
     pub(super) fn pool(&self, tunnel: &Tunnel, snapshot: &Snapshot) -> Arc<Pool> {

@@ -19,6 +19,9 @@ use super::upstream::{CA, Upstream};
 pub const TOKEN_A: &str = "agent-token-a-0123456789abcdef";
 pub const TOKEN_B: &str = "agent-token-b-0123456789abcdef";
 
+/// The token of the operator alice.
+pub const ALICE: &str = "operator-token-alice-0123456789abcdef";
+
 /// A route that puts the canary into `Authorization: Bearer` at api.test.
 pub const BEARER: &str =
     "[[route]]\nhosts = [\"api.test\"]\ncredential = \"c\"\ninject = \"bearer\"\n";
@@ -27,11 +30,13 @@ pub const BEARER: &str =
 #[derive(Debug, Clone, Default)]
 pub struct Setup {
     proxy: String,
+    admin: String,
     upstream: String,
     connect: String,
     rest: String,
     open: bool,
     audit_file: Option<std::path::PathBuf>,
+    trusted: String,
 }
 
 /// keyward, running.
@@ -64,10 +69,23 @@ impl Setup {
         self
     }
 
+    /// Lines of `[admin]`.
+    pub fn admin(mut self, lines: &str) -> Self {
+        self.admin.push_str(lines);
+        self.admin.push('\n');
+        self
+    }
+
     /// Lines of `[upstream]`.
     pub fn upstream(mut self, lines: &str) -> Self {
         self.upstream.push_str(lines);
         self.upstream.push('\n');
+        self
+    }
+
+    /// Trusts these certificates beside the CA of the tests' upstreams.
+    pub fn also_trusting(mut self, pem: &str) -> Self {
+        self.trusted.push_str(pem);
         self
     }
 
@@ -93,9 +111,10 @@ impl Setup {
             "listen = [\"127.0.0.1:0\"]\n"
         };
         let mut text = format!(
-            "[proxy]\n{listen}identify = \"{identify}\"\n{}\n[admin]\nlisten = \"127.0.0.1:0\"\n\n\
+            "[proxy]\n{listen}identify = \"{identify}\"\n{}\n[admin]\nlisten = \"127.0.0.1:0\"\n{}\n\
              [upstream]\ntrust = [\"{}\"]\n{}\n",
             self.proxy,
+            self.admin,
             ca.display(),
             self.upstream,
         );
@@ -130,7 +149,8 @@ impl Setup {
 
     pub async fn start(self) -> Harness {
         let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("upstream-ca.pem"), &CA.pem).unwrap();
+        let trusted = format!("{}{}", CA.pem, self.trusted);
+        std::fs::write(folder.path().join("upstream-ca.pem"), trusted).unwrap();
         let config = self.parse(folder.path());
         let surroundings = Surroundings {
             environment: Arc::new(environment()),
@@ -154,6 +174,7 @@ pub fn environment() -> HashMap<String, OsString> {
         ("OTHER", OTHER),
         ("TOKEN_A", TOKEN_A),
         ("TOKEN_B", TOKEN_B),
+        ("ALICE", ALICE),
     ]
     .into_iter()
     .map(|(name, value)| (name.to_owned(), value.into()))

