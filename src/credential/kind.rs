@@ -38,6 +38,7 @@ impl Kind {
             // `x-access-token`, as git says it.
             Self::GithubApp(_) => true,
             Self::Static { .. } | Self::Command(_) | Self::Oauth(_) | Self::Azure(_) => false,
+            Self::Vault(settings) => settings.brings_user(),
         }
     }
 

@@ -187,7 +187,10 @@ pub(super) fn azure(reader: &Reader<'_, '_>) -> Option<Kind> {
     if let DeValue::Table(_) = login.get_ref() {
         return signed_in(reader, client, scopes);
     }
-    if reader.choice("login") != Some("managed-identity") {
+    if !matches!(login.get_ref(), DeValue::String(word) if word == "managed-identity") {
+        let message = "\"login\" is neither \"managed-identity\" nor a table";
+        let help = "for example: login = { client-secret = { env = \"NAME\" } }";
+        reader.desk.fault_with(&login.span(), message, help);
         return None;
     }
     if let [_, _, ..] = *scopes {

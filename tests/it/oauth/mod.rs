@@ -1,9 +1,14 @@
 //! Credentials of OAuth issuers: against the certified OpenID provider where it is installed, and against fixtures
 //! that do what no good issuer does.
 
+mod bound;
+mod cloud;
 mod faults;
+mod git;
 mod grants;
+mod jwt;
 mod peer;
+mod refresh;
 
 use super::harness::{Harness, Setup};
 use super::upstream::Upstream;
