@@ -21,8 +21,8 @@ use crate::audit::{self, Audit, AuditError, Record, Who};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::credential::{
-    Broker, CommandProvider, CredentialProvider, Env, Events, Failed, Issue, Kind, Revoking, Scope,
-    Source, Spec, StaticProvider, VaultProvider, Watched, Watcher,
+    Broker, CertificateProvider, CommandProvider, CredentialProvider, Env, Events, Failed, Issue,
+    Kind, Revoking, Scope, Source, Spec, StaticProvider, VaultProvider, Watched, Watcher,
 };
 use crate::host::HostPattern;
 use crate::identity::{AgentEntry, Open, Registry, StaticTokens, TrustProvider};
@@ -483,9 +483,17 @@ async fn providers(
                 settings.clone(),
                 &look,
             )),
+            Kind::ClientCertificate(settings) => {
+                let (name, secrets) = (spec.name.clone(), (watcher, &look as Env<'_>));
+                let provider = CertificateProvider::open(name, settings, secrets).await;
+                if let Err(error) = provider.current() {
+                    warn!(credential = %spec.name, %error, "the certificate or its key cannot be read yet; requests that need them are refused");
+                }
+                Arc::new(provider)
+            }
             Kind::Vault(settings) => {
                 let (name, clock) = (spec.name.clone(), Arc::clone(clock));
-                let secrets: (&Watcher, Env<'_>) = (watcher, &look);
+                let secrets = (watcher, &look as Env<'_>);
                 Arc::new(VaultProvider::open(name, settings, secrets, network, clock).await)
             }
         };

@@ -30,6 +30,12 @@ pub(super) static CREDENTIAL: Section = Section {
             "OpenBao or HashiCorp Vault: a KV field, or what an engine issues.",
         ),
         key(
+            "client-certificate",
+            K::Table(&super::certificate::CLIENT_CERTIFICATE),
+            Need::OneOf,
+            "A certificate and its key from files, for `inject = \"client-certificate\"`.",
+        ),
+        key(
             "share",
             K::Choice(&["session", "agent", "all"]),
             Need::Default("\"session\""),
@@ -84,6 +90,7 @@ const KINDS: &[(&str, ReadKind)] = &[
     ("static", static_value),
     ("command", super::plugin::read),
     ("vault", super::vault::read),
+    ("client-certificate", super::certificate::read),
 ];
 
 fn static_value(reader: &Reader<'_, '_>) -> Option<Kind> {

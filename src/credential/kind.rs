@@ -9,6 +9,7 @@ impl Kind {
             Self::Static { .. } => "static",
             Self::Command(_) => "command",
             Self::Vault(_) => "vault",
+            Self::ClientCertificate(_) => "client-certificate",
         }
     }
 
@@ -18,14 +19,24 @@ impl Kind {
             Self::Static { value } => vec![value],
             Self::Command(_) => Vec::new(),
             Self::Vault(settings) => settings.sources(),
+            Self::ClientCertificate(settings) => vec![&settings.key],
         }
     }
 
     /// Whether its leases bring a user name, for `inject = { basic = "" }`.
     pub fn brings_user(&self) -> bool {
         match self {
-            Self::Static { .. } | Self::Command(_) => false,
+            Self::Static { .. } | Self::Command(_) | Self::ClientCertificate(_) => false,
             Self::Vault(settings) => settings.brings_user(),
+        }
+    }
+
+    /// Whether its leases are certificates, for `inject = "client-certificate"` and nothing else.
+    pub fn brings_certificate(&self) -> bool {
+        match self {
+            Self::Static { .. } | Self::Command(_) => false,
+            Self::Vault(settings) => settings.brings_certificate(),
+            Self::ClientCertificate(_) => true,
         }
     }
 
@@ -40,7 +51,7 @@ impl Kind {
             });
         let kept: &[String] = match self {
             Self::Command(settings) => &settings.env,
-            Self::Static { .. } | Self::Vault(_) => &[],
+            Self::Static { .. } | Self::Vault(_) | Self::ClientCertificate(_) => &[],
         };
         named.chain(kept.iter().map(String::as_str)).collect()
     }

@@ -92,4 +92,6 @@ pub enum Kind {
     Command(super::CommandSettings),
     /// `[credential.NAME.vault]`: OpenBao or HashiCorp Vault.
     Vault(Box<super::VaultSettings>),
+    /// `[credential.NAME.client-certificate]`: a certificate and its key from files.
+    ClientCertificate(super::CertificateSettings),
 }

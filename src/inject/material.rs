@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::Certificate;
 use crate::secret::Secret;
 
 /// The material of one lease. Providers make it, injections use it up.
@@ -17,14 +18,19 @@ pub enum Material {
         /// The password.
         password: Arc<Secret>,
     },
+    /// A client certificate for the TLS handshake.
+    Certificate(Arc<Certificate>),
 }
 
 impl Material {
     /// Every byte string of it that must never reach an agent.
     pub fn secrets(&self) -> impl Iterator<Item = &Secret> {
-        match self {
-            Self::Token(token) => std::iter::once(&**token),
-            Self::UserPass { password, .. } => std::iter::once(&**password),
-        }
+        let (one, certificate) = match self {
+            Self::Token(token) => (Some(&**token), None),
+            Self::UserPass { password, .. } => (Some(&**password), None),
+            Self::Certificate(certificate) => (None, Some(certificate)),
+        };
+        let lines = certificate.into_iter().flat_map(|one| one.lines());
+        one.into_iter().chain(lines)
     }
 }

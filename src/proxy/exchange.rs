@@ -81,7 +81,7 @@ async fn forward(
     record.asked(head.method(), Some(head.path_and_query()));
     let (grant, permit, lease) = permitted(tunnel, head, record).await?;
     let lane = grant.lane(permit.route()).ok_or(Refusal::NoRoute)?;
-    let pool = lane.pool(tunnel, &grant.snapshot);
+    let pool = lane.pool(tunnel, &grant.snapshot, lease.as_deref())?;
     let patterns =
         tunnel
             .shared
@@ -101,7 +101,7 @@ async fn forward(
     narrow(&mut head, scrubs && !route.ranges, &patterns);
     let scrub = (!patterns.is_empty()).then_some(patterns);
     if head.is_websocket() {
-        return upgrade::bridge(tunnel, &grant, head, (upgrade, scrub), entry).await;
+        return upgrade::bridge((tunnel, &pool), &grant, head, (upgrade, scrub), entry).await;
     }
     let body = outgoing(
         &mut head,

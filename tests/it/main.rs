@@ -36,5 +36,6 @@ mod rest;
 mod rules;
 mod upgrades;
 mod vault;
+mod vault_certificate;
 mod vault_faults;
 mod vault_server;

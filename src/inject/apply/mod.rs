@@ -69,6 +69,9 @@ pub enum Unfit {
     /// `inject = { basic = "" }` needs a lease that brings a user name.
     #[error("basic without a user needs a credential that brings one")]
     NoUser,
+    /// A certificate goes into the TLS handshake, and nothing else does.
+    #[error("a certificate goes with inject = \"client-certificate\", and nothing else does")]
+    Certificate,
 }
 
 /// The agent's request does not have the placeholder where, and only where, it belongs.
@@ -95,9 +98,14 @@ impl Injection {
         let mut steps = Vec::with_capacity(placements.len());
         let mut body = None;
         for placement in placements {
-            let (user, secret) = match material {
-                Material::Token(token) => (None, &**token),
-                Material::UserPass { user, password } => (Some(&**user), &**password),
+            let (user, secret) = match (material, placement) {
+                // It is presented where the connection is made.
+                (Material::Certificate(_), Placement::ClientCertificate) => continue,
+                (Material::Certificate(_), _) | (_, Placement::ClientCertificate) => {
+                    return Err(Unfit::Certificate);
+                }
+                (Material::Token(token), _) => (None, &**token),
+                (Material::UserPass { user, password }, _) => (Some(&**user), &**password),
             };
             match step(placement, user, secret)? {
                 Made::Step(step) => steps.push(step),
@@ -196,6 +204,7 @@ fn step(placement: &Placement, user: Option<&str>, secret: &Secret) -> Result<Ma
                 pair: Secret::new([name.as_bytes(), b"=", bytes].concat()),
             }
         }
+        Placement::ClientCertificate => return Err(Unfit::Certificate),
         Placement::Substitute { placeholder, slot } => return substitute(placeholder, slot, bytes),
     }))
 }
