@@ -11,6 +11,7 @@ use std::time::Duration;
 use aws_lc_rs::digest::{SHA256, digest};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -25,15 +26,15 @@ use crate::credential::{
     Kind, Revoking, Scope, Source, Spec, StaticProvider, VaultProvider, Watched, Watcher,
 };
 use crate::host::HostPattern;
-use crate::identity::{AgentEntry, Open, Registry, StaticTokens, TrustProvider};
+use crate::identity::{self, AgentEntry, Open, Registry, StaticTokens, TrustProvider};
 use crate::issuer::Network;
 use crate::policy::Policy;
 use crate::proxy::{
-    self, BindError, Bound, Identify, Lasting, ListenerSettings, Proxy, SnapshotParts,
+    self, BindError, Bound, Identify, Lasting, ListenerSettings, Proxy, Services, SnapshotParts,
 };
 use crate::route::Table;
 use crate::secret::Secret;
-use crate::session::Sessions;
+use crate::session::{Keys, Sessions};
 use crate::store::{Store, StoreError};
 use crate::telemetry;
 use crate::tls::{Authority, CaError, CaSettings, Connector, Constraints, Leaves, TrustError};
@@ -41,12 +42,12 @@ use crate::tls::{Authority, CaError, CaSettings, Connector, Constraints, Leaves,
 /// keyward's environment as `main` captured it.
 pub type Environment = Arc<HashMap<String, OsString>>;
 
-/// How long a session may be idle (`[session] idle`).
-const SESSION_IDLE: Duration = Duration::from_mins(10);
 /// How often changed tokens are looked for.
 const TOKENS_EVERY: Duration = Duration::from_millis(250);
-/// How often idle connections and sessions are looked for.
+/// How often idle connections are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
+/// How often sessions that are over are looked for: what lives by one is cut within 100 ms of its end.
+const SESSIONS_EVERY: Duration = Duration::from_millis(50);
 
 /// A running keyward.
 #[derive(Debug)]
@@ -54,10 +55,12 @@ pub struct App {
     proxy: Proxy,
     audit: Arc<Audit>,
     broker: Arc<Broker>,
+    sessions: Arc<Sessions>,
     store: Store,
     leaves: Arc<Leaves>,
     watcher: Watcher,
     tokens: Arc<Tokens>,
+    attestations: identity::Metrics,
     environment: Environment,
     clock: Arc<dyn Clock>,
     tracker: TaskTracker,
@@ -65,6 +68,8 @@ pub struct App {
     state: Arc<State>,
     listeners: Vec<(Name, Vec<String>, Vec<SocketAddr>)>,
     admin: Option<SocketAddr>,
+    operators: Arc<admin::Operators>,
+    wishes: Mutex<Option<mpsc::Receiver<admin::Asked>>>,
     ca: CaSettings,
     running: Mutex<String>,
     reloads: prometheus_client::metrics::family::Family<
@@ -103,9 +108,15 @@ pub enum StartError {
     /// The admin listener cannot be opened.
     #[error("cannot listen on {0} for [admin]: {1}")]
     Admin(SocketAddr, std::io::Error),
+    /// No key for session tokens can be made.
+    #[error("no key for session tokens can be made: {0}")]
+    Keys(String),
     /// The store cannot be opened.
     #[error("[store]: {0}")]
     Store(#[from] StoreError),
+    /// The admin socket cannot be opened.
+    #[error("cannot open {0} for [admin]: {1}")]
+    Socket(String, std::io::Error),
     /// A secret that a credential needs at start cannot be used.
     #[error("{0}")]
     Secret(String),
@@ -195,6 +206,13 @@ impl App {
             ),
             None => None,
         };
+        let admin_socket = match &config.admin.socket {
+            Some(path) => Some(
+                admin::Socket::open(path)
+                    .map_err(|error| StartError::Socket(path.display().to_string(), error))?,
+            ),
+            None => None,
+        };
         let admin_address = admin_listener
             .as_ref()
             .and_then(|listener| listener.local_addr().ok());
@@ -202,23 +220,31 @@ impl App {
         own.extend(admin_address);
 
         let metrics = Arc::new(proxy::Metrics::default());
-        let sessions = Arc::new(Sessions::new(SESSION_IDLE));
+        let sessions = Arc::new(Sessions::new(config.session.clone()));
+        let keys = Keys::new(&clock.now()).map_err(|error| StartError::Keys(error.to_string()))?;
+        let issuer = issuer(&config, admin_address, &own);
         let lasting = Lasting {
             audit: Arc::clone(&audit),
             broker: Arc::clone(&broker),
             sessions: Arc::clone(&sessions),
+            keys: Arc::new(keys),
+            issuer,
             clock: Arc::clone(&clock),
             tracker: tracker.clone(),
             metrics: Arc::clone(&metrics),
             own,
         };
-        let proxy = Proxy::new(lasting, parts(&config, &leaves, &tokens, connector));
+        let attestations = identity::Metrics::default();
+        let about = (&connector, &clock, &attestations);
+        let trust = trust(&config, about, (&tokens, &watcher, &environment)).await;
+        let proxy = Proxy::new(lasting, parts(&config, &leaves, &trust, connector));
         let reloads = prometheus_client::metrics::family::Family::default();
         let telemetry = telemetry::Metrics::gather(|registry| {
             metrics.register(registry);
             audit.metrics().register(registry);
             leaves.metrics().register(registry);
             broker.register(registry);
+            attestations.register(registry);
             registry.register(
                 "keyward_config_reloads",
                 "Reloads by outcome",
@@ -234,14 +260,22 @@ impl App {
             .iter()
             .map(|one| (one.name().clone(), one.shown(), one.addresses()))
             .collect();
-        if let Some(listener) = admin_listener {
-            admin::serve(
-                listener,
-                Arc::clone(&state) as Arc<dyn admin::State>,
-                &tracker,
-                stop.clone(),
-            );
-        }
+        let operators = Arc::new(admin::Operators::new(Arc::clone(&tokens.provider)));
+        operators.replace(watched(&config.admin.tokens, &watcher, &environment).await);
+        let (reload, wishes) = admin::Reload::new();
+        let parts: Vec<Arc<dyn admin::Part>> = vec![
+            Arc::new(admin::Leases::new(Arc::clone(&broker))),
+            Arc::new(reload),
+        ];
+        let gate = Arc::clone(&operators) as Arc<dyn admin::Gate>;
+        let api = admin::Api::new(gate, parts, config.admin.public_url.as_deref());
+        let asked = (Arc::clone(&state) as Arc<dyn admin::State>, api);
+        admin::serve(
+            (admin_listener, admin_socket),
+            asked,
+            &tracker,
+            stop.clone(),
+        );
         for listener in bound {
             proxy.serve(listener);
         }
@@ -253,10 +287,12 @@ impl App {
             proxy,
             audit,
             broker,
+            sessions,
             store,
             leaves,
             watcher,
             tokens,
+            attestations,
             environment,
             clock,
             tracker,
@@ -264,6 +300,8 @@ impl App {
             state,
             listeners,
             admin: admin_address,
+            operators,
+            wishes: Mutex::new(Some(wishes)),
             ca: config.ca,
             running: Mutex::new(fingerprint),
             reloads,
@@ -297,6 +335,15 @@ impl App {
         Ok(())
     }
 
+    /// Begins the session of `run`, which lasts until keyward ends; its token.
+    ///
+    /// # Errors
+    /// [`StartError::Keys`] where no token can be signed.
+    pub fn begin_run(&self, agent: &AgentId) -> Result<String, StartError> {
+        let minted = self.proxy.begin_run(agent);
+        minted.map_err(|error| StartError::Keys(error.to_string()))
+    }
+
     /// Where the admin side listens.
     pub fn admin(&self) -> Option<SocketAddr> {
         self.admin
@@ -317,6 +364,14 @@ impl App {
     /// # Errors
     /// [`StartError`]: nothing has changed then.
     pub async fn reload(&self, config: &Config) -> Result<(), StartError> {
+        self.reload_by(config, None).await
+    }
+
+    /// As [`App::reload`]; the record says which operator ordered it.
+    ///
+    /// # Errors
+    /// [`StartError`]: nothing has changed then.
+    pub async fn reload_by(&self, config: &Config, by: Option<&str>) -> Result<(), StartError> {
         let connector = Connector::new(&config.upstream.trust, None, Arc::clone(&self.clock))?;
         let names = constraints(config);
         if *self.leaves.authority().names() != names {
@@ -338,15 +393,22 @@ impl App {
         self.tokens
             .watch(&config.agents, &self.watcher, &self.environment)
             .await;
-        let fresh = parts(config, &self.leaves, &self.tokens, connector);
-        let cut = self
-            .proxy
-            .reload(fresh, || self.broker.reconfigure(entries));
-        end_by_token(&self.proxy, &self.broker, &self.tokens);
+        let about = (&connector, &self.clock, &self.attestations);
+        let read = (&*self.tokens, &self.watcher, &self.environment);
+        let trust = trust(config, about, read).await;
+        let fresh = parts(config, &self.leaves, &trust, connector);
+        let cut = self.proxy.reload(fresh, || {
+            self.broker.reconfigure(entries);
+            self.sessions.reconfigure(config.session.clone());
+        });
+        end_by_token(&self.proxy, &self.tokens);
         self.reloads
             .get_or_create(&ReloadLabels { outcome: "loaded" })
             .inc();
+        self.operators
+            .replace(watched(&config.admin.tokens, &self.watcher, &self.environment).await);
         let mut record = Record::config("loaded");
+        record.by = by;
         let fingerprint = fingerprint(config);
         record.digest = Some(&fingerprint);
         self.audit.append(&record);
@@ -360,14 +422,21 @@ impl App {
         *self.running.lock() == fingerprint(config)
     }
 
-    /// Records that a configuration was not taken.
-    pub fn rejected(&self) {
+    /// The reloads that operators ask for. Whoever takes them does them; they can be taken once.
+    pub fn wishes(&self) -> Option<mpsc::Receiver<admin::Asked>> {
+        self.wishes.lock().take()
+    }
+
+    /// Records that a configuration was not taken; `by` is the operator who ordered it.
+    pub fn rejected(&self, by: Option<&str>) {
         self.reloads
             .get_or_create(&ReloadLabels {
                 outcome: "rejected",
             })
             .inc();
-        self.audit.append(&Record::config("rejected"));
+        let mut record = Record::config("rejected");
+        record.by = by;
+        self.audit.append(&record);
     }
 
     /// Stops accepting, lets what runs finish for this long, revokes, and closes the trail. `reason` stands in the
@@ -383,9 +452,7 @@ impl App {
         {
             warn!("some requests did not finish in time; they are cut");
         }
-        for session in self.proxy.end_sessions(reason) {
-            self.broker.end_session(session.id());
-        }
+        self.proxy.end_sessions(reason);
         self.proxy.cut();
         tokio::time::timeout(Duration::from_secs(2), self.tracker.wait())
             .await
@@ -397,29 +464,42 @@ impl App {
 
     /// Regular work: changed tokens, idle connections and sessions.
     fn look_after(&self) {
-        let (proxy, broker, tokens, stop) = (
+        let (proxy, tokens, stop) = (
             self.proxy.clone(),
-            Arc::clone(&self.broker),
             Arc::clone(&self.tokens),
             self.stop.clone(),
         );
         self.tracker.spawn(async move {
             let mut looking = tokio::time::interval(TOKENS_EVERY);
             let mut sweeping = tokio::time::interval(SWEEP_EVERY);
+            let mut ending = tokio::time::interval(SESSIONS_EVERY);
             loop {
                 tokio::select! {
                     () = stop.cancelled() => return,
-                    _ = looking.tick() => end_by_token(&proxy, &broker, &tokens),
+                    _ = looking.tick() => end_by_token(&proxy, &tokens),
+                    _ = ending.tick() => proxy.sweep_sessions(),
                     _ = sweeping.tick() => {
                         proxy.sweep();
-                        for session in proxy.sweep_sessions() {
-                            broker.end_session(session.id());
-                        }
+                        proxy.rotate_keys();
                     }
                 }
             }
         });
     }
+}
+
+/// `iss` of session tokens: how the admin side is reached from outside, else where the agents' side listens.
+fn issuer(config: &Config, admin: Option<SocketAddr>, own: &[SocketAddr]) -> Arc<str> {
+    let listening = || {
+        admin
+            .as_ref()
+            .or(own.first())
+            .map(|own| format!("http://{own}"))
+    };
+    let written = config.admin.public_url.clone().or_else(listening);
+    written
+        .unwrap_or_else(|| "http://localhost".to_owned())
+        .into()
 }
 
 fn unbound(error: BindError) -> StartError {
@@ -430,11 +510,9 @@ fn unbound(error: BindError) -> StartError {
 }
 
 /// Takes up changed tokens; what was opened with one that is no longer good ends.
-fn end_by_token(proxy: &Proxy, broker: &Broker, tokens: &Tokens) {
+fn end_by_token(proxy: &Proxy, tokens: &Tokens) {
     for agent in tokens.settle() {
-        for session in proxy.end_sessions_by_token(&agent) {
-            broker.end_session(session.id());
-        }
+        proxy.end_sessions_by_token(&agent);
     }
 }
 
@@ -502,6 +580,24 @@ async fn providers(
     entries
 }
 
+/// Tokens, each followed as its source changes.
+async fn watched(
+    tokens: &[(Name, Source)],
+    watcher: &Watcher,
+    environment: &Environment,
+) -> Vec<(Name, Watched)> {
+    let look = lookup(environment);
+    let mut found = Vec::with_capacity(tokens.len());
+    for (name, source) in tokens {
+        let token = watcher.watch(source, &look).await;
+        if let Err(error) = token.current() {
+            warn!(operator = %name, %error, "the operator's token has no value yet; it opens nothing");
+        }
+        found.push((name.clone(), token));
+    }
+    found
+}
+
 fn lookup(environment: &Environment) -> impl Fn(&str) -> Option<OsString> + Send + Sync + use<> {
     let environment = Arc::clone(environment);
     move |name: &str| environment.get(name).cloned()
@@ -510,7 +606,7 @@ fn lookup(environment: &Environment) -> impl Fn(&str) -> Option<OsString> + Send
 fn parts(
     config: &Config,
     leaves: &Arc<Leaves>,
-    tokens: &Arc<Tokens>,
+    providers: &[Arc<dyn TrustProvider>],
     connector: Connector,
 ) -> SnapshotParts {
     let mut agents: Vec<AgentEntry> = config
@@ -520,11 +616,11 @@ fn parts(
         .collect();
     let mut trust: HashMap<Name, Vec<Arc<dyn TrustProvider>>> = HashMap::new();
     for listener in &config.listeners {
-        let provider: Arc<dyn TrustProvider> = match listener.identify {
-            Identify::Required => Arc::clone(&tokens.provider) as Arc<dyn TrustProvider>,
-            Identify::Open => Arc::new(Open(open_agent(listener, &mut agents))),
+        let asked: Vec<Arc<dyn TrustProvider>> = match listener.identify {
+            Identify::Required => providers.to_vec(),
+            Identify::Open => vec![Arc::new(Open(open_agent(listener, &mut agents)))],
         };
-        trust.insert(listener.name.clone(), vec![provider]);
+        trust.insert(listener.name.clone(), asked);
     }
     SnapshotParts {
         table: Table::new(config.routes.clone()),
@@ -532,8 +628,46 @@ fn parts(
         registry: Registry::new(agents),
         trust,
         leaves: Arc::clone(leaves),
+        services: Services::of(&config.routes, &config.presets()),
         upstream: config.upstream.clone(),
         connector,
+    }
+}
+
+/// The trust providers in the order in which they are asked: the file's, and static tokens last.
+async fn trust(
+    config: &Config,
+    (connector, clock, metrics): (&Connector, &Arc<dyn Clock>, &identity::Metrics),
+    (tokens, watcher, environment): (&Tokens, &Watcher, &Environment),
+) -> Vec<Arc<dyn TrustProvider>> {
+    let network = Network::new(connector.clone(), config.upstream.connect_to.clone());
+    let look = lookup(environment);
+    let mut asked: Vec<Arc<dyn TrustProvider>> = Vec::new();
+    for table in &config.trust {
+        let token = match &table.token {
+            Some(source) => Some(watcher.watch(source, &look).await),
+            None => None,
+        };
+        let parts = identity::Parts {
+            network: &network,
+            clock,
+            metrics,
+            token: token.map(|token| Arc::new(OwnToken(token)) as Arc<dyn identity::Token>),
+        };
+        asked.push(identity::provider(&table.settings, &parts));
+    }
+    let last = Arc::clone(&tokens.provider) as Arc<dyn TrustProvider>;
+    asked.push(Arc::new(identity::Counted::new(last, "token", metrics)));
+    asked
+}
+
+/// A token of keyward's own that it shows to a trust provider's issuer.
+#[derive(Debug)]
+struct OwnToken(Watched);
+
+impl identity::Token for OwnToken {
+    fn current(&self) -> Option<Arc<Secret>> {
+        self.0.current().ok()
     }
 }
 
@@ -702,9 +836,13 @@ impl fmt::Display for StartHint<'_> {
             StartError::Trust(_) => f.write_str("check [upstream] trust"),
             StartError::Store(StoreError::WrongKey) => f.write_str("name the key that the store was made with, or begin with an empty one: leases and tokens of the old one are lost then"),
             StartError::Store(_) => f.write_str("check [store]: the file's folder or the server, and the sources of its secrets"),
+            StartError::Socket(..) => {
+                f.write_str("check [admin] socket: its folder must exist and be writable, and no other keyward listen there")
+            }
             StartError::Bind(..) | StartError::Admin(..) => {
                 f.write_str("choose another address, or stop what listens there")
             }
+            StartError::Keys(_) => f.write_str("the system's random generator must answer"),
             StartError::Secret(_) => f.write_str("check the credential's source"),
         }
     }

@@ -141,7 +141,12 @@ fn the_command_gets_proxy_certificates_token_and_placeholder() {
         .unwrap();
     let given = environment(&output);
     let token = &given["KEYWARD_TOKEN"];
-    assert_eq!(token.len(), 32);
+    // A session token (a JWT) of no more bytes than clients take in the URL of a proxy.
+    assert!(
+        token.starts_with("eyJ") && token.matches('.').count() == 2,
+        "{token}"
+    );
+    assert!(token.len() < 700, "{}", token.len());
     let address = given["KEYWARD_URL"].strip_prefix("http://").unwrap();
     assert!(address.starts_with("127.0.0.1:"));
     let proxy = format!("http://default:{token}@{address}");
@@ -597,6 +602,27 @@ fn sessions_at_the_same_time_have_ports_tokens_and_trails_of_their_own() {
 
 fn is_trail(file: &fs::DirEntry) -> bool {
     file.path().extension().is_some_and(|end| end == "jsonl")
+}
+
+/// A sub-agent's token is asked for from within, works, and ends with the command.
+#[test]
+fn the_command_hands_its_session_on() {
+    let home = home();
+    let script = "curl -sS \"$KEYWARD_URL/token\" \
+        -d grant_type=urn:ietf:params:oauth:grant-type:token-exchange \
+        -d subject_token_type=urn:ietf:params:oauth:token-type:access_token \
+        --data-urlencode \"subject_token=$KEYWARD_TOKEN\" -d agent=default -d expires_in=60";
+    let output = keyward(home.path(), &[], &["sh", "-c", script])
+        .output()
+        .unwrap();
+    let text = out(&output);
+    for expected in [
+        "\"access_token\":\"eyJ",
+        "\"expires_in\":60",
+        "\"session\":",
+    ] {
+        assert!(text.contains(expected), "{text} {}", err(&output));
+    }
 }
 
 /// A file that lends its network alone: the rest is as without one.

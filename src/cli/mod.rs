@@ -7,6 +7,8 @@ pub mod completions;
 pub mod demo;
 pub mod env;
 pub mod explain;
+pub mod lease;
+pub mod operator;
 pub mod preset;
 pub mod run;
 pub mod serve;
@@ -19,7 +21,7 @@ use clap::{Parser, Subcommand};
 
 use crate::agent::AgentId;
 use crate::app::Environment;
-use crate::config::{self, Config, Loaded};
+use crate::config::{self, Config, Loaded, Report};
 use crate::credential::Source;
 
 /// Asked, and the answer is no.
@@ -64,6 +66,8 @@ enum Command {
     Ca(ca::CaArgs),
     /// Verify or query an audit trail, offline
     Audit(audit::AuditArgs),
+    /// List or revoke the leases of a running keyward
+    Lease(lease::LeaseArgs),
     /// List or show the services that are built in
     Preset(preset::PresetArgs),
     /// Print the completions of a shell
@@ -112,6 +116,7 @@ pub fn main(environment: Environment) -> ExitCode {
             complain(&error);
             UNAVAILABLE
         }),
+        Command::Lease(args) => lease::run(args, &environment, &mut out),
         Command::Preset(args) => {
             match preset::run(args, crate::preset::Presets::shipped(), &mut out) {
                 Ok(()) => 0,
@@ -166,7 +171,7 @@ pub(crate) fn absolute(path: &Path) -> PathBuf {
 /// # Errors
 /// The exit code, where the file does not hold.
 pub(crate) fn load(path: &Path) -> Result<Config, u8> {
-    let Loaded { config, warnings } = read(path)?;
+    let Loaded { config, warnings } = read(path).map_err(|report| shown(&report))?;
     if !warnings.is_empty() {
         write!(std::io::stderr(), "{warnings}").ok();
     }
@@ -178,12 +183,16 @@ pub(crate) fn load(path: &Path) -> Result<Config, u8> {
 /// # Errors
 /// The exit code, where the file does not hold.
 pub(crate) fn consult(path: &Path) -> Result<Config, u8> {
-    read(path).map(|loaded| loaded.config)
+    read(path)
+        .map(|loaded| loaded.config)
+        .map_err(|report| shown(&report))
 }
 
-fn read(path: &Path) -> Result<Loaded, u8> {
-    config::load(path, &**crate::preset::Presets::shipped()).map_err(|report| {
-        write!(std::io::stderr(), "{report}").ok();
-        CONFIG
-    })
+fn read(path: &Path) -> Result<Loaded, Report> {
+    config::load(path, &**crate::preset::Presets::shipped())
+}
+
+fn shown(report: &Report) -> u8 {
+    write!(std::io::stderr(), "{report}").ok();
+    CONFIG
 }

@@ -9,8 +9,8 @@ use super::fault::{Desk, Span};
 use super::key::{HOUR, Kind, Need, Section, key, secs};
 use super::reader::Reader;
 use super::{
-    Admin, Config, Presets, admin, agent, audit, ca, credential, lint, listener, route, store,
-    upstream,
+    Admin, Config, Presets, Trust, admin, agent, audit, ca, credential, lint, listener, preset,
+    route, session, store, trust, upstream,
 };
 use crate::credential::{Source, Spec};
 use crate::identity::AgentEntry;
@@ -75,10 +75,28 @@ pub(super) static ROOT: Section = Section {
             "The registry of agents.",
         ),
         key(
+            "trust",
+            Kind::Named(&trust::TRUST),
+            Need::Optional,
+            "Who else proves to be an agent; asked in the file's order, tokens of `[agent.ID]` last.",
+        ),
+        key(
+            "session",
+            Kind::Table(&session::SESSION),
+            Need::Optional,
+            "How long sessions live, and how far they may be handed on.",
+        ),
+        key(
             "credential",
             Kind::Named(&credential::CREDENTIAL),
             Need::Optional,
             "The credentials; exactly one kind table below each.",
+        ),
+        key(
+            "preset",
+            Kind::Named(&preset::PRESET),
+            Need::Optional,
+            "Services of your own, or in place of known ones, for `preset` of routes.",
         ),
         key(
             "route",
@@ -99,9 +117,11 @@ pub(super) fn read(
 ) -> Config {
     let reader = Reader::open(desk, &ROOT, "the file".into(), 0..0, root);
     let mut credentials = credentials(&reader);
-    let mut routes = routes(&reader, presets);
+    let own = preset::Own::read(&reader, presets);
+    let mut routes = routes(&reader, &own);
     assign_slots(desk, &mut routes, &mut credentials);
     let agents = agents(&reader, &routes);
+    let trust = trust::all(&reader, &agents);
     let listeners = listeners(&reader, agents.len());
     let admin = reader
         .table("admin")
@@ -110,8 +130,10 @@ pub(super) fn read(
         listeners,
         admin,
         agents,
+        trust,
         credentials,
         routes,
+        services: own.into_services(),
     };
     if is_whole && !desk.has_faults() {
         lint::look(desk, &parts);
@@ -126,8 +148,10 @@ pub(super) struct Parts {
     pub(super) listeners: Vec<(ListenerSettings, Option<Span>)>,
     pub(super) admin: Option<(Admin, Span)>,
     pub(super) agents: Vec<((AgentEntry, Option<Source>), Span)>,
+    pub(super) trust: Vec<Trust>,
     pub(super) credentials: Vec<(Spec, Span)>,
     pub(super) routes: Vec<route::Written>,
+    pub(super) services: Vec<crate::preset::Preset>,
 }
 
 fn resolve(reader: &Reader<'_, '_>, parts: Parts) -> Config {
@@ -155,6 +179,7 @@ fn resolve(reader: &Reader<'_, '_>, parts: Parts) -> Config {
         audit: reader.table("audit").map(|below| audit::read(&below)),
         upstream: upstream.map_or_else(UpstreamSettings::default, |below| upstream::read(&below)),
         agents: parts.agents.into_iter().map(|(agent, _)| agent).collect(),
+        trust: parts.trust,
         credentials: parts
             .credentials
             .into_iter()
@@ -162,6 +187,11 @@ fn resolve(reader: &Reader<'_, '_>, parts: Parts) -> Config {
             .collect(),
         routes,
         conditions,
+        services: parts.services,
+        session: reader
+            .table("session")
+            .map(|below| session::read(&below))
+            .unwrap_or_default(),
         drain: reader.duration("drain"),
     }
 }

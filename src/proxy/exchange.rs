@@ -75,6 +75,9 @@ async fn forward(
     entry: &mut Option<Entry>,
 ) -> Result<Response<Body>, Refusal> {
     let record = entry.as_mut().ok_or(Refusal::Malformed(""))?;
+    if tunnel.session().is_over(&record.began()) {
+        return Err(Refusal::SessionEnded);
+    }
     // The grant is taken before the head is looked at: to whom nothing is granted, nothing else is said.
     tunnel.grant()?;
     let head = Head::clean(parts, &tunnel.target)?;
@@ -96,6 +99,7 @@ async fn forward(
     };
     if let Some(injection) = injection {
         injection.apply(&mut head)?;
+        injection.drop_spare(lane.placeholders(), &mut head);
     }
     let scrubs = lease.is_some() || !patterns.is_empty();
     narrow(&mut head, scrubs && !route.ranges, &patterns);
@@ -160,6 +164,8 @@ fn judge(
         agent: session.agent(),
         session: session.id(),
         person: session.person(),
+        scope: &session.bounds().scope,
+        permissions: &grant.permissions,
         target: &tunnel.target,
         source: tunnel.peer.ip(),
         now: tunnel.shared.clock.now(),

@@ -19,6 +19,9 @@ use super::upstream::{CA, Upstream};
 pub const TOKEN_A: &str = "agent-token-a-0123456789abcdef";
 pub const TOKEN_B: &str = "agent-token-b-0123456789abcdef";
 
+/// The token of the operator alice.
+pub const ALICE: &str = "operator-token-alice-0123456789abcdef";
+
 /// A route that puts the canary into `Authorization: Bearer` at api.test.
 pub const BEARER: &str =
     "[[route]]\nhosts = [\"api.test\"]\ncredential = \"c\"\ninject = \"bearer\"\n";
@@ -27,9 +30,11 @@ pub const BEARER: &str =
 #[derive(Debug, Clone, Default)]
 pub struct Setup {
     proxy: String,
+    admin: String,
     upstream: String,
     connect: String,
     rest: String,
+    agent_a: String,
     open: bool,
     audit_file: Option<std::path::PathBuf>,
     trusted: String,
@@ -65,6 +70,13 @@ impl Setup {
         self
     }
 
+    /// Lines of `[admin]`.
+    pub fn admin(mut self, lines: &str) -> Self {
+        self.admin.push_str(lines);
+        self.admin.push('\n');
+        self
+    }
+
     /// Lines of `[upstream]`.
     pub fn upstream(mut self, lines: &str) -> Self {
         self.upstream.push_str(lines);
@@ -75,6 +87,12 @@ impl Setup {
     /// Trusts these certificates beside the CA of the tests' upstreams.
     pub fn also_trusting(mut self, pem: &str) -> Self {
         self.trusted.push_str(pem);
+        self
+    }
+
+    /// Lines of `[agent.a]`.
+    pub fn agent_a(mut self, lines: &str) -> Self {
+        self.agent_a.push_str(lines);
         self
     }
 
@@ -100,9 +118,10 @@ impl Setup {
             "listen = [\"127.0.0.1:0\"]\n"
         };
         let mut text = format!(
-            "[proxy]\n{listen}identify = \"{identify}\"\n{}\n[admin]\nlisten = \"127.0.0.1:0\"\n\n\
+            "[proxy]\n{listen}identify = \"{identify}\"\n{}\n[admin]\nlisten = \"127.0.0.1:0\"\n{}\n\
              [upstream]\ntrust = [\"{}\"]\n{}\n",
             self.proxy,
+            self.admin,
             ca.display(),
             self.upstream,
         );
@@ -113,6 +132,7 @@ impl Setup {
             text.push_str(&format!("[upstream.connect-to]\n{}\n", self.connect));
         }
         text.push_str("[agent.a]\ntoken = { env = \"TOKEN_A\" }\n");
+        text.push_str(&self.agent_a);
         if !self.open {
             text.push_str("[agent.b]\ntoken = { env = \"TOKEN_B\" }\n");
         }
@@ -162,6 +182,7 @@ pub fn environment() -> HashMap<String, OsString> {
         ("OTHER", OTHER),
         ("TOKEN_A", TOKEN_A),
         ("TOKEN_B", TOKEN_B),
+        ("ALICE", ALICE),
     ]
     .into_iter()
     .map(|(name, value)| (name.to_owned(), value.into()))

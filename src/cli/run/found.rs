@@ -4,10 +4,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use http::Uri;
-
 use crate::app::Environment;
-use crate::host::{HostMatch, HostPattern, Scheme, Target};
+use crate::host::{HostMatch, HostPattern};
 use crate::inject::Placement;
 use crate::preset::{Key, Preset, Presets};
 use crate::route::PathPattern;
@@ -167,22 +165,11 @@ impl Found {
     /// A base URL elsewhere: what goes there gets no key, or whoever can set a variable would choose who is shown it.
     fn look_at_base_urls(&mut self, environment: &Environment) {
         for preset in &self.served {
-            let vars = preset.base_url.iter().flat_map(|base| &base.env);
-            for var in vars.filter(|var| is_set(environment, var)) {
-                let target = environment
-                    .get(&**var)
-                    .and_then(|value| value.to_str()?.parse::<Uri>().ok())
-                    .filter(|uri| uri.scheme_str() == Some("https"))
-                    .and_then(|uri| {
-                        let authority = uri.authority()?.as_str();
-                        Target::from_authority(Scheme::Https, authority).ok()
-                    });
-                if !target.is_some_and(|target| preset.names(&target)) {
-                    self.notes.push(format!(
-                        "{var} leads elsewhere than to {}: no key is injected there",
-                        preset.title
-                    ));
-                }
+            if let Some(var) = super::bases::elsewhere(preset, environment) {
+                self.notes.push(format!(
+                    "{var} leads elsewhere than to {}: no key is injected there",
+                    preset.title
+                ));
             }
         }
     }

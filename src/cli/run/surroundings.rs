@@ -7,6 +7,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
+use super::bases::Variables;
 use crate::app::Environment;
 use crate::tls::SYSTEM_BUNDLES;
 
@@ -51,6 +52,7 @@ const LARGEST: u64 = 16 << 20;
 #[derive(Debug)]
 pub(super) struct Access<'a> {
     pub(super) agent: &'a str,
+    /// Its session token.
     pub(super) token: &'a str,
     pub(super) port: u16,
 }
@@ -120,6 +122,7 @@ fn certificates(path: &Path) -> Option<String> {
 pub(super) fn environment(
     caller: &Environment,
     taken: &BTreeMap<String, Option<String>>,
+    bases: Variables,
     access: &Access<'_>,
     certificates: &Certificates,
 ) -> Vec<(OsString, OsString)> {
@@ -132,6 +135,9 @@ pub(super) fn environment(
             Some(placeholder) => all.insert(name.clone(), placeholder.into()),
             None => all.remove(name),
         };
+    }
+    for (name, value) in bases {
+        all.insert(name, value.into());
     }
     let Access { agent, token, port } = access;
     let proxy = format!("http://{agent}:{token}@127.0.0.1:{port}");

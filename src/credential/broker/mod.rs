@@ -268,6 +268,11 @@ impl Broker {
         }
     }
 
+    /// Whether a credential of this name is in service.
+    pub fn serves(&self, credential: &Name) -> bool {
+        self.0.catalog.load().live.contains_key(credential)
+    }
+
     /// The leases that live or are being revoked; nothing secret is in the list.
     pub fn snapshot(&self) -> Vec<LeaseInfo> {
         let now = self.0.clock.now();

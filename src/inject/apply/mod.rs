@@ -89,6 +89,14 @@ pub enum Misplaced {
     Body,
 }
 
+/// The headers in which clients say keys.
+const OF_KEYS: [HeaderName; 4] = [
+    AUTHORIZATION,
+    HeaderName::from_static("x-api-key"),
+    HeaderName::from_static("api-key"),
+    HeaderName::from_static("x-goog-api-key"),
+];
+
 impl Injection {
     /// Joins placements and material.
     ///
@@ -129,20 +137,23 @@ impl Injection {
         if let Some(edit) = &self.body {
             absent(&edit.placeholder, head, None)?;
         }
-        self.steps.iter().try_for_each(|step| step.apply(head))?;
-        self.drop_spare_placeholder(head);
-        Ok(())
+        self.steps.iter().try_for_each(|step| step.apply(head))
     }
 
-    /// A client may say its placeholder as a bearer token where the credential goes into another header (Anthropic's
-    /// libraries do): the upstream would judge the placeholder, or refuse to choose.
-    fn drop_spare_placeholder(&self, head: &mut Head) {
-        let placed = self.steps.iter().any(|step| {
-            matches!(step, Step::Header(name, _) | Step::SubstituteHeader { name, .. } if *name == AUTHORIZATION)
-        });
-        let spare = |value: &HeaderValue| is_placeholder(value.as_bytes());
-        if !placed && head.headers().get_all(AUTHORIZATION).iter().any(spare) {
-            head.headers_mut().remove(AUTHORIZATION);
+    /// Takes away a header of a key that holds one of these placeholders, where the credential goes elsewhere: a client
+    /// may say its key twice (Anthropic's libraries do), and the upstream would judge the placeholder, or refuse to
+    /// choose.
+    pub fn drop_spare(&self, placeholders: &[Box<str>], head: &mut Head) {
+        for name in &OF_KEYS {
+            let placed = self.steps.iter().any(|step| {
+                matches!(step, Step::Header(own, _) | Step::SubstituteHeader { name: own, .. } if own == name)
+            });
+            let spare = |value: &HeaderValue| {
+                (placeholders.iter()).any(|text| value.as_bytes().ends_with(text.as_bytes()))
+            };
+            if !placed && head.headers().get_all(name).iter().any(spare) {
+                head.headers_mut().remove(name);
+            }
         }
     }
 
@@ -150,15 +161,6 @@ impl Injection {
     pub fn body(&self) -> Option<&BodyEdit> {
         self.body.as_ref()
     }
-}
-
-/// Whether a value ends as every shipped placeholder does: our name, and then zeros, eight or more, and punctuation.
-fn is_placeholder(value: &[u8]) -> bool {
-    memchr::memmem::find(value, b"keyward").is_some_and(|at| {
-        let tail = value.get(at + b"keyward".len()..).unwrap_or_default();
-        let zeros = memchr::memchr_iter(b'0', tail).count();
-        zeros >= 8 && !tail.iter().any(u8::is_ascii_alphabetic)
-    })
 }
 
 enum Made {
