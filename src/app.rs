@@ -22,9 +22,9 @@ use crate::audit::{self, Audit, AuditError, Record, Who};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::credential::{
-    Around, AzureProvider, Broker, CommandProvider, CredentialProvider, Events, Failed,
-    GithubAppProvider, Issue, Kind, OauthProvider, Revoking, Scope, Source, Spec, StaticProvider,
-    VaultProvider, Vessel, Watched, Watcher,
+    Around, AzureProvider, Broker, CertificateProvider, CommandProvider, CredentialProvider,
+    Events, Failed, GithubAppProvider, Issue, Kind, OauthProvider, Revoking, Scope, Source, Spec,
+    StaticProvider, VaultProvider, Vessel, Watched, Watcher,
 };
 use crate::host::HostPattern;
 use crate::identity::{self, AgentEntry, Open, Registry, StaticTokens, TrustProvider};
@@ -597,6 +597,14 @@ async fn providers(
                 settings.clone(),
                 around.env,
             )),
+            Kind::ClientCertificate(settings) => {
+                let (name, secrets) = (spec.name.clone(), (around.watcher, around.env));
+                let provider = CertificateProvider::open(name, settings, secrets).await;
+                if let Err(error) = provider.current() {
+                    warn!(credential = %spec.name, %error, "the certificate or its key cannot be read yet; requests that need them are refused");
+                }
+                Arc::new(provider)
+            }
             Kind::Vault(settings) => {
                 let (name, clock) = (spec.name.clone(), Arc::clone(around.clock));
                 let secrets = (around.watcher, around.env);

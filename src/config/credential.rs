@@ -37,6 +37,12 @@ pub(super) static CREDENTIAL: Section = Section {
             "OpenBao or HashiCorp Vault: a KV field, or what an engine issues.",
         ),
         key(
+            "client-certificate",
+            K::Table(&super::certificate::CLIENT_CERTIFICATE),
+            Need::OneOf,
+            "A certificate and its key from files, for `inject = \"client-certificate\"`.",
+        ),
+        key(
             "share",
             K::Choice(&["session", "agent", "all"]),
             Need::Default("\"session\""),
@@ -93,6 +99,7 @@ const KINDS: [Kinds; 2] = [
         ("static", static_value),
         ("command", super::plugin::read),
         ("vault", super::vault::read),
+        ("client-certificate", super::certificate::read),
     ],
     oauth::KINDS,
 ];

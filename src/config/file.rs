@@ -311,6 +311,23 @@ fn assign_slots(desk: &Desk, routes: &mut [route::Written], credentials: &mut [(
             let help = "write inject = \"bearer\", or leave out `dpop`";
             desk.fault_with(&written.inject, message, help);
         }
+        let is_certificate = |p: &Placement| *p == Placement::ClientCertificate;
+        let brings = spec.kind.brings_certificate();
+        if route.placements.iter().any(|p| is_certificate(p) != brings) {
+            let name = &spec.name;
+            let (message, help) = if brings {
+                (
+                    format!("\"{name}\" is a certificate, which goes into the TLS handshake"),
+                    "write inject = \"client-certificate\", and nothing beside it",
+                )
+            } else {
+                (
+                    format!("\"{name}\" brings no certificate"),
+                    "name a credential of the kind client-certificate, or a vault without \"field\"",
+                )
+            };
+            desk.fault_with(&written.inject, message, help);
+        }
         let known = spec.slots.iter().position(|slot| *slot == route.placements);
         route.slot = known.unwrap_or_else(|| {
             spec.slots.push(route.placements.clone());

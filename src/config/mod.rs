@@ -7,6 +7,7 @@ mod admin;
 mod agent;
 mod audit;
 mod ca;
+mod certificate;
 mod conceal;
 mod condition;
 mod credential;

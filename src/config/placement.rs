@@ -87,7 +87,7 @@ pub(super) static SLOT: Section = Section {
     ],
 };
 
-const FORMS: &str = "write \"bearer\", { header = \"x-api-key\" }, { basic = \"USER\" }, { query = \"key\" }, { cookie = \"sid\" }, { placeholder = \"TEXT\", in = \"path\" }, or a list of them";
+const FORMS: &str = "write \"bearer\", \"client-certificate\", { header = \"x-api-key\" }, { basic = \"USER\" }, { query = \"key\" }, { cookie = \"sid\" }, { placeholder = \"TEXT\", in = \"path\" }, or a list of them";
 
 /// The placements below a key: a word, a table, or a list of both.
 pub(super) fn read(reader: &Reader<'_, '_>, name: &str) -> Vec<Placement> {
@@ -115,10 +115,12 @@ pub(super) fn read(reader: &Reader<'_, '_>, name: &str) -> Vec<Placement> {
 fn placement(desk: &Desk, value: &Value<'_>) -> Option<Placement> {
     match value.get_ref() {
         DeValue::String(word) if word == "bearer" => Some(Placement::Bearer),
+        DeValue::String(word) if word == "client-certificate" => Some(Placement::ClientCertificate),
         DeValue::String(word) => {
             let message = format!("{} is not a placement", quoted(word));
-            let help = match nearest(word, ["bearer"]) {
-                Some(_) => "did you mean \"bearer\"?",
+            let help = match nearest(word, ["bearer", "client-certificate"]) {
+                Some("bearer") => "did you mean \"bearer\"?",
+                Some(_) => "did you mean \"client-certificate\"?",
                 None => FORMS,
             };
             desk.fault_with(&value.span(), message, help);
@@ -312,6 +314,7 @@ fn clash(one: &Placement, other: &Placement) -> Option<String> {
     let place = |placement: &Placement| match placement {
         Placement::Bearer | Placement::Basic { .. } => "the header \"authorization\"".to_owned(),
         Placement::Header { name, .. } => format!("the header \"{name}\""),
+        Placement::ClientCertificate => "the TLS handshake".to_owned(),
         Placement::Query { name } => format!("the query parameter \"{name}\""),
         Placement::Cookie { name } => format!("the cookie \"{name}\""),
         Placement::Substitute { slot, .. } => match slot {

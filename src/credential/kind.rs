@@ -13,6 +13,7 @@ impl Kind {
             Self::Oauth(settings) => settings.grant.kind(),
             Self::GithubApp(_) => "github-app",
             Self::Azure(_) => "azure",
+            Self::ClientCertificate(_) => "client-certificate",
         }
     }
 
@@ -28,6 +29,7 @@ impl Kind {
                 AzureSettings::Client(settings) => settings.sources(),
                 AzureSettings::Machine { .. } => Vec::new(),
             },
+            Self::ClientCertificate(settings) => vec![&settings.key],
         }
     }
 
@@ -37,8 +39,7 @@ impl Kind {
             Self::Vault(settings) => settings.brings_user(),
             // `x-access-token`, as git says it.
             Self::GithubApp(_) => true,
-            Self::Static { .. } | Self::Command(_) | Self::Oauth(_) | Self::Azure(_) => false,
-            Self::Vault(settings) => settings.brings_user(),
+            _ => false,
         }
     }
 
@@ -62,6 +63,15 @@ impl Kind {
     pub fn names_agent(&self) -> bool {
         match self {
             Self::Oauth(settings) => settings.grant.names_agent(),
+            _ => false,
+        }
+    }
+
+    /// Whether its leases are certificates, for `inject = "client-certificate"` and nothing else.
+    pub fn brings_certificate(&self) -> bool {
+        match self {
+            Self::Vault(settings) => settings.brings_certificate(),
+            Self::ClientCertificate(_) => true,
             _ => false,
         }
     }

@@ -11,6 +11,7 @@ use crate::agent::Name;
 use crate::clock::Now;
 use crate::inject::{Injection, Material};
 use crate::scrub::Patterns;
+use crate::tls::ClientIdentity;
 
 /// One lease while it lives. Shared by every request that uses it.
 pub struct Live {
@@ -61,6 +62,8 @@ pub(super) struct Compiled {
     pub(super) material: Material,
     pub(super) injections: Box<[Injection]>,
     pub(super) patterns: Arc<Patterns>,
+    /// What is presented to the upstream, where the material is a certificate.
+    pub(super) identity: Option<ClientIdentity>,
 }
 
 impl Live {
@@ -98,6 +101,11 @@ impl Live {
     /// What answers to its requests are scrubbed of, older leases not counted; see [`super::Broker::patterns`].
     pub fn patterns(&self) -> &Arc<Patterns> {
         &self.compiled.patterns
+    }
+
+    /// The certificate that its requests' connections present; none of them serves another lease.
+    pub fn identity(&self) -> Option<&ClientIdentity> {
+        self.compiled.identity.as_ref()
     }
 
     /// When it ends.

@@ -83,6 +83,13 @@ impl Expiry {
         self.0.is_none()
     }
 
+    /// How long it is until then, by whichever clock comes first; `None` where it never comes.
+    pub fn left(&self, now: Now) -> Option<Duration> {
+        let end = self.0?;
+        let wall = Duration::try_from(end.wall.duration_since(now.wall)).unwrap_or_default();
+        Some(wall.min(end.mono.saturating_duration_since(now.mono)))
+    }
+
     /// The end as a date.
     pub fn wall(&self) -> Option<Timestamp> {
         self.0.map(|end| end.wall)

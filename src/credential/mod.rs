@@ -6,6 +6,7 @@
 mod azure;
 mod broker;
 mod cell;
+mod certificate;
 mod command;
 mod events;
 mod fixed;
@@ -38,6 +39,7 @@ use async_trait::async_trait;
 
 pub use azure::{AzureProvider, AzureSettings};
 pub use broker::{Broker, Order};
+pub use certificate::{CertificateProvider, CertificateSettings};
 pub use command::{CommandProvider, CommandSettings};
 pub use events::{Cause, Events, Failed, Issue, Reason, Revoked, Revoking};
 pub use fixed::StaticProvider;
@@ -168,17 +170,31 @@ impl Handle {
 
 /// A flag that says: there is something newer. It is raised once and never lowered.
 #[derive(Debug, Clone, Default)]
-pub struct Superseded(Arc<AtomicBool>);
+pub struct Superseded {
+    own: Arc<AtomicBool>,
+    /// Of something that is made of two.
+    other: Option<Arc<AtomicBool>>,
+}
 
 impl Superseded {
     /// Raises the flag.
     pub fn raise(&self) {
-        self.0.store(true, Ordering::Release);
+        self.own.store(true, Ordering::Release);
     }
 
     /// Whether it is raised.
     pub fn is_raised(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        let raised = |flag: &Arc<AtomicBool>| flag.load(Ordering::Acquire);
+        raised(&self.own) || self.other.as_ref().is_some_and(raised)
+    }
+
+    /// A flag that is raised when either is.
+    #[must_use]
+    pub fn or(&self, other: &Self) -> Self {
+        Self {
+            own: Arc::clone(&self.own),
+            other: Some(Arc::clone(&other.own)),
+        }
     }
 }
 

@@ -99,4 +99,6 @@ pub enum Kind {
     GithubApp(Box<super::GithubAppSettings>),
     /// `[credential.NAME.azure]`: a token of Microsoft Entra ID.
     Azure(Box<super::AzureSettings>),
+    /// `[credential.NAME.client-certificate]`: a certificate and its key from files.
+    ClientCertificate(super::CertificateSettings),
 }

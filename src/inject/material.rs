@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::Certificate;
 use super::DpopKey;
 use crate::secret::Secret;
 
@@ -25,14 +26,19 @@ pub enum Material {
         /// The key. It never leaves, so no answer can hold it.
         key: Arc<DpopKey>,
     },
+    /// A client certificate for the TLS handshake.
+    Certificate(Arc<Certificate>),
 }
 
 impl Material {
     /// Every byte string of it that must never reach an agent.
     pub fn secrets(&self) -> impl Iterator<Item = &Secret> {
-        match self {
-            Self::Token(token) | Self::Dpop { token, .. } => std::iter::once(&**token),
-            Self::UserPass { password, .. } => std::iter::once(&**password),
-        }
+        let (one, certificate) = match self {
+            Self::Token(token) | Self::Dpop { token, .. } => (Some(&**token), None),
+            Self::UserPass { password, .. } => (Some(&**password), None),
+            Self::Certificate(certificate) => (None, Some(certificate)),
+        };
+        let lines = certificate.into_iter().flat_map(|one| one.lines());
+        one.into_iter().chain(lines)
     }
 }

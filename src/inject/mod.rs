@@ -5,6 +5,7 @@
 //! placed slot is removed first, always.
 
 mod apply;
+mod certificate;
 mod dpop;
 mod material;
 
@@ -13,6 +14,7 @@ use std::fmt;
 use http::HeaderName;
 
 pub use apply::{BodyEdit, Bound, Injection, Misplaced, Unfit};
+pub use certificate::Certificate;
 pub use dpop::{DpopKey, NoProof, Proof};
 pub use material::Material;
 
@@ -43,6 +45,8 @@ pub enum Placement {
         /// The cookie's name.
         name: Box<str>,
     },
+    /// Into no head at all: a certificate, presented to the upstream in the TLS handshake.
+    ClientCertificate,
     /// The agent writes a placeholder in one declared slot; there, and only there, it becomes the secret.
     Substitute {
         /// The exact text that the agent writes.
@@ -118,6 +122,7 @@ impl fmt::Display for Placement {
             }
             Self::Query { name } => write!(f, "query parameter {name}"),
             Self::Cookie { name } => write!(f, "cookie {name}"),
+            Self::ClientCertificate => f.write_str("client certificate in the TLS handshake"),
             Self::Substitute { placeholder, slot } => match slot {
                 Slot::Header(name) => write!(f, "{placeholder} in header {name}"),
                 Slot::Query(name) => write!(f, "{placeholder} in query parameter {name}"),

@@ -95,7 +95,7 @@ async fn forward(
         record.answered(http::StatusCode::OK);
         return Ok(answer::token(answer));
     }
-    let pool = lane.pool(tunnel, &grant.snapshot);
+    let pool = lane.pool(tunnel, &grant.snapshot, lease.as_deref())?;
     let patterns = tunnel.shared.broker.patterns(
         permit.agent(),
         permit.session(),
@@ -121,7 +121,7 @@ async fn forward(
     }
     let scrub = (!patterns.is_empty()).then_some(patterns);
     if head.is_websocket() {
-        return upgrade::bridge(tunnel, &grant, head, (upgrade, scrub), entry).await;
+        return upgrade::bridge((tunnel, &pool), &grant, head, (upgrade, scrub), entry).await;
     }
     let body = outgoing(&mut head, body, injection.and_then(Injection::body), record).await?;
     if lease.is_some() {

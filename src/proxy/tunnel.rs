@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use http::HeaderValue;
 use http::uri::{Authority, Scheme as UriScheme};
 use tokio_util::sync::CancellationToken;
@@ -14,6 +14,7 @@ use super::settings::Limits;
 use super::upstream::{Pool, PoolKey};
 use super::{Shared, Snapshot};
 use crate::agent::{AgentId, Name};
+use crate::credential::{LeaseId, Live};
 use crate::delegation::Scope;
 use crate::host::{Scheme, Target};
 use crate::identity::Peer;
@@ -57,6 +58,8 @@ pub(super) struct Lane {
     counters: Allowed,
     placeholders: Arc<[Box<str>]>,
     pool: OnceLock<Arc<Pool>>,
+    /// The pool of the lease that was used last, where leases are certificates.
+    certified: ArcSwapOption<(LeaseId, Arc<Pool>)>,
 }
 
 impl Grant {
@@ -111,6 +114,7 @@ impl Grant {
             counters: shared.metrics.allowed(&route.name, agent.as_str()),
             placeholders: snapshot.services.placeholders(route),
             pool: OnceLock::new(),
+            certified: ArcSwapOption::empty(),
         };
         let lanes = candidates.iter().map(lane).collect();
         Self {
@@ -149,14 +153,44 @@ impl Lane {
         &self.placeholders
     }
 
-    pub(super) fn pool(&self, tunnel: &Tunnel, snapshot: &Snapshot) -> Arc<Pool> {
-        Arc::clone(self.pool.get_or_init(|| {
-            snapshot.upstream.pool(PoolKey {
-                target: Target::clone(&tunnel.target),
-                agent: tunnel.session().agent().clone(),
-                credential: self.route.credential.clone(),
-            })
-        }))
+    /// The connections that may carry a request under this lease.
+    ///
+    /// # Errors
+    /// [`Refusal::BrokerRefused`] where its certificate cannot be presented.
+    pub(super) fn pool(
+        &self,
+        tunnel: &Tunnel,
+        snapshot: &Snapshot,
+        lease: Option<&Live>,
+    ) -> Result<Arc<Pool>, Refusal> {
+        let key = |lease| PoolKey {
+            target: Target::clone(&tunnel.target),
+            agent: tunnel.session().agent().clone(),
+            credential: self.route.credential.clone(),
+            lease,
+        };
+        let certified = lease.and_then(|lease| Some((lease, lease.identity()?)));
+        let Some((lease, identity)) = certified else {
+            let pool = || snapshot.upstream.pool(key(None), None);
+            return Ok(Arc::clone(self.pool.get_or_init(pool)));
+        };
+        if let Some(last) = &*self.certified.load()
+            && last.0 == *lease.id()
+        {
+            return Ok(Arc::clone(&last.1));
+        }
+        let left = lease.expires().left(tunnel.shared.clock.now());
+        let presented = snapshot
+            .upstream
+            .presents(identity, left)
+            .map_err(|_| Refusal::BrokerRefused)?;
+        let id = lease.id().clone();
+        let pool = snapshot
+            .upstream
+            .pool(key(Some(id.clone())), Some(presented));
+        self.certified
+            .store(Some(Arc::new((id, Arc::clone(&pool)))));
+        Ok(pool)
     }
 }
 

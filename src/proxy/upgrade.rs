@@ -26,6 +26,7 @@ use super::live::Connection;
 use super::record::{ByteCount, Entry};
 use super::refusal::Refusal;
 use super::tunnel::{Grant, Tunnel};
+use super::upstream::Pool;
 use crate::head::{Head, WebSocket};
 use crate::scrub::{Patterns, WebSocketScrubber};
 use crate::tls::Alpn;
@@ -40,7 +41,7 @@ const PIECE: usize = 16 * 1024;
 /// # Errors
 /// The refusal, where the upstream is out of reach or its 101 does not hold. Any other answer is passed on.
 pub(super) async fn bridge(
-    tunnel: &Arc<Tunnel>,
+    (tunnel, pool): (&Arc<Tunnel>, &Pool),
     grant: &Grant,
     head: Head,
     (agent, scrub): (OnUpgrade, Option<Arc<Patterns>>),
@@ -68,11 +69,7 @@ pub(super) async fn bridge(
         Some(WebSocket::Upgrade(key)) => (false, key.clone()),
         Some(WebSocket::ExtendedConnect) | None => (true, fresh_key()),
     };
-    let (wire, _) = grant
-        .snapshot
-        .upstream
-        .connect(&tunnel.target, tunnel.session().agent(), Alpn::Http1)
-        .await?;
+    let (wire, _) = pool.connect(Alpn::Http1).await?;
     let (mut sender, connection) = http1::handshake::<_, Body>(TokioIo::new(wire))
         .await
         .map_err(|_| Refusal::UpstreamUnreachable)?;

@@ -28,11 +28,14 @@ use super::refusal::Refusal;
 use super::settings::UpstreamSettings;
 use super::wire::Wire;
 use crate::agent::{AgentId, Name};
+use crate::credential::LeaseId;
 use crate::host::{Scheme, Target};
-use crate::tls::{Alpn, ConnectError, Connector, Protocol};
+use crate::tls::{Alpn, ClientIdentity, ConnectError, Connector, Protocol, TrustError};
 
 /// Idle HTTP/1 connections that one pool keeps.
 const MAX_IDLE: usize = 256;
+/// No connection is kept longer for its certificate's sake, which only keeps the sum within the clock.
+const LONGEST: Duration = Duration::from_hours(10 * 366 * 24);
 /// How long an idle connection is kept: under the minute after which most servers close theirs.
 const IDLE_FOR: Duration = Duration::from_secs(50);
 
@@ -52,6 +55,16 @@ pub(super) struct PoolKey {
     pub(super) target: Target,
     pub(super) agent: AgentId,
     pub(super) credential: Option<Name>,
+    /// The lease whose certificate the connections present, where there is one.
+    pub(super) lease: Option<LeaseId>,
+}
+
+/// What the connections of a pool present to an upstream that asks who calls.
+#[derive(Debug)]
+pub(super) struct Presented {
+    pub(super) connector: Connector,
+    /// No request is sent on them any more from then on.
+    pub(super) until: Option<Instant>,
 }
 
 /// The connections of one key.
@@ -60,6 +73,8 @@ pub(super) struct Pool {
     upstream: Arc<Upstream>,
     target: Target,
     agent: AgentId,
+    connector: Connector,
+    until: Option<Instant>,
     idle: Mutex<Vec<(Box<Link>, Instant)>>,
     shared: Mutex<Option<http2::SendRequest<Body>>>,
     /// Held while it is not known which protocol the upstream speaks, so that a burst of streams makes one connection.
@@ -129,30 +144,6 @@ impl Upstream {
         self.within(self.dialler.dial(target, agent)).await
     }
 
-    /// A verified connection.
-    pub(super) async fn connect(
-        &self,
-        target: &Target,
-        agent: &AgentId,
-        alpn: Alpn,
-    ) -> Result<(Wire, Protocol), DialError> {
-        self.within(async {
-            let stream = self.dialler.dial(target, agent).await?;
-            match target.scheme {
-                Scheme::Http => Ok((Wire::Plain(stream), Protocol::Http1)),
-                Scheme::Https => {
-                    let (stream, protocol) = self
-                        .connector
-                        .connect(stream, &target.host, alpn)
-                        .await
-                        .map_err(|error| untrusted(&error))?;
-                    Ok((Wire::Tls(Box::new(stream)), protocol))
-                }
-            }
-        })
-        .await
-    }
-
     async fn within<T>(
         &self,
         work: impl Future<Output = Result<T, DialError>>,
@@ -162,15 +153,33 @@ impl Upstream {
             .unwrap_or(Err(DialError::TimedOut))
     }
 
-    /// The pool of a key.
-    pub(super) fn pool(self: &Arc<Self>, key: PoolKey) -> Arc<Pool> {
+    /// What is presented for a lease with this certificate, which lives so much longer.
+    pub(super) fn presents(
+        &self,
+        identity: &ClientIdentity,
+        left: Option<Duration>,
+    ) -> Result<Presented, TrustError> {
+        Ok(Presented {
+            connector: self.connector.with_identity(identity)?,
+            until: left.map(|left| Instant::now() + left.min(LONGEST)),
+        })
+    }
+
+    /// The pool of a key, and of the lease whose certificate is presented, where there is one.
+    pub(super) fn pool(self: &Arc<Self>, key: PoolKey, presented: Option<Presented>) -> Arc<Pool> {
         let mut pools = self.pools.lock();
         let (target, agent) = (key.target.clone(), key.agent.clone());
         Arc::clone(pools.entry(key).or_insert_with(|| {
+            let (connector, until) = match presented {
+                Some(presented) => (presented.connector, presented.until),
+                None => (self.connector.clone(), None),
+            };
             Arc::new(Pool {
                 upstream: Arc::clone(self),
                 target,
                 agent,
+                connector,
+                until,
                 idle: Mutex::default(),
                 shared: Mutex::default(),
                 first: tokio::sync::Mutex::default(),
@@ -186,6 +195,11 @@ impl Upstream {
             let mut idle = pool.idle.lock();
             idle.retain(|(_, since)| now.duration_since(*since) < IDLE_FOR);
             let mut shared = pool.shared.lock();
+            if pool.is_over(now) {
+                // What is under way on them is finished.
+                idle.clear();
+                *shared = None;
+            }
             if shared.as_ref().is_some_and(http2::SendRequest::is_closed) {
                 *shared = None;
             }
@@ -225,6 +239,29 @@ impl Pool {
         }
     }
 
+    /// A verified connection of its own.
+    pub(super) async fn connect(&self, alpn: Alpn) -> Result<(Wire, Protocol), DialError> {
+        let upstream = &self.upstream;
+        let work = async {
+            let stream = upstream.dialler.dial(&self.target, &self.agent).await?;
+            match self.target.scheme {
+                Scheme::Http => Ok((Wire::Plain(stream), Protocol::Http1)),
+                Scheme::Https => {
+                    let host = &self.target.host;
+                    let shaken = self.connector.connect(stream, host, alpn).await;
+                    let (stream, protocol) = shaken.map_err(|error| untrusted(&error))?;
+                    Ok((Wire::Tls(Box::new(stream)), protocol))
+                }
+            }
+        };
+        upstream.within(work).await
+    }
+
+    /// Whether the certificate that its connections present has ended.
+    fn is_over(&self, now: Instant) -> bool {
+        self.until.is_some_and(|until| until <= now)
+    }
+
     async fn checkout(self: &Arc<Self>) -> Result<Checkout, DialError> {
         if let Some(found) = self.reuse().await {
             return Ok(found);
@@ -240,10 +277,7 @@ impl Pool {
         if let Some(sender) = self.multiplexed() {
             return Ok(self.hold(Sender::Http2(sender), true));
         }
-        let (wire, protocol) = self
-            .upstream
-            .connect(&self.target, &self.agent, Alpn::Both)
-            .await?;
+        let (wire, protocol) = self.connect(Alpn::Both).await?;
         let sender = match protocol {
             Protocol::Http1 => {
                 self.is_http1.store(true, Ordering::Relaxed);
@@ -353,6 +387,7 @@ impl Checkout {
         // One that still sends its request is let go: nobody would move it.
         if let Sender::Http1(link) = self.sender
             && link.is_idle()
+            && !self.pool.is_over(Instant::now())
         {
             let mut idle = self.pool.idle.lock();
             if idle.len() < MAX_IDLE {

@@ -134,7 +134,7 @@ impl Connector {
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
             .with_webpki_verifier(verifier.clone());
         let mut config = match identity {
-            Some(identity) => builder.with_client_cert_resolver(identity.0.clone()),
+            Some(identity) => builder.with_client_cert_resolver(identity.resolver.clone()),
             None => builder.with_no_client_auth(),
         };
         config.resumption = Resumption::in_memory_sessions(SESSIONS);

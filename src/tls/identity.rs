@@ -6,16 +6,21 @@
 use std::fmt;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use rustls::client::ResolvesClientCert;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 
+use super::issue;
 use crate::secret::Secret;
 
 /// A certificate chain with its key, ready to present. Cheap to clone; clones are the same identity.
 #[derive(Clone)]
-pub struct ClientIdentity(pub(super) Arc<dyn ResolvesClientCert>);
+pub struct ClientIdentity {
+    pub(super) resolver: Arc<dyn ResolvesClientCert>,
+    until: Timestamp,
+}
 
 /// Why a client's certificate cannot be used. Nothing of the key is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -44,6 +49,8 @@ impl ClientIdentity {
         if chain.is_empty() {
             return Err(IdentityError::Certificate);
         }
+        let until = chain.iter().map(end).collect::<Result<Vec<_>, _>>()?;
+        let until = until.into_iter().min().ok_or(IdentityError::Certificate)?;
         let key = PrivateKeyDer::from_pem_slice(key.expose()).map_err(|_| IdentityError::Key)?;
         let key = aws_lc_rs::sign::any_supported_type(&key).map_err(|_| IdentityError::Key)?;
         let certified = CertifiedKey::new(chain, key);
@@ -52,8 +59,21 @@ impl ClientIdentity {
             Err(rustls::Error::InconsistentKeys(_)) => return Err(IdentityError::Mismatch),
             Err(_) => return Err(IdentityError::Certificate),
         }
-        Ok(Self(Arc::new(SingleCertAndKey::from(certified))))
+        Ok(Self {
+            resolver: Arc::new(SingleCertAndKey::from(certified)),
+            until,
+        })
     }
+
+    /// When the first certificate of the chain to end does so.
+    pub fn until(&self) -> Timestamp {
+        self.until
+    }
+}
+
+fn end(certificate: &CertificateDer<'_>) -> Result<Timestamp, IdentityError> {
+    let parsed = issue::parse(certificate).map_err(|_| IdentityError::Certificate)?;
+    Ok(issue::life(&parsed).to)
 }
 
 impl fmt::Debug for ClientIdentity {

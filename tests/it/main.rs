@@ -47,5 +47,6 @@ mod tokens;
 mod trust;
 mod upgrades;
 mod vault;
+mod vault_certificate;
 mod vault_faults;
 mod vault_server;

@@ -52,6 +52,8 @@ pub struct Seen {
     pub version: http::Version,
     pub headers: http::HeaderMap,
     pub body: Bytes,
+    /// The serial number of the client certificate that the connection presented.
+    pub presented: Option<String>,
 }
 
 impl Seen {
@@ -87,12 +89,29 @@ impl Drop for Upstream {
 
 /// A TLS server of the tests' CA for these names.
 pub fn tls(names: &[&str], alpn: &[&str]) -> TlsAcceptor {
+    tls_asking(names, alpn, None)
+}
+
+/// The same, which asks for a client certificate of the CA in this PEM and takes nobody without.
+fn tls_asking(names: &[&str], alpn: &[&str], clients: Option<&str>) -> TlsAcceptor {
+    use rustls::pki_types::pem::PemObject as _;
     let key = KeyPair::generate().unwrap();
     let names: Vec<String> = names.iter().map(ToString::to_string).collect();
     let params = CertificateParams::new(names).unwrap();
     let certificate = params.signed_by(&key, &CA.issuer).unwrap();
-    let mut config = rustls::ServerConfig::builder()
-        .with_no_client_auth()
+    let builder = rustls::ServerConfig::builder();
+    let builder = match clients {
+        None => builder.with_no_client_auth(),
+        Some(pem) => {
+            let mut roots = rustls::RootCertStore::empty();
+            for root in rustls::pki_types::CertificateDer::pem_slice_iter(pem.as_bytes()) {
+                roots.add(root.unwrap()).unwrap();
+            }
+            let verifier = rustls::server::WebPkiClientVerifier::builder(Arc::new(roots));
+            builder.with_client_cert_verifier(verifier.build().unwrap())
+        }
+    };
+    let mut config = builder
         .with_single_cert(
             vec![certificate.der().clone()],
             PrivateKeyDer::Pkcs8(key.serialize_der().into()),
@@ -126,7 +145,15 @@ impl Upstream {
         F: Fn(Seen) -> Answering + Send + Sync + 'static,
     {
         let answer = move |seen: Seen, _: Option<Incoming>| answer(seen);
-        Self::over_tls(alpn, Arc::new(answer), true).await
+        Self::over_tls(tls(NAMES, alpn), Arc::new(answer), true).await
+    }
+
+    /// Echoes to whoever presents a certificate of the CA in this PEM.
+    pub async fn asking(alpn: &[&str], clients: &str) -> Self {
+        let acceptor = tls_asking(NAMES, alpn, Some(clients));
+        let answer =
+            |seen: Seen, _: Option<Incoming>| -> Answering { Box::pin(async move { echo(&seen) }) };
+        Self::over_tls(acceptor, Arc::new(answer), true).await
     }
 
     /// The same, with the request's body still to be read.
@@ -135,11 +162,10 @@ impl Upstream {
         F: Fn(Seen, Incoming) -> Answering + Send + Sync + 'static,
     {
         let answer = move |seen: Seen, body: Option<Incoming>| answer(seen, body.unwrap());
-        Self::over_tls(alpn, Arc::new(answer), false).await
+        Self::over_tls(tls(NAMES, alpn), Arc::new(answer), false).await
     }
 
-    async fn over_tls(alpn: &[&str], answer: Arc<OnRequest>, whole: bool) -> Self {
-        let acceptor = tls(NAMES, alpn);
+    async fn over_tls(acceptor: TlsAcceptor, answer: Arc<OnRequest>, whole: bool) -> Self {
         let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
         let log = Arc::clone(&seen);
         Self::listen(seen, move |stream, connection, _| {
@@ -341,7 +367,9 @@ async fn serve(
     log: Arc<Mutex<Vec<Seen>>>,
 ) {
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-    let service = service_fn(move |request| respond(request, connection, &answer, &log));
+    let presented = stream.get_ref().1.peer_certificates().map(serial);
+    let from = (connection, presented);
+    let service = service_fn(move |request| respond(request, &from, &answer, &log));
     if http2 {
         hyper::server::conn::http2::Builder::new(TokioExecutor::new())
             .serve_connection(TokioIo::new(stream), service)
@@ -362,24 +390,31 @@ async fn serve_plain(
     answer: Arc<OnRequest>,
     log: Arc<Mutex<Vec<Seen>>>,
 ) {
-    let answer = (answer, true);
-    let service = service_fn(move |request| respond(request, connection, &answer, &log));
+    let (answer, from) = ((answer, true), (connection, None));
+    let service = service_fn(move |request| respond(request, &from, &answer, &log));
     hyper::server::conn::http1::Builder::new()
         .serve_connection(TokioIo::new(stream), service)
         .await
         .ok();
 }
 
+/// The serial number of the first certificate, in hex.
+fn serial(chain: &[rustls::pki_types::CertificateDer<'_>]) -> String {
+    let (_, parsed) = x509_parser::parse_x509_certificate(&chain[0]).unwrap();
+    parsed.raw_serial_as_string()
+}
+
 fn respond(
     request: Request<Incoming>,
-    connection: usize,
+    (connection, presented): &(usize, Option<String>),
     (answer, whole): &(Arc<OnRequest>, bool),
     log: &Arc<Mutex<Vec<Seen>>>,
 ) -> impl Future<Output = Result<Response<AnyBody>, Infallible>> + use<> {
     let (answer, log, whole) = (Arc::clone(answer), Arc::clone(log), *whole);
     let (parts, body) = request.into_parts();
     let mut seen = Seen {
-        connection,
+        connection: *connection,
+        presented: presented.clone(),
         method: parts.method.to_string(),
         uri: parts.uri.to_string(),
         version: parts.version,

@@ -19,6 +19,7 @@ use crate::policy::{Permit, Person};
 use crate::route::Narrow;
 use crate::scrub::Patterns;
 use crate::secret::Secret;
+use crate::tls::{ClientIdentity, IdentityError};
 
 /// One credential in service.
 #[derive(Debug)]
@@ -47,6 +48,8 @@ pub(super) enum Unusable {
     Short,
     #[error(transparent)]
     Unfit(#[from] Unfit),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
 }
 
 impl Entry {
@@ -174,7 +177,12 @@ impl Entry {
             .map(|placements| Injection::compile(placements, &material))
             .collect::<Result<_, _>>()?;
         let patterns = Patterns::compile(material.secrets().filter(|secret| !short(secret)));
+        let identity = match &material {
+            Material::Certificate(pem) => Some(ClientIdentity::from_pem(pem.chain(), pem.key())?),
+            _ => None,
+        };
         let compiled = Arc::new(Compiled {
+            identity,
             material,
             injections,
             patterns: Arc::new(patterns),
@@ -228,7 +236,14 @@ impl Entry {
 fn is_same(one: &Material, other: &Material) -> bool {
     match (one, other) {
         (Material::Token(one), Material::Token(other)) => Arc::ptr_eq(one, other),
-        (Material::Token(_) | Material::UserPass { .. } | Material::Dpop { .. }, _) => false,
+        (Material::Certificate(one), Material::Certificate(other)) => Arc::ptr_eq(one, other),
+        (
+            Material::Token(_)
+            | Material::UserPass { .. }
+            | Material::Dpop { .. }
+            | Material::Certificate(_),
+            _,
+        ) => false,
     }
 }
 

@@ -44,6 +44,7 @@ pub(super) enum Tree {
     #[default]
     Other,
     Text(Secret),
+    List(Vec<Tree>),
     Object(BTreeMap<String, Tree>),
 }
 
@@ -91,6 +92,21 @@ impl Tree {
             _ => None,
         }
     }
+
+    /// Takes a list of texts out of an object; empty where there is none.
+    pub(super) fn texts(&mut self, name: &str) -> Vec<Secret> {
+        let Self::Object(members) = self else {
+            return Vec::new();
+        };
+        let Some(Self::List(items)) = members.remove(name) else {
+            return Vec::new();
+        };
+        let texts = items.into_iter().filter_map(|item| match item {
+            Self::Text(text) => Some(text),
+            _ => None,
+        });
+        texts.collect()
+    }
 }
 
 impl<'de> Deserialize<'de> for Tree {
@@ -137,8 +153,11 @@ impl<'de> Visitor<'de> for Leaf {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Tree, A::Error> {
-        while items.next_element::<Tree>()?.is_some() {}
-        Ok(Tree::Other)
+        let mut list = Vec::new();
+        while let Some(item) = items.next_element()? {
+            list.push(item);
+        }
+        Ok(Tree::List(list))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Tree, A::Error> {

@@ -24,9 +24,10 @@ use super::{
 };
 use crate::agent::Name;
 use crate::clock::{Clock, Now};
-use crate::inject::Material;
+use crate::inject::{Certificate, Material};
 use crate::issuer::{Endpoint, Network};
 use crate::secret::Secret;
+use crate::tls::ClientIdentity;
 use answer::{Lease, Tree};
 use call::{Call, Fault};
 use login::Login;
@@ -114,6 +115,11 @@ impl VaultSettings {
                 ..
             }
         )
+    }
+
+    /// Whether its leases are certificates.
+    pub(super) fn brings_certificate(&self) -> bool {
+        matches!(self.read, VaultRead::Engine { field: None, .. })
     }
 }
 
@@ -303,8 +309,24 @@ impl Inner {
     fn make(&self, lease: Lease, handle: Option<Handle>, held: &Held) -> Result<Issued, Fault> {
         let life = lease.life(&self.read)?;
         let material = self.read.material(lease.data)?;
+        let life = within(life, held.expires, self.clock.now());
+        let life = match &material {
+            // A certificate ends by its own date, and with its lease where it has one.
+            Material::Certificate(pem) => {
+                let identity = ClientIdentity::from_pem(pem.chain(), pem.key())
+                    .map_err(|_| Fault::Unusable)?;
+                match life {
+                    Life::For(life) if handle.is_some() => {
+                        let end = self.clock.now().wall.checked_add(life).ok();
+                        Life::Until(end.map_or(identity.until(), |end| end.min(identity.until())))
+                    }
+                    _ => Life::Until(identity.until()),
+                }
+            }
+            _ => life,
+        };
         Ok(Issued {
-            life: within(life, held.expires, self.clock.now()),
+            life,
             material,
             handle,
             superseded: None,
@@ -388,9 +410,23 @@ impl VaultRead {
                     None => Material::Token(secret),
                 })
             }
-            Self::Engine { field: None, .. } => Err(Fault::NoField),
+            Self::Engine { field: None, .. } => certificate(data),
         }
     }
+}
+
+/// The answer of a PKI engine: certificate, chain and key, in PEM.
+fn certificate(mut data: Tree) -> Result<Material, Fault> {
+    let own = data.text("certificate").ok_or(Fault::NoField)?;
+    let key = data.text("private_key").ok_or(Fault::NoField)?;
+    let mut chain = own.expose().to_vec();
+    for issuer in data.texts("ca_chain") {
+        chain.push(b'\n');
+        chain.extend_from_slice(issuer.expose());
+    }
+    Ok(Material::Certificate(Arc::new(Certificate::new(
+        chain, key,
+    ))))
 }
 
 /// RFC 7617 §2: a user-id holds no colon and no control character.

@@ -83,6 +83,9 @@ pub enum Unfit {
     /// A DPoP-bound token stands in `Authorization: DPoP` and nowhere else.
     #[error("a token that is bound by DPoP goes with inject = \"bearer\" only")]
     Bound,
+    /// A certificate goes into the TLS handshake, and nothing else does.
+    #[error("a certificate goes with inject = \"client-certificate\", and nothing else does")]
+    Certificate,
 }
 
 /// The agent's request does not have the placeholder where, and only where, it belongs.
@@ -118,11 +121,13 @@ impl Injection {
         let mut body = None;
         let mut bound = None;
         for placement in placements {
-            let (user, secret) = match material {
-                Material::Dpop { token, key } => {
-                    if *placement != Placement::Bearer {
-                        return Err(Unfit::Bound);
-                    }
+            let (user, secret) = match (material, placement) {
+                // It is presented where the connection is made.
+                (Material::Certificate(_), Placement::ClientCertificate) => continue,
+                (Material::Certificate(_), _) | (_, Placement::ClientCertificate) => {
+                    return Err(Unfit::Certificate);
+                }
+                (Material::Dpop { token, key }, Placement::Bearer) => {
                     let value = value(&[b"DPoP ", token.expose()])?;
                     steps.push(Step::Header(AUTHORIZATION, value));
                     bound = Some(Bound {
@@ -131,8 +136,9 @@ impl Injection {
                     });
                     continue;
                 }
-                Material::Token(token) => (None, &**token),
-                Material::UserPass { user, password } => (Some(&**user), &**password),
+                (Material::Dpop { .. }, _) => return Err(Unfit::Bound),
+                (Material::Token(token), _) => (None, &**token),
+                (Material::UserPass { user, password }, _) => (Some(&**user), &**password),
             };
             match step(placement, user, secret)? {
                 Made::Step(step) => steps.push(step),
@@ -268,6 +274,7 @@ fn step(placement: &Placement, user: Option<&str>, secret: &Secret) -> Result<Ma
                 pair: Secret::new([name.as_bytes(), b"=", bytes].concat()),
             }
         }
+        Placement::ClientCertificate => return Err(Unfit::Certificate),
         Placement::Substitute { placeholder, slot } => return substitute(placeholder, slot, bytes),
     }))
 }
