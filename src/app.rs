@@ -29,13 +29,16 @@ use crate::identity::{self, AgentEntry, Open, Registry, StaticTokens, TrustProvi
 use crate::issuer::Network;
 use crate::policy::Policy;
 use crate::proxy::{
-    self, BindError, Bound, Identify, Lasting, ListenerSettings, Proxy, SnapshotParts,
+    self, BindError, Bound, Identify, Lasting, ListenerSettings, ListenerTls, Proxy, SnapshotParts,
 };
 use crate::route::Table;
 use crate::secret::Secret;
 use crate::session::Sessions;
 use crate::telemetry;
-use crate::tls::{Authority, CaError, CaSettings, Connector, Constraints, Leaves, TrustError};
+use crate::tls::{
+    Authority, CaError, CaSettings, Connector, Constraints, FrontDoor, IdentityError, Leaves,
+    TrustError,
+};
 
 /// keyward's environment as `main` captured it.
 pub type Environment = Arc<HashMap<String, OsString>>;
@@ -63,6 +66,7 @@ pub struct App {
     stop: CancellationToken,
     state: Arc<State>,
     listeners: Vec<(Name, Vec<String>, Vec<SocketAddr>)>,
+    doors: Vec<(Name, Arc<FrontDoor>)>,
     admin: Option<SocketAddr>,
     ca: CaSettings,
     running: Mutex<String>,
@@ -102,6 +106,9 @@ pub enum StartError {
     /// The admin listener cannot be opened.
     #[error("cannot listen on {0} for [admin]: {1}")]
     Admin(SocketAddr, std::io::Error),
+    /// A listener's own certificate or key cannot be used.
+    #[error("the listener \"{0}\" has no certificate to show: {1}")]
+    Door(Name, String),
     /// A secret that a credential needs at start cannot be used.
     #[error("{0}")]
     Secret(String),
@@ -168,9 +175,11 @@ impl App {
         // Nobody has a session yet that could end.
         tokens.settle();
 
-        let mut bound = Vec::new();
+        let (mut bound, mut doors) = (Vec::new(), Vec::new());
         for listener in &config.listeners {
-            let opened = Bound::open(listener.clone(), &mut handed);
+            let door = front_door(listener, &environment, &clock).await?;
+            let opened = Bound::open(listener.clone(), door.as_ref(), &mut handed);
+            doors.extend(door.map(|door| (listener.name.clone(), door)));
             bound.push(opened.map_err(unbound)?);
         }
         let admin_listener = match config.admin.listen {
@@ -253,6 +262,7 @@ impl App {
             stop,
             state,
             listeners,
+            doors,
             admin: admin_address,
             ca: config.ca,
             running: Mutex::new(fingerprint),
@@ -282,7 +292,7 @@ impl App {
             ..settings
         };
         let mut handed = vec![(settings.name.to_string(), socket)];
-        let bound = Bound::open(settings, &mut handed).map_err(unbound)?;
+        let bound = Bound::open(settings, None, &mut handed).map_err(unbound)?;
         self.proxy.serve(bound);
         Ok(())
     }
@@ -315,6 +325,14 @@ impl App {
                 None => self.leaves.authority().reissued(names)?,
             };
             self.leaves.replace(Arc::new(authority));
+        }
+        for listener in &config.listeners {
+            let known = self.doors.iter().find(|(name, _)| *name == listener.name);
+            if let (Some((_, door)), Some(tls)) = (known, &listener.tls) {
+                let (chain, key) = certificate(&listener.name, tls, &self.environment).await?;
+                let unfit = |error: IdentityError| undoored(&listener.name, &error);
+                door.replace(&chain, &key).map_err(unfit)?;
+            }
         }
         let entries = providers(&config.credentials, &self.watcher, &self.environment).await;
         self.tokens
@@ -411,6 +429,36 @@ fn unbound(error: BindError) -> StartError {
         .map(ToString::to_string)
         .unwrap_or_default();
     StartError::Bind(error, cause)
+}
+
+/// What the `tls:` addresses of a listener show.
+async fn front_door(
+    listener: &ListenerSettings,
+    environment: &Environment,
+    clock: &Arc<dyn Clock>,
+) -> Result<Option<Arc<FrontDoor>>, StartError> {
+    let Some(tls) = &listener.tls else {
+        return Ok(None);
+    };
+    let (chain, key) = certificate(&listener.name, tls, environment).await?;
+    let door = FrontDoor::new(&chain, &key, Arc::clone(clock));
+    let door = door.map_err(|error| undoored(&listener.name, &error))?;
+    Ok(Some(Arc::new(door)))
+}
+
+async fn certificate(
+    name: &Name,
+    tls: &ListenerTls,
+    environment: &Environment,
+) -> Result<(Vec<u8>, Secret), StartError> {
+    let chain = tokio::fs::read(&tls.cert).await;
+    let chain = chain.map_err(|error| undoored(name, &error))?;
+    let key = tls.key.read(&lookup(environment)).await;
+    Ok((chain, key.map_err(|error| undoored(name, &error))?))
+}
+
+fn undoored(name: &Name, why: &dyn ToString) -> StartError {
+    StartError::Door(name.clone(), why.to_string())
 }
 
 /// Takes up changed tokens; what was opened with one that is no longer good ends.
@@ -705,6 +753,7 @@ impl fmt::Display for StartHint<'_> {
             StartError::Bind(..) | StartError::Admin(..) => {
                 f.write_str("choose another address, or stop what listens there")
             }
+            StartError::Door(..) => f.write_str("check cert and key of the listener's `tls`"),
             StartError::Secret(_) => f.write_str("check the credential's source"),
         }
     }

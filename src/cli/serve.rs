@@ -142,7 +142,9 @@ async fn reload(app: &App, path: &Path, listeners: &[crate::proxy::ListenerSetti
 
 pub(super) fn exit_code(error: &StartError) -> u8 {
     match error {
-        StartError::Ca(_) | StartError::Trust(_) | StartError::Secret(_) => CONFIG,
+        StartError::Ca(_) | StartError::Trust(_) | StartError::Door(..) | StartError::Secret(_) => {
+            CONFIG
+        }
         StartError::Audit(_) | StartError::Bind(..) | StartError::Admin(..) => UNAVAILABLE,
     }
 }

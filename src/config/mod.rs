@@ -196,7 +196,16 @@ impl Config {
         });
         let of_agents = self.agents.iter().filter_map(|(_, token)| token.as_ref());
         let of_admin = self.admin.tokens.iter().map(|(_, token)| token);
-        let sources = of_credentials.chain(of_agents).chain(of_admin);
+        let of_listeners = self.listeners.iter().filter_map(|listener| {
+            let tls = listener.tls.as_ref();
+            tls.map(|tls| &tls.key)
+        });
+        let of_trust = self.trust.iter().filter_map(|table| table.token.as_ref());
+        let sources = of_credentials
+            .chain(of_agents)
+            .chain(of_admin)
+            .chain(of_trust)
+            .chain(of_listeners);
         let mut names: Vec<&str> = sources
             .filter_map(|source| match source {
                 Source::Env(name) => Some(name.as_str()),

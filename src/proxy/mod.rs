@@ -46,7 +46,9 @@ pub use accept::{BindError, Bound};
 pub use body::{Body, BodyError};
 pub use metrics::Metrics;
 pub use refusal::{HEADER as REFUSAL_HEADER, Refusal};
-pub use settings::{Identify, Limits, ListenAddr, ListenerSettings, Unmatched, UpstreamSettings};
+pub use settings::{
+    Identify, Limits, ListenAddr, ListenerSettings, ListenerTls, Unmatched, UpstreamSettings,
+};
 
 use crate::agent::{AgentId, Name};
 use crate::audit::{Audit, Record, Who};

@@ -38,6 +38,11 @@ impl ClientIdentity {
     /// # Errors
     /// [`IdentityError`].
     pub fn from_pem(chain: &[u8], key: &Secret) -> Result<Self, IdentityError> {
+        let certified = Self::certified(chain, key)?;
+        Ok(Self(Arc::new(SingleCertAndKey::from(certified))))
+    }
+
+    pub(super) fn certified(chain: &[u8], key: &Secret) -> Result<CertifiedKey, IdentityError> {
         let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(chain)
             .collect::<Result<_, _>>()
             .map_err(|_| IdentityError::Certificate)?;
@@ -48,11 +53,10 @@ impl ClientIdentity {
         let key = aws_lc_rs::sign::any_supported_type(&key).map_err(|_| IdentityError::Key)?;
         let certified = CertifiedKey::new(chain, key);
         match certified.keys_match() {
-            Ok(()) => {}
-            Err(rustls::Error::InconsistentKeys(_)) => return Err(IdentityError::Mismatch),
-            Err(_) => return Err(IdentityError::Certificate),
+            Ok(()) => Ok(certified),
+            Err(rustls::Error::InconsistentKeys(_)) => Err(IdentityError::Mismatch),
+            Err(_) => Err(IdentityError::Certificate),
         }
-        Ok(Self(Arc::new(SingleCertAndKey::from(certified))))
     }
 }
 

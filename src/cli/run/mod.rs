@@ -251,6 +251,7 @@ fn listener(args: &RunArgs, prepared: &Prepared) -> ListenerSettings {
         },
         identify: Identify::Required,
         limits: written.map(|one| one.limits.clone()).unwrap_or_default(),
+        tls: None,
     }
 }
 

@@ -1,0 +1,76 @@
+//! `[trust.NAME.spiffe]`.
+
+use super::{Read, endpoint, words};
+use crate::config::fault::Named;
+use crate::config::key::{Kind as K, Need, Section, key};
+use crate::config::reader::Reader;
+use crate::identity::{BundlePlace, SpiffeSettings, TrustKind, is_trust_domain};
+
+pub(in crate::config) static SPIFFE: Section = Section {
+    title: "[trust.NAME.spiffe]",
+    keys: &[
+        key(
+            "trust-domain",
+            K::Text("a trust domain, such as \"prod.example\""),
+            Need::Required,
+            "The trust domain; SVIDs of others are not this table's.",
+        ),
+        key(
+            "bundle",
+            K::Table(&BUNDLE),
+            Need::Required,
+            "What the trust domain is believed by.",
+        ),
+        key(
+            "audience",
+            K::List(&K::Text("an audience")),
+            Need::Optional,
+            "JWT-SVIDs must be made for one of these. Left out: X.509-SVIDs only.",
+        ),
+    ],
+};
+
+pub(in crate::config) static BUNDLE: Section = Section {
+    title: "bundle of [trust.NAME.spiffe]",
+    keys: &[
+        key(
+            "file",
+            K::Path,
+            Need::OneOf,
+            "A file of PEM roots, or a SPIFFE JWK set; read again when it changes.",
+        ),
+        key(
+            "endpoint",
+            K::Text("a URL"),
+            Need::OneOf,
+            "A bundle endpoint (profile `https_web`): a SPIFFE JWK set.",
+        ),
+    ],
+};
+
+pub(super) fn read(reader: &Reader<'_, '_>) -> Read {
+    let domain = reader.text("trust-domain").and_then(|(text, span)| {
+        if !is_trust_domain(text) {
+            let message = "this is no trust domain";
+            let help = "write it in lower case and without `spiffe://`, such as \"prod.example\"";
+            reader.desk.fault_with(&span, message, help);
+            return None;
+        }
+        Some(text.to_owned())
+    });
+    let bundle = reader.table("bundle").and_then(|below| {
+        if below.has("endpoint") {
+            return Some(BundlePlace::Endpoint(endpoint(&below, "endpoint")?));
+        }
+        let path = below.path("file")?;
+        let site = Named::Certificates(path.clone());
+        below.desk.site(&below.raw("file")?.span(), site);
+        Some(BundlePlace::File(path))
+    });
+    let settings = SpiffeSettings {
+        audience: words(reader, "audience"),
+        trust_domain: domain?,
+        bundle: bundle?,
+    };
+    Some((TrustKind::Spiffe(Box::new(settings)), None))
+}
