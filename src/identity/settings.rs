@@ -94,6 +94,8 @@ pub struct SpiffeSettings {
 pub enum BundlePlace {
     /// A file, looked at every few seconds.
     File(PathBuf),
+    /// The Workload API at this unix socket.
+    WorkloadApi(PathBuf),
     /// A bundle endpoint, whose server proves itself by a public certificate (`https_web`).
     Endpoint(Endpoint),
 }

@@ -4,6 +4,7 @@ use super::{Read, endpoint, words};
 use crate::config::fault::Named;
 use crate::config::key::{Kind as K, Need, Section, key};
 use crate::config::reader::Reader;
+use crate::config::values;
 use crate::identity::{BundlePlace, SpiffeSettings, TrustKind, is_trust_domain};
 
 pub(in crate::config) static SPIFFE: Section = Section {
@@ -45,6 +46,12 @@ pub(in crate::config) static BUNDLE: Section = Section {
             Need::OneOf,
             "A bundle endpoint (profile `https_web`): a SPIFFE JWK set.",
         ),
+        key(
+            "workload-api",
+            K::Text("a socket, \"unix:PATH\""),
+            Need::OneOf,
+            "The Workload API of the SPIFFE agent on this machine.",
+        ),
     ],
 };
 
@@ -62,6 +69,9 @@ pub(super) fn read(reader: &Reader<'_, '_>) -> Read {
         if below.has("endpoint") {
             return Some(BundlePlace::Endpoint(endpoint(&below, "endpoint")?));
         }
+        if below.has("workload-api") {
+            return workload(&below);
+        }
         let path = below.path("file")?;
         let site = Named::Certificates(path.clone());
         below.desk.site(&below.raw("file")?.span(), site);
@@ -73,4 +83,21 @@ pub(super) fn read(reader: &Reader<'_, '_>) -> Read {
         bundle: bundle?,
     };
     Some((TrustKind::Spiffe(Box::new(settings)), None))
+}
+
+fn workload(reader: &Reader<'_, '_>) -> Option<BundlePlace> {
+    let (text, span) = reader.text("workload-api")?;
+    let Some(path) = text.strip_prefix("unix:") else {
+        let message = "the Workload API is at a unix socket";
+        let help = "such as \"unix:/run/spire/agent/public/api.sock\"";
+        reader.desk.fault_with(&span, message, help);
+        return None;
+    };
+    // SPIFFE_ENDPOINT_SOCKET is often written with an empty authority.
+    let path = path.strip_prefix("//").unwrap_or(path);
+    Some(BundlePlace::WorkloadApi(values::path(
+        reader.desk,
+        path,
+        &span,
+    )?))
 }

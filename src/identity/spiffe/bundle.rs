@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::workload;
 use crate::identity::jwt::object::Object;
 use crate::identity::jwt::set::{Keys, fetch};
 use crate::identity::refreshed::{AGAIN, Origin};
@@ -36,6 +37,8 @@ pub(in crate::identity) struct BundleSite {
 enum Place {
     File(PathBuf),
     Endpoint(Client, Box<Endpoint>),
+    /// The socket, and whether keys for tokens are wanted.
+    Workload(PathBuf, bool),
 }
 
 #[derive(Deserialize)]
@@ -81,10 +84,12 @@ impl Bundle {
 }
 
 impl BundleSite {
-    pub(super) fn new(domain: &str, place: BundlePlace, client: Client) -> Self {
+    /// `tokens`: whether JWT-SVIDs are taken.
+    pub(super) fn new((domain, tokens): (&str, bool), place: BundlePlace, client: Client) -> Self {
         Self {
             domain: domain.to_owned(),
             place: match place {
+                BundlePlace::WorkloadApi(socket) => Place::Workload(socket, tokens),
                 BundlePlace::File(path) => Place::File(path),
                 BundlePlace::Endpoint(url) => Place::Endpoint(client, Box::new(url)),
             },
@@ -105,6 +110,22 @@ impl Origin for BundleSite {
                 let fresh = bundle.hint.unwrap_or(FRESH).clamp(FRESH_LEAST, FRESH_MOST);
                 Ok((bundle, fresh))
             }
+            Place::Workload(socket, tokens) => {
+                let roots = workload::roots(socket, &self.domain).await?;
+                let keys = if *tokens {
+                    let set = workload::tokens(socket, &self.domain).await?;
+                    Keys::read(&set, old.map(|old| &old.keys))?
+                } else {
+                    Keys::default()
+                };
+                let roots = ClientRoots::from_der(roots.iter().map(Vec::as_slice));
+                let bundle = Bundle {
+                    roots: roots.map_err(|_| "a certificate of the bundle cannot be a root")?,
+                    keys,
+                    hint: None,
+                };
+                Ok((bundle, WORKLOAD_FRESH))
+            }
         }
     }
 
@@ -115,7 +136,7 @@ impl Origin for BundleSite {
     fn again(&self) -> Duration {
         match self.place {
             Place::File(_) => FILE_FRESH,
-            Place::Endpoint(..) => AGAIN,
+            Place::Endpoint(..) | Place::Workload(..) => AGAIN,
         }
     }
 }
@@ -129,6 +150,8 @@ async fn read(path: &Path) -> Result<Vec<u8>, &'static str> {
     Ok(bytes)
 }
 
+/// How often the Workload API is asked.
+const WORKLOAD_FRESH: Duration = Duration::from_secs(30);
 /// How often a file is looked at.
 const FILE_FRESH: Duration = Duration::from_secs(2);
 /// §4.1.2: five minutes where the bundle does not say.

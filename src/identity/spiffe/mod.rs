@@ -5,6 +5,7 @@
 
 mod bundle;
 mod id;
+mod workload;
 
 use std::sync::Arc;
 
@@ -50,7 +51,11 @@ impl SpiffeProvider {
         client: Client,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        let site = BundleSite::new(&settings.trust_domain, settings.bundle.clone(), client);
+        let site = BundleSite::new(
+            (&settings.trust_domain, !settings.audience.is_empty()),
+            settings.bundle.clone(),
+            client,
+        );
         Self {
             name,
             agent,

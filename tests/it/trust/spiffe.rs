@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use keyward::identity::{AttestError, Attested, Bound, Evidence, Link, Peer, TokenType};
 use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -351,6 +353,105 @@ async fn a_bundle_comes_from_an_endpoint() {
         "a"
     );
     assert_eq!(server.requests().len(), 1);
+}
+
+/// A gRPC message, of one map entry in this field.
+fn grpc(field: u8, name: &str, value: &[u8]) -> Vec<u8> {
+    let piece = |tag: u8, bytes: &[u8]| {
+        let length = u16::try_from(bytes.len()).unwrap();
+        let low = u8::try_from(length & 0x7f).unwrap() | 0x80;
+        let high = u8::try_from(length >> 7).unwrap();
+        [&[tag, low, high][..], bytes].concat()
+    };
+    let entry = [piece(0x0a, name.as_bytes()), piece(0x12, value)].concat();
+    let message = piece(field << 3 | 2, &entry);
+    let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+    [&[0][..], &length, &message].concat()
+}
+
+/// The agent of SPIFFE on this machine, as far as it is asked: two streams that stay open after their first message.
+fn workload_api(socket: &Path, domain: &Domain, tokens: &[Value]) -> tokio::task::JoinHandle<()> {
+    let roots = grpc(2, "spiffe://prod.example", &domain.der);
+    let set = json!({"keys": tokens}).to_string();
+    let set = grpc(1, "spiffe://prod.example", set.as_bytes());
+    let listener = tokio::net::UnixListener::bind(socket).unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (roots, set) = (roots.clone(), set.clone());
+            let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
+                assert_eq!(request.headers()["workload.spiffe.io"], "true");
+                let message = match request.uri().path() {
+                    "/SpiffeWorkloadAPI/FetchX509Bundles" => roots.clone(),
+                    "/SpiffeWorkloadAPI/FetchJWTBundles" => set.clone(),
+                    other => panic!("{other}"),
+                };
+                let body = upstream::full(message);
+                let endless = StreamOpen(body);
+                let response = http::Response::builder()
+                    .header("content-type", "application/grpc")
+                    .body(endless)
+                    .unwrap();
+                async move { Ok::<_, std::convert::Infallible>(response) }
+            });
+            let served = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(stream), service);
+            tokio::spawn(served);
+        }
+    })
+}
+
+/// A body that goes on after its last piece.
+struct StreamOpen(upstream::AnyBody);
+
+impl hyper::body::Body for StreamOpen {
+    type Data = bytes::Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<hyper::body::Frame<bytes::Bytes>, Self::Error>>> {
+        match std::pin::Pin::new(&mut self.0).poll_frame(cx) {
+            std::task::Poll::Ready(None) => std::task::Poll::Pending,
+            piece => piece,
+        }
+    }
+}
+
+/// Roots and keys by the Workload API; without it nobody is let in.
+#[tokio::test]
+async fn a_bundle_comes_from_the_workload_api() {
+    let (domain, pair) = (Domain::new("prod.example"), Pair::p256());
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("api.sock");
+    let place = format!(
+        "bundle = {{ workload-api = \"unix:{}\" }}",
+        socket.display()
+    );
+    let lines = table("bundle").replace("bundle = { file = \"bundle\" }", &place);
+    let provider = Provider::within(&lines, folder);
+    let svid = domain.svid(&[CALENDAR]);
+    assert_eq!(
+        show(&provider, &[&svid.der]).await,
+        Err(AttestError::Unavailable)
+    );
+    provider.clock.advance(Duration::from_secs(2));
+    let agent = workload_api(&socket, &domain, &[pair.jwk("j1")]);
+    assert_eq!(
+        show(&provider, &[&svid.der])
+            .await
+            .unwrap()
+            .unwrap()
+            .agent
+            .as_str(),
+        "a"
+    );
+    let claims = json!({"sub": CALENDAR, "aud": ["keyward"], "exp": NOW + 300});
+    let token = pair.token(&json!({"alg": "ES256", "kid": "j1"}), &claims);
+    assert_eq!(provider.agent(&token).await, "a");
+    let forged = Domain::new("prod.example").svid(&[CALENDAR]);
+    assert_eq!(show(&provider, &[&forged.der]).await, Err(AttestError::Bad));
+    agent.abort();
 }
 
 struct World {
