@@ -31,14 +31,18 @@ use crate::identity::{self, AgentEntry, Open, Registry, StaticTokens, TrustProvi
 use crate::issuer::Network;
 use crate::policy::Policy;
 use crate::proxy::{
-    self, BindError, Bound, Identify, Lasting, ListenerSettings, Proxy, Services, SnapshotParts,
+    self, BindError, Bound, Identify, Lasting, ListenerSettings, ListenerTls, Proxy, Services,
+    SnapshotParts,
 };
 use crate::route::Table;
 use crate::secret::Secret;
 use crate::session::{Keys, Sessions};
 use crate::store::{Store, StoreError};
 use crate::telemetry;
-use crate::tls::{Authority, CaError, CaSettings, Connector, Constraints, Leaves, TrustError};
+use crate::tls::{
+    Authority, CaError, CaSettings, Connector, Constraints, FrontDoor, IdentityError, Leaves,
+    TrustError,
+};
 
 /// keyward's environment as `main` captured it.
 pub type Environment = Arc<HashMap<String, OsString>>;
@@ -72,6 +76,7 @@ pub struct App {
     stop: CancellationToken,
     state: Arc<State>,
     listeners: Vec<(Name, Vec<String>, Vec<SocketAddr>)>,
+    doors: Vec<(Name, Arc<FrontDoor>)>,
     admin: Option<SocketAddr>,
     operators: Arc<admin::Operators>,
     wishes: Mutex<Option<mpsc::Receiver<admin::Asked>>>,
@@ -122,6 +127,9 @@ pub enum StartError {
     /// The admin socket cannot be opened.
     #[error("cannot open {0} for [admin]: {1}")]
     Socket(String, std::io::Error),
+    /// A listener's own certificate or key cannot be used.
+    #[error("the listener \"{0}\" has no certificate to show: {1}")]
+    Door(Name, String),
     /// A secret that a credential needs at start cannot be used.
     #[error("{0}")]
     Secret(String),
@@ -202,9 +210,11 @@ impl App {
         // Nobody has a session yet that could end.
         tokens.settle();
 
-        let mut bound = Vec::new();
+        let (mut bound, mut doors) = (Vec::new(), Vec::new());
         for listener in &config.listeners {
-            let opened = Bound::open(listener.clone(), &mut handed);
+            let door = front_door(listener, &environment, &clock).await?;
+            let opened = Bound::open(listener.clone(), door.as_ref(), &mut handed);
+            doors.extend(door.map(|door| (listener.name.clone(), door)));
             bound.push(opened.map_err(unbound)?);
         }
         let admin_listener = match config.admin.listen {
@@ -312,6 +322,7 @@ impl App {
             stop,
             state,
             listeners,
+            doors,
             admin: admin_address,
             operators,
             wishes: Mutex::new(Some(wishes)),
@@ -343,7 +354,7 @@ impl App {
             ..settings
         };
         let mut handed = vec![(settings.name.to_string(), socket)];
-        let bound = Bound::open(settings, &mut handed).map_err(unbound)?;
+        let bound = Bound::open(settings, None, &mut handed).map_err(unbound)?;
         self.proxy.serve(bound);
         Ok(())
     }
@@ -393,6 +404,14 @@ impl App {
                 None => self.leaves.authority().reissued(names)?,
             };
             self.leaves.replace(Arc::new(authority));
+        }
+        for listener in &config.listeners {
+            let known = self.doors.iter().find(|(name, _)| *name == listener.name);
+            if let (Some((_, door)), Some(tls)) = (known, &listener.tls) {
+                let (chain, key) = certificate(&listener.name, tls, &self.environment).await?;
+                let unfit = |error: IdentityError| undoored(&listener.name, &error);
+                door.replace(&chain, &key).map_err(unfit)?;
+            }
         }
         let vessel: Arc<dyn Vessel> = Arc::new(self.store.clone());
         let network = Network::new(connector.clone(), config.upstream.connect_to.clone());
@@ -535,6 +554,36 @@ fn unbound(error: BindError) -> StartError {
         .map(ToString::to_string)
         .unwrap_or_default();
     StartError::Bind(error, cause)
+}
+
+/// What the `tls:` addresses of a listener show.
+async fn front_door(
+    listener: &ListenerSettings,
+    environment: &Environment,
+    clock: &Arc<dyn Clock>,
+) -> Result<Option<Arc<FrontDoor>>, StartError> {
+    let Some(tls) = &listener.tls else {
+        return Ok(None);
+    };
+    let (chain, key) = certificate(&listener.name, tls, environment).await?;
+    let door = FrontDoor::new(&chain, &key, Arc::clone(clock));
+    let door = door.map_err(|error| undoored(&listener.name, &error))?;
+    Ok(Some(Arc::new(door)))
+}
+
+async fn certificate(
+    name: &Name,
+    tls: &ListenerTls,
+    environment: &Environment,
+) -> Result<(Vec<u8>, Secret), StartError> {
+    let chain = tokio::fs::read(&tls.cert).await;
+    let chain = chain.map_err(|error| undoored(name, &error))?;
+    let key = tls.key.read(&lookup(environment)).await;
+    Ok((chain, key.map_err(|error| undoored(name, &error))?))
+}
+
+fn undoored(name: &Name, why: &dyn ToString) -> StartError {
+    StartError::Door(name.clone(), why.to_string())
 }
 
 /// Takes up changed tokens; what was opened with one that is no longer good ends.
@@ -885,6 +934,7 @@ impl fmt::Display for StartHint<'_> {
                 f.write_str("choose another address, or stop what listens there")
             }
             StartError::Keys(_) => f.write_str("the system's random generator must answer"),
+            StartError::Door(..) => f.write_str("check cert and key of the listener's `tls`"),
             StartError::Secret(_) => f.write_str("check the credential's source"),
         }
     }

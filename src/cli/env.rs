@@ -188,7 +188,10 @@ fn listener(config: &Config) -> Option<(&ListenerSettings, SocketAddr)> {
                 }
                 Some((listener, address))
             }
-            ListenAddr::Tcp(_) | ListenAddr::Unix(_) | ListenAddr::Systemd(_) => None,
+            ListenAddr::Tcp(_)
+            | ListenAddr::Tls(_)
+            | ListenAddr::Unix(_)
+            | ListenAddr::Systemd(_) => None,
         })
     })
 }

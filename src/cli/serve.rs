@@ -180,7 +180,9 @@ async fn reload(
 
 pub(super) fn exit_code(error: &StartError) -> u8 {
     match error {
-        StartError::Ca(_) | StartError::Trust(_) | StartError::Secret(_) => CONFIG,
+        StartError::Ca(_) | StartError::Trust(_) | StartError::Door(..) | StartError::Secret(_) => {
+            CONFIG
+        }
         StartError::Store(error) if error.is_of_configuration() => CONFIG,
         StartError::Store(_)
         | StartError::Keys(_)

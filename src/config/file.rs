@@ -364,7 +364,8 @@ fn look_at_addresses(
     others: &[(ListenerSettings, Option<Span>)],
 ) {
     for addr in &new.listen {
-        let picks = matches!(addr, ListenAddr::Tcp(addr) if addr.port() == 0);
+        let picks =
+            matches!(addr, ListenAddr::Tcp(addr) | ListenAddr::Tls(addr) if addr.port() == 0);
         let taken = |(other, _): &&(ListenerSettings, _)| other.listen.contains(addr);
         if let Some((other, _)) = others.iter().find(taken).filter(|_| !picks) {
             let message = format!(

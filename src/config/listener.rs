@@ -2,12 +2,13 @@
 
 use std::net::SocketAddr;
 
-use super::fault::Span;
+use super::fault::{Named, Span};
 use super::key::{DAY, Kind, Need, Section, key, millis, secs};
 use super::reader::Reader;
+use super::source;
 use super::values;
 use crate::agent::Name;
-use crate::proxy::{Identify, Limits, ListenAddr, ListenerSettings, Unmatched};
+use crate::proxy::{Identify, Limits, ListenAddr, ListenerSettings, ListenerTls, Unmatched};
 
 pub(super) const DEFAULT_LISTEN: &str = "127.0.0.1:8180";
 
@@ -18,7 +19,7 @@ pub(super) static LISTENER: Section = Section {
             "listen",
             Kind::List(&Kind::Text("an address")),
             Need::Default("[\"127.0.0.1:8180\"]"),
-            "Addresses: `IP:PORT` (port 0 picks one), `unix:PATH`, `systemd` or `systemd:NAME` for sockets that systemd hands over. `[listener.NAME]` must name its own.",
+            "Addresses: `IP:PORT` (port 0 picks one), `tls:IP:PORT` (asks agents for a certificate; needs `tls`), `unix:PATH`, `systemd` or `systemd:NAME` for sockets that systemd hands over. `[listener.NAME]` must name its own.",
         ),
         key(
             "unmatched",
@@ -68,6 +69,30 @@ pub(super) static LISTENER: Section = Section {
             Need::Default("\"1h\""),
             "For one request, its answer included. Event streams and upgraded connections are held to idleness only.",
         ),
+        key(
+            "tls",
+            Kind::Table(&TLS),
+            Need::Optional,
+            "What `tls:` addresses show to agents.",
+        ),
+    ],
+};
+
+pub(super) static TLS: Section = Section {
+    title: "[proxy.tls]",
+    keys: &[
+        key(
+            "cert",
+            Kind::Path,
+            Need::Required,
+            "The chain in PEM, the listener's own certificate first.",
+        ),
+        key(
+            "key",
+            Kind::Source,
+            Need::Required,
+            "Its private key, in PEM.",
+        ),
     ],
 };
 
@@ -84,6 +109,7 @@ pub(super) fn unwritten() -> ListenerSettings {
         identify: Identify::Required,
         base_url: false,
         limits: Limits::default(),
+        tls: None,
     }
 }
 
@@ -106,8 +132,10 @@ pub(super) fn read(reader: &Reader<'_, '_>, name: Name, agents: usize) -> Listen
     if base_url {
         look_at_base_url(reader, &listen, identify);
     }
+    let tls = tls(reader, &listen);
     ListenerSettings {
         name,
+        tls,
         identify,
         base_url,
         unmatched: match reader.choice("unmatched") {
@@ -123,6 +151,37 @@ pub(super) fn read(reader: &Reader<'_, '_>, name: Name, agents: usize) -> Listen
         },
         listen: listen.into_iter().map(|(addr, _)| addr).collect(),
     }
+}
+
+fn tls(reader: &Reader<'_, '_>, listen: &[(ListenAddr, Span)]) -> Option<ListenerTls> {
+    let wanting = listen
+        .iter()
+        .find(|(addr, _)| matches!(addr, ListenAddr::Tls(_)));
+    let Some(below) = reader.table("tls") else {
+        if let Some((_, span)) = wanting.filter(|_| !reader.has("tls")) {
+            let message = "a tls: address needs the listener's certificate";
+            let help = format!(
+                "write [{}.tls] with cert and key",
+                reader.title.trim_matches(['[', ']'])
+            );
+            reader.desk.fault_with(span, message, help);
+        }
+        return None;
+    };
+    if wanting.is_none() {
+        let message = "no address of this listener begins with `tls:`";
+        let help = "write listen = [\"tls:127.0.0.1:8543\"], or leave `tls` out";
+        reader
+            .desk
+            .fault_with(&reader.key_span("tls"), message, help);
+    }
+    let cert = below.path("cert");
+    if let (Some(cert), Some(value)) = (&cert, below.raw("cert")) {
+        let site = Named::Certificates(cert.clone());
+        below.desk.site(&value.span(), site);
+    }
+    let key = source::read(&below, "key");
+    cert.zip(key).map(|(cert, key)| ListenerTls { cert, key })
 }
 
 fn addresses(reader: &Reader<'_, '_>, name: &Name) -> Vec<(ListenAddr, Span)> {
@@ -146,7 +205,8 @@ fn addresses(reader: &Reader<'_, '_>, name: &Name) -> Vec<(ListenAddr, Span)> {
         let Some(addr) = address(reader, text, &span) else {
             continue;
         };
-        let picks = matches!(addr, ListenAddr::Tcp(addr) if addr.port() == 0);
+        let picks =
+            matches!(addr, ListenAddr::Tcp(addr) | ListenAddr::Tls(addr) if addr.port() == 0);
         if !picks && found.iter().any(|(known, _)| *known == addr) {
             reader
                 .desk
@@ -161,6 +221,9 @@ fn addresses(reader: &Reader<'_, '_>, name: &Name) -> Vec<(ListenAddr, Span)> {
 fn address(reader: &Reader<'_, '_>, text: &str, span: &Span) -> Option<ListenAddr> {
     if let Some(path) = text.strip_prefix("unix:") {
         return values::path(reader.desk, path, span).map(ListenAddr::Unix);
+    }
+    if let Some(addr) = text.strip_prefix("tls:").and_then(|rest| rest.parse().ok()) {
+        return Some(ListenAddr::Tls(addr));
     }
     if text == "systemd" {
         return Some(ListenAddr::Systemd(None));
@@ -188,7 +251,7 @@ fn address(reader: &Reader<'_, '_>, text: &str, span: &Span) -> Option<ListenAdd
 
 /// What was probably meant by something that is no address.
 fn address_help(text: &str) -> String {
-    let forms = "write \"IP:PORT\" such as \"127.0.0.1:8180\", \"unix:PATH\" or \"systemd\"";
+    let forms = "write \"IP:PORT\" such as \"127.0.0.1:8180\", \"tls:IP:PORT\", \"unix:PATH\" or \"systemd\"";
     let port = text
         .strip_prefix(':')
         .or_else(|| text.strip_prefix("localhost:"))
@@ -213,6 +276,10 @@ fn look_at_base_url(reader: &Reader<'_, '_>, listen: &[(ListenAddr, Span)], iden
                 "base-url = true needs an address that is known to be local, and systemd's is not"
                     .into()
             }
+            ListenAddr::Tls(_) => {
+                "base-url = true on a `tls:` address: SDKs with a base URL know no certificate of ours"
+                    .into()
+            }
             ListenAddr::Tcp(_) | ListenAddr::Unix(_) => continue,
         };
         let help = "listen on 127.0.0.1, [::1] or a unix socket, or leave base-url out";
@@ -230,13 +297,13 @@ fn look_at_open(reader: &Reader<'_, '_>, listen: &[(ListenAddr, Span)], agents: 
     let help = "write identify = \"required\", or listen on 127.0.0.1, [::1] or a unix socket";
     for (addr, span) in listen {
         let message = match addr {
-            ListenAddr::Tcp(addr) if !addr.ip().is_loopback() => {
+            ListenAddr::Tcp(addr) | ListenAddr::Tls(addr) if !addr.ip().is_loopback() => {
                 format!("identify = \"open\" would lend the credentials to whoever reaches {addr}")
             }
             ListenAddr::Systemd(_) => {
                 "identify = \"open\" needs an address that is known to be local, and systemd's is not".into()
             }
-            ListenAddr::Tcp(_) | ListenAddr::Unix(_) => continue,
+            ListenAddr::Tcp(_) | ListenAddr::Tls(_) | ListenAddr::Unix(_) => continue,
         };
         reader.desk.fault_with(span, message, help);
     }

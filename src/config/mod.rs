@@ -220,7 +220,16 @@ impl Config {
         let of_credentials = specs.flat_map(|spec| spec.kind.env_names());
         let of_agents = self.agents.iter().filter_map(|(_, token)| token.as_ref());
         let of_admin = self.admin.tokens.iter().map(|(_, token)| token);
-        let sources = of_agents.chain(of_admin).chain(self.store.sources());
+        let of_listeners = self.listeners.iter().filter_map(|listener| {
+            let tls = listener.tls.as_ref();
+            tls.map(|tls| &tls.key)
+        });
+        let of_trust = self.trust.iter().filter_map(|table| table.token.as_ref());
+        let sources = of_agents
+            .chain(of_admin)
+            .chain(of_trust)
+            .chain(of_listeners)
+            .chain(self.store.sources());
         let of_sources = sources.filter_map(|source| match source {
             Source::Env(name) => Some(name.as_str()),
             _ => None,

@@ -4,10 +4,13 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use super::TrustProvider;
+use super::aws::AwsProvider;
 use super::jwt::JwtProvider;
+use super::kubernetes::KubernetesProvider;
 use super::metrics::{Counted, Metrics};
 use super::peer::PeerProvider;
 use super::settings::{Trust, TrustKind};
+use super::spiffe::SpiffeProvider;
 use crate::clock::Clock;
 use crate::issuer::Network;
 use crate::secret::Secret;
@@ -42,7 +45,34 @@ pub fn provider(trust: &Trust, parts: &Parts<'_>) -> Arc<dyn TrustProvider> {
             parts.network.client(),
             clock,
         )),
+        TrustKind::Kubernetes(settings) => {
+            let token = parts.token.clone().unwrap_or_else(|| Arc::new(NoToken));
+            let network = (parts.network.client(), token);
+            Arc::new(KubernetesProvider::new(named, settings, network, clock))
+        }
+        TrustKind::Spiffe(settings) => Arc::new(SpiffeProvider::new(
+            named,
+            settings,
+            parts.network.client(),
+            clock,
+        )),
+        TrustKind::Aws(settings) => Arc::new(AwsProvider::new(
+            named,
+            settings,
+            parts.network.client(),
+            clock,
+        )),
         TrustKind::Peer(settings) => Arc::new(PeerProvider::new(named, settings)),
     };
     Arc::new(Counted::new(inner, trust.name.as_str(), parts.metrics))
+}
+
+/// Of a table without one.
+#[derive(Debug)]
+struct NoToken;
+
+impl Token for NoToken {
+    fn current(&self) -> Option<Arc<Secret>> {
+        None
+    }
 }

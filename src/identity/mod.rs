@@ -1,13 +1,16 @@
 //! Who is on the other end: trust providers turn evidence into an attested agent, the registry says whether it may act.
 
+mod aws;
 mod build;
 mod jwt;
+mod kubernetes;
 mod mapping;
 mod metrics;
 mod peer;
 mod refreshed;
 mod registry;
 mod settings;
+mod spiffe;
 mod token;
 
 use std::fmt::Debug;
@@ -23,7 +26,11 @@ pub use build::{Parts, Token, provider};
 pub use mapping::{Mapping, Pattern};
 pub use metrics::{Counted, Metrics};
 pub use registry::{AgentEntry, Registry, Status, Unregistered};
-pub use settings::{Algorithm, JwtSettings, PeerSettings, Trust, TrustKind};
+pub use settings::{
+    Algorithm, AwsSettings, BundlePlace, CallerIdentity, JwtSettings, KeyPlace, KubernetesSettings,
+    PeerSettings, SpiffeSettings, Trust, TrustKind,
+};
+pub use spiffe::is_trust_domain;
 pub use token::{Presented, StaticTokens, presented};
 
 use crate::agent::AgentId;

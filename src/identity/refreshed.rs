@@ -32,6 +32,11 @@ pub(super) trait Origin: Debug + Send + Sync + 'static {
 
     /// As the log names it.
     fn name(&self) -> &str;
+
+    /// The least time between two calls.
+    fn again(&self) -> Duration {
+        AGAIN
+    }
 }
 
 /// There is no value, and none could be fetched.
@@ -141,7 +146,8 @@ impl<O: Origin> Inner<O> {
             (None, _) => false,
         };
         let waits = flight.is_some_and(|(ended, good)| {
-            let wait = if good { AGAIN } else { AGAIN_AFTER_FAILURE };
+            let again = self.origin.again();
+            let wait = if good { again } else { AGAIN_AFTER_FAILURE };
             now.saturating_duration_since(ended) < wait
         });
         if newer || waits {
@@ -181,7 +187,7 @@ impl<V> State<V> {
 
 /// How long a value is used past its freshness while its origin is out of reach.
 pub(super) const STALE: Duration = Duration::from_hours(1);
-/// The least time between two calls.
+/// The least time between two calls, where the origin does not say otherwise.
 pub(super) const AGAIN: Duration = Duration::from_secs(10);
 /// The least time after a call that gave nothing.
 pub(super) const AGAIN_AFTER_FAILURE: Duration = Duration::from_secs(1);

@@ -27,6 +27,12 @@ pub enum TrustKind {
     Jwt(Box<JwtSettings>),
     /// `[trust.NAME.peer]`.
     Peer(PeerSettings),
+    /// `[trust.NAME.kubernetes]`.
+    Kubernetes(Box<KubernetesSettings>),
+    /// `[trust.NAME.spiffe]`.
+    Spiffe(Box<SpiffeSettings>),
+    /// `[trust.NAME.aws]`.
+    Aws(Box<AwsSettings>),
 }
 
 /// `[trust.NAME.jwt]`: tokens of one OpenID issuer.
@@ -34,16 +40,84 @@ pub enum TrustKind {
 pub struct JwtSettings {
     /// `issuer`, as it stands in `iss`.
     pub issuer: String,
-    /// `issuer` as a URL, for discovery.
-    pub discovery: Endpoint,
-    /// `jwks-url`: replaces discovery.
-    pub jwks: Option<Endpoint>,
+    /// Where its keys are.
+    pub keys: KeyPlace,
     /// `audience`: one of them must be in `aud`.
     pub audience: Vec<String>,
     /// `algorithms`.
     pub algorithms: Vec<Algorithm>,
     /// `claims`: each must hold one of its texts.
     pub claims: Vec<(String, Vec<String>)>,
+}
+
+/// Where an issuer's keys are published.
+#[derive(Debug, Clone, PartialEq)]
+pub enum KeyPlace {
+    /// By OpenID Connect Discovery at this URL, for this issuer.
+    Discovery(Endpoint, String),
+    /// Here.
+    Url(Endpoint),
+}
+
+/// `[trust.NAME.kubernetes]`: service accounts of one cluster.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KubernetesSettings {
+    /// `audience`: the token must be made for one of these.
+    pub audience: Vec<String>,
+    /// `issuer`, as it stands in `iss`; `None` does not ask.
+    pub issuer: Option<String>,
+    /// With `verify = "jwks"`: where the cluster's keys are. `None` is `token-review`.
+    pub keys: Option<KeyPlace>,
+    /// `api-url`.
+    pub api: Endpoint,
+    /// `pods`.
+    pub pods: bool,
+    /// `labels`: each must be the pod's.
+    pub labels: Vec<(String, String)>,
+    /// `image-digests`: every container runs one of these.
+    pub image_digests: Vec<String>,
+}
+
+/// `[trust.NAME.spiffe]`: workloads of one trust domain.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SpiffeSettings {
+    /// `trust-domain`.
+    pub trust_domain: String,
+    /// `bundle`.
+    pub bundle: BundlePlace,
+    /// `audience` of JWT-SVIDs; empty: they are not taken.
+    pub audience: Vec<String>,
+}
+
+/// Where a trust domain's bundle is.
+#[derive(Debug, Clone, PartialEq)]
+pub enum BundlePlace {
+    /// A file, looked at every few seconds.
+    File(PathBuf),
+    /// The Workload API at this unix socket.
+    WorkloadApi(PathBuf),
+    /// A bundle endpoint, whose server proves itself by a public certificate (`https_web`).
+    Endpoint(Endpoint),
+}
+
+/// `[trust.NAME.aws]`: instances and principals of some accounts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AwsSettings {
+    /// `accounts`.
+    pub accounts: Vec<String>,
+    /// `identity-document`: PEM files of the regions' certificates; empty: documents are not taken.
+    pub certificates: Vec<PathBuf>,
+    /// `caller-identity`; `None`: signed requests are not taken.
+    pub caller_identity: Option<CallerIdentity>,
+}
+
+/// `caller-identity` of `[trust.NAME.aws]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CallerIdentity {
+    /// `audience`: what the signed header must say.
+    pub audience: String,
+    /// `sts-url`.
+    pub sts: Endpoint,
 }
 
 /// `[trust.NAME.peer]`: each list that is not empty must hold what the process is; at least one is not empty.

@@ -17,6 +17,7 @@ use super::settings::{Identify, ListenAddr, ListenerSettings};
 use super::stream::AgentStream;
 use crate::identity::{Link, Peer, UnixPeer};
 use crate::syscall;
+use crate::tls::{FrontDoor, Shown};
 
 /// A listener with its sockets open.
 #[derive(Debug)]
@@ -29,6 +30,7 @@ pub struct Bound {
 enum Socket {
     Tcp(TcpListener),
     Unix(UnixListener, PathBuf),
+    Tls(TcpListener, Arc<FrontDoor>),
 }
 
 /// A listener that cannot be opened.
@@ -49,6 +51,9 @@ pub enum BindError {
         "systemd handed over no socket named {0}; is there a .socket unit with FileDescriptorName={0}?"
     )]
     NotHandedOver(String),
+    /// A `tls:` address, and nothing to show there.
+    #[error("a tls: address needs the listener's certificate and key")]
+    NoCertificate,
 }
 
 /// How long the loop rests after an error such as EMFILE: connections wait in the backlog meanwhile.
@@ -56,18 +61,23 @@ const REST: Duration = Duration::from_millis(50);
 
 impl Bound {
     /// Opens the sockets of a listener. `handed` are those that systemd passed, by name; the ones that are named are
-    /// taken out.
+    /// taken out. `door` is what `tls:` addresses show.
     ///
     /// # Errors
     /// [`BindError`] names the address.
     pub fn open(
         settings: ListenerSettings,
+        door: Option<&Arc<FrontDoor>>,
         handed: &mut Vec<(String, std::net::TcpListener)>,
     ) -> Result<Self, BindError> {
         let mut sockets = Vec::new();
         for address in &settings.listen {
             match address {
                 ListenAddr::Tcp(address) => sockets.push(Socket::Tcp(tcp(*address)?)),
+                ListenAddr::Tls(address) => {
+                    let door = door.ok_or(BindError::NoCertificate)?;
+                    sockets.push(Socket::Tls(tcp(*address)?, Arc::clone(door)));
+                }
                 ListenAddr::Unix(path) => sockets.push(unix(path, settings.identify)?),
                 ListenAddr::Systemd(name) => {
                     let wanted = name.clone().unwrap_or_else(|| settings.name.to_string());
@@ -98,7 +108,7 @@ impl Bound {
         self.sockets
             .iter()
             .filter_map(|socket| match socket {
-                Socket::Tcp(listener) => listener.local_addr().ok(),
+                Socket::Tcp(listener) | Socket::Tls(listener, _) => listener.local_addr().ok(),
                 Socket::Unix(..) => None,
             })
             .collect()
@@ -112,6 +122,9 @@ impl Bound {
                 Socket::Tcp(listener) => listener
                     .local_addr()
                     .map_or_else(|_| "tcp".to_owned(), |address| address.to_string()),
+                Socket::Tls(listener, _) => listener
+                    .local_addr()
+                    .map_or_else(|_| "tls".to_owned(), |address| format!("tls:{address}")),
                 Socket::Unix(_, path) => format!("unix:{}", path.display()),
             })
             .collect()
@@ -209,13 +222,45 @@ async fn accept(
             }
         };
         let seat = Arc::new(Seat::take(&shared, permit));
-        let front = Front::new(
-            Arc::clone(&shared),
-            Arc::clone(&settings),
-            (peer, link),
-            seat,
-        );
-        shared.tracker.spawn(connect::serve(front, stream));
+        let (shared, settings) = (Arc::clone(&shared), Arc::clone(&settings));
+        let door = match &socket {
+            Socket::Tls(_, door) => Some(Arc::clone(door)),
+            Socket::Tcp(_) | Socket::Unix(..) => None,
+        };
+        shared.tracker.clone().spawn(async move {
+            let cut = shared.cut.clone();
+            let shaken = tokio::select! {
+                () = cut.cancelled() => None,
+                shaken = shake(stream, door, settings.limits.header_timeout) => shaken,
+            };
+            if let Some((stream, certificates)) = shaken {
+                let link = Link {
+                    certificates,
+                    ..link
+                };
+                connect::serve(Front::new(shared, settings, (peer, link), seat), stream).await;
+            }
+        });
+    }
+}
+
+/// The handshake of a `tls:` listener, and what the agent showed in it.
+async fn shake(
+    stream: AgentStream,
+    door: Option<Arc<FrontDoor>>,
+    deadline: Duration,
+) -> Option<(AgentStream, Shown)> {
+    let (tcp, door) = match (stream, door) {
+        (AgentStream::Tcp(tcp), Some(door)) => (tcp, door),
+        (stream, _) => return Some((stream, Shown::new())),
+    };
+    match tokio::time::timeout(deadline, door.accept(tcp)).await {
+        Ok(Ok((stream, shown))) => Some((AgentStream::Tls(Box::new(stream)), shown)),
+        Ok(Err(error)) => {
+            debug!(%error, "TLS with an agent failed");
+            None
+        }
+        Err(_) => None,
     }
 }
 
@@ -244,7 +289,7 @@ impl Drop for Seat {
 
 async fn next(socket: &Socket) -> io::Result<(AgentStream, Peer, Link)> {
     match socket {
-        Socket::Tcp(listener) => {
+        Socket::Tcp(listener) | Socket::Tls(listener, _) => {
             let (stream, address) = listener.accept().await?;
             stream.set_nodelay(true)?;
             let link = Link {

@@ -55,7 +55,9 @@ pub use body::{Body, BodyError};
 pub use metrics::Metrics;
 pub use refusal::{HEADER as REFUSAL_HEADER, Refusal};
 pub use services::Services;
-pub use settings::{Identify, Limits, ListenAddr, ListenerSettings, Unmatched, UpstreamSettings};
+pub use settings::{
+    Identify, Limits, ListenAddr, ListenerSettings, ListenerTls, Unmatched, UpstreamSettings,
+};
 
 use crate::agent::Name;
 use crate::audit::Audit;

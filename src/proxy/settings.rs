@@ -8,6 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::agent::Name;
+use crate::credential::Source;
 use crate::host::Target;
 use crate::tls::TrustSettings;
 
@@ -26,6 +27,17 @@ pub struct ListenerSettings {
     pub base_url: bool,
     /// The limits.
     pub limits: Limits,
+    /// `tls`: what `tls:` addresses show.
+    pub tls: Option<ListenerTls>,
+}
+
+/// `[proxy.tls]`: a listener's own certificate.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ListenerTls {
+    /// `cert`: the chain in PEM, the listener's own certificate first.
+    pub cert: PathBuf,
+    /// `key`.
+    pub key: Source,
 }
 
 /// One address of `listen`.
@@ -34,6 +46,8 @@ pub struct ListenerSettings {
 pub enum ListenAddr {
     /// `"127.0.0.1:8180"`; port 0 picks one.
     Tcp(SocketAddr),
+    /// `"tls:127.0.0.1:8543"`: TLS that asks agents for their certificates.
+    Tls(SocketAddr),
     /// `"unix:/run/keyward/proxy.sock"`.
     Unix(PathBuf),
     /// `"systemd"` or `"systemd:NAME"`: sockets that systemd hands over (sd_listen_fds(3)), by name where given.

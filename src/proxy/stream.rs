@@ -1,4 +1,4 @@
-//! An agent's connection, over TCP or a unix socket, as one type.
+//! An agent's connection, over TCP, TLS or a unix socket, as one type.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -7,11 +7,14 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+use crate::tls::ServerStream;
+
 /// An agent's connection.
 #[derive(Debug)]
 pub(super) enum AgentStream {
     Tcp(TcpStream),
     Unix(UnixStream),
+    Tls(Box<ServerStream<TcpStream>>),
 }
 
 macro_rules! either {
@@ -22,6 +25,10 @@ macro_rules! either {
                 $call
             }
             AgentStream::Unix(stream) => {
+                let $stream = Pin::new(stream);
+                $call
+            }
+            AgentStream::Tls(stream) => {
                 let $stream = Pin::new(stream);
                 $call
             }
@@ -68,6 +75,7 @@ impl AsyncWrite for AgentStream {
         match self {
             Self::Tcp(stream) => stream.is_write_vectored(),
             Self::Unix(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
         }
     }
 }

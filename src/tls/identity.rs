@@ -43,26 +43,33 @@ impl ClientIdentity {
     /// # Errors
     /// [`IdentityError`].
     pub fn from_pem(chain: &[u8], key: &Secret) -> Result<Self, IdentityError> {
+        let certified = Self::certified(chain, key)?;
+        let until = certified
+            .cert
+            .iter()
+            .map(end)
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(Self {
+            until: until.into_iter().min().ok_or(IdentityError::Certificate)?,
+            resolver: Arc::new(SingleCertAndKey::from(certified)),
+        })
+    }
+
+    pub(super) fn certified(chain: &[u8], key: &Secret) -> Result<CertifiedKey, IdentityError> {
         let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(chain)
             .collect::<Result<_, _>>()
             .map_err(|_| IdentityError::Certificate)?;
         if chain.is_empty() {
             return Err(IdentityError::Certificate);
         }
-        let until = chain.iter().map(end).collect::<Result<Vec<_>, _>>()?;
-        let until = until.into_iter().min().ok_or(IdentityError::Certificate)?;
         let key = PrivateKeyDer::from_pem_slice(key.expose()).map_err(|_| IdentityError::Key)?;
         let key = aws_lc_rs::sign::any_supported_type(&key).map_err(|_| IdentityError::Key)?;
         let certified = CertifiedKey::new(chain, key);
         match certified.keys_match() {
-            Ok(()) => {}
-            Err(rustls::Error::InconsistentKeys(_)) => return Err(IdentityError::Mismatch),
-            Err(_) => return Err(IdentityError::Certificate),
+            Ok(()) => Ok(certified),
+            Err(rustls::Error::InconsistentKeys(_)) => Err(IdentityError::Mismatch),
+            Err(_) => Err(IdentityError::Certificate),
         }
-        Ok(Self {
-            resolver: Arc::new(SingleCertAndKey::from(certified)),
-            until,
-        })
     }
 
     /// When the first certificate of the chain to end does so.

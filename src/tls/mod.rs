@@ -11,10 +11,12 @@ mod connect;
 mod error;
 mod facts;
 mod folder;
+mod front;
 mod identity;
 mod issue;
 mod leaves;
 mod names;
+mod roots;
 mod stream;
 mod trust;
 
@@ -33,9 +35,11 @@ pub use authority::{Authority, Overlap};
 pub use connect::{ConnectError, Connector, Distrust};
 pub use error::{CaError, LeafError};
 pub use facts::{CertificateFacts, Role};
+pub use front::{FrontDoor, Shown};
 pub use identity::{ClientIdentity, IdentityError};
 pub use leaves::{Leaves, Metrics};
 pub use names::Constraints;
+pub use roots::{BadRoot, ClientRoots, certificates};
 pub use stream::{ClientStream, ServerStream, TlsStream};
 pub use trust::{SYSTEM_BUNDLES, TrustError};
 

@@ -227,6 +227,7 @@ async fn probe(config: &Config, agent: &AgentId, stands: bool, host: &str) -> Re
             unmatched: Unmatched::Refuse,
             identify: Identify::Open,
             base_url: false,
+            tls: None,
             limits: Limits::default(),
         }],
         admin: Admin::default(),

@@ -95,7 +95,9 @@ fn leads_here(config: &Config, url: &str) -> bool {
         .iter()
         .flat_map(|listener| &listener.listen))
     .any(|listen| match listen {
-        ListenAddr::Tcp(address) => address.port() == 0 || Some(address.port()) == port,
+        ListenAddr::Tcp(address) | ListenAddr::Tls(address) => {
+            address.port() == 0 || Some(address.port()) == port
+        }
         ListenAddr::Unix(_) => false,
         ListenAddr::Systemd(_) => true,
     })

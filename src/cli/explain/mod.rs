@@ -264,7 +264,7 @@ impl<'a> Case<'a> {
     fn own(&self) -> Vec<SocketAddr> {
         let listeners = self.config.listeners.iter();
         let tcp = |addr: &ListenAddr| match addr {
-            ListenAddr::Tcp(addr) => Some(*addr),
+            ListenAddr::Tcp(addr) | ListenAddr::Tls(addr) => Some(*addr),
             ListenAddr::Unix(_) | ListenAddr::Systemd(_) => None,
         };
         listeners

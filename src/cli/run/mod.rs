@@ -263,6 +263,7 @@ fn listener(args: &RunArgs, prepared: &Prepared) -> ListenerSettings {
         identify: Identify::Required,
         base_url: args.base_url || written.is_some_and(|one| one.base_url),
         limits: written.map(|one| one.limits.clone()).unwrap_or_default(),
+        tls: None,
     }
 }
 

@@ -5,7 +5,7 @@ use toml::de::DeValue;
 use super::{Read, endpoint, words};
 use crate::config::key::{Kind as K, Need, Section, key};
 use crate::config::reader::{self, Reader};
-use crate::identity::{Algorithm, JwtSettings, TrustKind};
+use crate::identity::{Algorithm, JwtSettings, KeyPlace, TrustKind};
 
 pub(in crate::config) static JWT: Section = Section {
     title: "[trust.NAME.jwt]",
@@ -60,10 +60,14 @@ pub(super) fn read(reader: &Reader<'_, '_>) -> Read {
         use Algorithm as A;
         vec![A::Rs256, A::Ps256, A::Es256, A::Es384, A::EdDsa]
     };
+    let issuer = reader.text("issuer")?.0.to_owned();
+    let keys = match jwks {
+        Some(url) => KeyPlace::Url(url),
+        None => KeyPlace::Discovery(discovery?, issuer.clone()),
+    };
     let settings = JwtSettings {
-        issuer: reader.text("issuer")?.0.to_owned(),
-        discovery: discovery?,
-        jwks,
+        issuer,
+        keys,
         audience,
         algorithms,
         claims,

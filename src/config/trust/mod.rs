@@ -2,8 +2,11 @@
 //!
 //! A new kind is a file here with its [`Section`] and reader, and a line in [`KINDS`] and [`TRUST`].
 
+mod aws;
 mod jwt;
+mod kubernetes;
 mod peer;
+mod spiffe;
 
 use toml::de::DeValue;
 
@@ -30,6 +33,24 @@ pub(super) static TRUST: Section = Section {
             K::Table(&jwt::JWT),
             Need::OneOf,
             "Tokens of an OpenID issuer. The subject is `sub`.",
+        ),
+        key(
+            "kubernetes",
+            K::Table(&kubernetes::KUBERNETES),
+            Need::OneOf,
+            "Service accounts of a cluster. The subject is `NAMESPACE/SERVICEACCOUNT`.",
+        ),
+        key(
+            "spiffe",
+            K::Table(&spiffe::SPIFFE),
+            Need::OneOf,
+            "Workloads of a SPIFFE trust domain. The subject is the SPIFFE ID.",
+        ),
+        key(
+            "aws",
+            K::Table(&aws::AWS),
+            Need::OneOf,
+            "Instances and principals of AWS, at `/token`. The subject is the caller's ARN, or `arn:aws:ec2:REGION:ACCOUNT:instance/ID`.",
         ),
         key(
             "peer",
@@ -77,7 +98,13 @@ type Read = Option<(TrustKind, Option<Source>)>;
 
 type ReadKind = fn(&Reader<'_, '_>) -> Read;
 
-const KINDS: &[(&str, ReadKind)] = &[("jwt", jwt::read), ("peer", peer::read)];
+const KINDS: &[(&str, ReadKind)] = &[
+    ("jwt", jwt::read),
+    ("kubernetes", kubernetes::read),
+    ("spiffe", spiffe::read),
+    ("aws", aws::read),
+    ("peer", peer::read),
+];
 
 /// Every table, in the file's order.
 pub(super) fn all(

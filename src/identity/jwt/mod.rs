@@ -53,11 +53,7 @@ impl JwtProvider {
         client: Client,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        let site = KeySite::new(
-            client,
-            (&settings.issuer, &settings.discovery),
-            settings.jwks.as_ref(),
-        );
+        let site = KeySite::new(client, settings.keys.clone());
         Self {
             name,
             agent,
@@ -102,7 +98,7 @@ impl TrustProvider for JwtProvider {
         let (algorithm, id) = token.header(&self.algorithms)?;
         // Before the key is looked for: a token that ended long ago makes nobody call the issuer.
         let expires = self.rules.check(&token.claims, now)?;
-        let key = key_of(&self.keys, id, algorithm).await?;
+        let key = key_of(&self.keys, |keys| keys.find(id, algorithm)).await?;
         token.verify(algorithm, &key)?;
         let subject = subject(&token.claims)?;
         let claim = |name: &str| token.claims.text(name);

@@ -19,6 +19,10 @@ impl Object {
         self.0.get(name)
     }
 
+    pub(in crate::identity) fn members(&self) -> impl Iterator<Item = (&String, &Value)> {
+        self.0.iter()
+    }
+
     /// A member that is a text.
     pub(in crate::identity) fn text(&self, name: &str) -> Option<&str> {
         self.0.get(name)?.as_str()

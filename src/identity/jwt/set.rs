@@ -15,7 +15,7 @@ use super::object::Object;
 use crate::identity::AttestError;
 use crate::identity::build::Token;
 use crate::identity::refreshed::{Origin, Refreshed};
-use crate::identity::settings::Algorithm;
+use crate::identity::settings::{Algorithm, KeyPlace};
 use crate::issuer::{Answer, Client, Endpoint};
 
 /// The keys of one issuer at one time.
@@ -37,17 +37,9 @@ struct Discovery {
 #[derive(Debug)]
 pub(in crate::identity) struct KeySite {
     client: Client,
-    place: Place,
+    place: KeyPlace,
     /// Shown to this endpoint's host and no other: the API server of Kubernetes asks for it.
     bearer: Option<(Endpoint, Arc<dyn Token>)>,
-}
-
-#[derive(Debug)]
-enum Place {
-    /// OpenID Connect Discovery 1.0 §4, at this URL, for this issuer.
-    Discovery(Endpoint, String),
-    /// Here.
-    Url(Endpoint),
 }
 
 impl Keys {
@@ -98,16 +90,8 @@ impl Keys {
 }
 
 impl KeySite {
-    /// By discovery, unless the keys' own URL is given.
-    pub(in crate::identity) fn new(
-        client: Client,
-        (issuer, discovery): (&str, &Endpoint),
-        jwks: Option<&Endpoint>,
-    ) -> Self {
-        let place = match jwks {
-            Some(url) => Place::Url(url.clone()),
-            None => Place::Discovery(discovery.clone(), issuer.to_owned()),
-        };
+    /// Asks nobody yet.
+    pub(in crate::identity) fn new(client: Client, place: KeyPlace) -> Self {
         Self {
             client,
             place,
@@ -115,8 +99,14 @@ impl KeySite {
         }
     }
 
+    /// Shows this token to that endpoint's host.
+    pub(in crate::identity) fn with_bearer(mut self, bearer: (Endpoint, Arc<dyn Token>)) -> Self {
+        self.bearer = Some(bearer);
+        self
+    }
+
     async fn get(&self, url: &Endpoint) -> Result<Answer, &'static str> {
-        let mut request = Request::get(url.uri().clone()).header(ACCEPT, "application/json");
+        let mut request = Request::get(url.uri().clone());
         if let Some((home, token)) = &self.bearer
             && home.target() == url.target()
         {
@@ -124,22 +114,19 @@ impl KeySite {
                 .current()
                 .ok_or("the token for the issuer has no value")?;
             let value = [b"Bearer ", token.expose()].concat();
-            let value = HeaderValue::from_bytes(&value).map_err(|_| "the token is no header")?;
+            let mut value =
+                HeaderValue::from_bytes(&value).map_err(|_| "the token is no header")?;
+            value.set_sensitive(true);
             request = request.header(AUTHORIZATION, value);
         }
-        let request = request.body(Bytes::new()).map_err(|_| "the URL is none")?;
-        let answer = self.client.send(request).await;
-        let answer = answer.map_err(|_| "the issuer is out of reach, or its answer too long")?;
-        if answer.status != StatusCode::OK {
-            return Err("the issuer's answer is not 200");
-        }
-        Ok(answer)
+        ask(&self.client, request).await
     }
 
     async fn place(&self) -> Result<Endpoint, &'static str> {
+        // OpenID Connect Discovery 1.0 §4.
         let (base, issuer) = match &self.place {
-            Place::Url(url) => return Ok(url.clone()),
-            Place::Discovery(base, issuer) => (base, issuer),
+            KeyPlace::Url(url) => return Ok(url.clone()),
+            KeyPlace::Discovery(base, issuer) => (base, issuer),
         };
         let url = base
             .join("/.well-known/openid-configuration")
@@ -178,8 +165,8 @@ impl Origin for KeySite {
 
     fn name(&self) -> &str {
         match &self.place {
-            Place::Discovery(_, issuer) => issuer,
-            Place::Url(url) => url.uri().host().unwrap_or("jwks-url"),
+            KeyPlace::Discovery(_, issuer) => issuer,
+            KeyPlace::Url(url) => url.uri().host().unwrap_or("jwks-url"),
         }
     }
 }
@@ -195,22 +182,38 @@ fn freshness(answer: &Answer) -> Duration {
     ages.min().unwrap_or(FRESH).clamp(FRESH_LEAST, FRESH_MOST)
 }
 
+/// A document that is there for everybody.
+pub(in crate::identity) async fn fetch(
+    client: &Client,
+    url: &Endpoint,
+) -> Result<Answer, &'static str> {
+    ask(client, Request::get(url.uri().clone())).await
+}
+
+async fn ask(client: &Client, request: http::request::Builder) -> Result<Answer, &'static str> {
+    let request = request
+        .header(ACCEPT, "application/json")
+        .body(Bytes::new());
+    let answer = client.send(request.map_err(|_| "the URL is none")?).await;
+    let answer = answer.map_err(|_| "it is out of reach, or its answer too long")?;
+    if answer.status != StatusCode::OK {
+        return Err("its answer is not 200");
+    }
+    Ok(answer)
+}
+
 /// The key by which a token says that it was signed; asked for anew where it is not known.
-pub(in crate::identity) async fn key_of<O: Origin<Value = Keys>>(
+pub(in crate::identity) async fn key_of<O: Origin>(
     keys: &Refreshed<O>,
-    id: Option<&str>,
-    algorithm: Algorithm,
+    find: impl Fn(&O::Value) -> Option<&Arc<Key>>,
 ) -> Result<Arc<Key>, AttestError> {
     let known = keys.current().await.map_err(|_| AttestError::Unavailable)?;
-    if let Some(key) = known.find(id, algorithm) {
+    if let Some(key) = find(&known) {
         return Ok(Arc::clone(key));
     }
-    let renewed = keys
-        .renewed(known)
-        .await
-        .map_err(|_| AttestError::Unavailable)?;
-    let key = renewed.find(id, algorithm).ok_or(Bad)?;
-    Ok(Arc::clone(key))
+    let renewed = keys.renewed(known).await;
+    let renewed = renewed.map_err(|_| AttestError::Unavailable)?;
+    Ok(Arc::clone(find(&renewed).ok_or(Bad)?))
 }
 
 /// What an issuer without `Cache-Control` gets.

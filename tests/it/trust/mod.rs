@@ -1,9 +1,12 @@
 //! Trust providers: tokens, processes and certificates that prove an agent, and those that only look like it.
 
+mod aws;
 mod issuer;
 mod jwt;
+mod kubernetes;
 mod mint;
 mod peer;
+mod spiffe;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,0 +1,225 @@
+//! Two calls of the Kubernetes API: `TokenReview`, and one pod.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, StatusCode};
+use serde::Deserialize;
+use serde_json::json;
+use tracing::warn;
+
+use super::{Account, Pod};
+use crate::identity::AttestError;
+use crate::identity::build::Token;
+use crate::identity::settings::KubernetesSettings;
+use crate::issuer::{Answer, Client, Endpoint};
+
+/// The API server, as keyward's own service account.
+#[derive(Debug)]
+pub(super) struct Api {
+    client: Client,
+    url: Endpoint,
+    token: Arc<dyn Token>,
+}
+
+/// What a review says of a token that holds.
+#[derive(Debug)]
+pub(super) struct Reviewed {
+    pub(super) user: String,
+    pub(super) pod: Option<Pod>,
+}
+
+#[derive(Deserialize)]
+struct Review {
+    #[serde(default)]
+    status: Status,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Status {
+    authenticated: bool,
+    user: User,
+    audiences: Vec<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct User {
+    username: String,
+    extra: HashMap<String, Vec<String>>,
+}
+
+#[derive(Deserialize)]
+struct PodObject {
+    metadata: Metadata,
+    #[serde(default)]
+    spec: Spec,
+    #[serde(default)]
+    status: PodStatus,
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    uid: String,
+    #[serde(default)]
+    labels: HashMap<String, String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, rename_all = "camelCase")]
+struct Spec {
+    service_account_name: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default, rename_all = "camelCase")]
+struct PodStatus {
+    phase: String,
+    container_statuses: Vec<Container>,
+    init_container_statuses: Vec<Container>,
+    ephemeral_container_statuses: Vec<Container>,
+}
+
+#[derive(Deserialize)]
+struct Container {
+    #[serde(default, rename = "imageID")]
+    image_id: String,
+}
+
+impl Api {
+    pub(super) fn new(client: Client, url: Endpoint, token: Arc<dyn Token>) -> Self {
+        Self { client, url, token }
+    }
+
+    /// Whether the API server believes the token, for one of these audiences.
+    pub(super) async fn review(
+        &self,
+        token: &[u8],
+        audience: &[String],
+    ) -> Result<Reviewed, AttestError> {
+        let token = std::str::from_utf8(token).map_err(|_| AttestError::Bad)?;
+        let body = json!({
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenReview",
+            "spec": {"token": token, "audiences": audience},
+        });
+        let path = "/apis/authentication.k8s.io/v1/tokenreviews";
+        let answer = self
+            .call(Method::POST, path, body.to_string().into())
+            .await?;
+        if !answer.status.is_success() {
+            warn!(
+                status = answer.status.as_u16(),
+                "the API server refuses TokenReviews"
+            );
+            return Err(AttestError::Unavailable);
+        }
+        let review: Review = answer.json().map_err(|_| AttestError::Unavailable)?;
+        let Status {
+            authenticated,
+            user,
+            audiences,
+        } = review.status;
+        // A server that does not know audiences says none: its word is for a token of its own.
+        if !authenticated || !audiences.iter().any(|one| audience.contains(one)) {
+            return Err(AttestError::Bad);
+        }
+        let extra = |name: &str| match user.extra.get(name)?.as_slice() {
+            [only] => Some(only.clone()),
+            _ => None,
+        };
+        let pod = extra("authentication.kubernetes.io/pod-name")
+            .zip(extra("authentication.kubernetes.io/pod-uid"))
+            .map(|(name, uid)| Pod { name, uid });
+        Ok(Reviewed {
+            user: user.username,
+            pod,
+        })
+    }
+
+    /// Whether the pod is there, is the one that the token was made for, and is as it must be.
+    pub(super) async fn look_at(
+        &self,
+        pod: &Pod,
+        account: &Account<'_>,
+        settings: &KubernetesSettings,
+    ) -> Result<(), AttestError> {
+        let path = format!("/api/v1/namespaces/{}/pods/{}", account.namespace, pod.name);
+        let answer = self.call(Method::GET, &path, Bytes::new()).await?;
+        match answer.status {
+            StatusCode::OK => {}
+            StatusCode::NOT_FOUND => return Err(AttestError::Bad),
+            status => {
+                warn!(
+                    status = status.as_u16(),
+                    "the API server does not show a pod"
+                );
+                return Err(AttestError::Unavailable);
+            }
+        }
+        let found: PodObject = answer.json().map_err(|_| AttestError::Unavailable)?;
+        let labels = &found.metadata.labels;
+        let same = found.metadata.uid == pod.uid
+            && found.spec.service_account_name == account.name
+            && !matches!(&*found.status.phase, "Succeeded" | "Failed")
+            && settings
+                .labels
+                .iter()
+                .all(|(name, value)| labels.get(name) == Some(value));
+        if !same || !found.status.runs_only(&settings.image_digests) {
+            return Err(AttestError::Bad);
+        }
+        Ok(())
+    }
+
+    async fn call(&self, method: Method, path: &str, body: Bytes) -> Result<Answer, AttestError> {
+        let token = self.token.current().ok_or(AttestError::Unavailable)?;
+        let bearer = [b"Bearer ", token.expose()].concat();
+        let mut bearer = HeaderValue::from_bytes(&bearer).map_err(|_| AttestError::Unavailable)?;
+        bearer.set_sensitive(true);
+        let url = self.url.join(path).map_err(|_| AttestError::Bad)?;
+        let request = Request::builder()
+            .method(method)
+            .uri(url.uri().clone())
+            .header(ACCEPT, "application/json")
+            .header(CONTENT_TYPE, "application/json")
+            .header(AUTHORIZATION, bearer)
+            .body(body)
+            .map_err(|_| AttestError::Bad)?;
+        let answered = tokio::time::timeout(DEADLINE, self.client.send(request)).await;
+        match answered {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => {
+                warn!(%error, "the API server of a trust provider is out of reach");
+                Err(AttestError::Unavailable)
+            }
+            Err(_) => Err(AttestError::Unavailable),
+        }
+    }
+}
+
+impl PodStatus {
+    /// Whether every container runs one of these images: whichever of them has the token could speak.
+    fn runs_only(&self, digests: &[String]) -> bool {
+        let all = [
+            &self.container_statuses,
+            &self.init_container_statuses,
+            &self.ephemeral_container_statuses,
+        ];
+        let good = |container: &&Container| {
+            let id = &*container.image_id;
+            let digest = id.rsplit_once('@').map_or(id, |(_, digest)| digest);
+            digests.iter().any(|known| known == digest)
+        };
+        digests.is_empty()
+            || (!self.container_statuses.is_empty()
+                && all.into_iter().flatten().all(|container| good(&container)))
+    }
+}
+
+/// The time for one call.
+const DEADLINE: Duration = Duration::from_secs(5);

@@ -1,0 +1,214 @@
+//! `[trust.NAME.spiffe]`: workloads of one trust domain, by X.509-SVID over mutual TLS, or by JWT-SVID.
+//!
+//! What does not claim to be of this trust domain is another table's. The certificate comes from a `tls:` listener,
+//! whose handshake has proved its key; its chain is checked here, against this domain's bundle and no other.
+
+mod bundle;
+mod id;
+mod workload;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::prelude::FromDer as _;
+
+use super::jwt::set::key_of;
+use super::jwt::token::{Rules, Unverified, subject};
+use super::jwt::verified::{Verified, sum};
+use super::mapping::Mapping;
+use super::refreshed::Refreshed;
+use super::settings::{Algorithm, SpiffeSettings};
+use super::{AttestError, Attested, Bound, Evidence, TokenType, TrustProvider};
+use crate::clock::Clock;
+use crate::issuer::Client;
+use bundle::BundleSite;
+use id::SpiffeId;
+
+/// Whether this is a trust domain's name.
+pub fn is_trust_domain(text: &str) -> bool {
+    id::is_domain(text)
+}
+
+/// The provider.
+#[derive(Debug)]
+pub(super) struct SpiffeProvider {
+    name: Arc<str>,
+    agent: Mapping,
+    domain: String,
+    rules: Rules,
+    bundle: Refreshed<BundleSite>,
+    verified: Verified,
+    clock: Arc<dyn Clock>,
+}
+
+impl SpiffeProvider {
+    pub(super) fn new(
+        (name, agent): (Arc<str>, Mapping),
+        settings: &SpiffeSettings,
+        client: Client,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let site = BundleSite::new(
+            (&settings.trust_domain, !settings.audience.is_empty()),
+            settings.bundle.clone(),
+            client,
+        );
+        Self {
+            name,
+            agent,
+            domain: settings.trust_domain.clone(),
+            rules: Rules {
+                issuer: None,
+                audience: settings.audience.clone(),
+                claims: Vec::new(),
+            },
+            bundle: Refreshed::new(site, Arc::clone(&clock)),
+            verified: Verified::default(),
+            clock,
+        }
+    }
+
+    async fn by_certificate(&self, chain: &[Box<[u8]>]) -> Result<Option<Attested>, AttestError> {
+        let Some(own) = chain.first() else {
+            return Ok(None);
+        };
+        // What does not even parse is no evidence of anybody's.
+        let Ok((rest, certificate)) = X509Certificate::from_der(own) else {
+            return Ok(None);
+        };
+        let uris = uris(&certificate);
+        let is_ours = |uri: &str| SpiffeId::read(uri).is_some_and(|id| id.domain == self.domain);
+        if !uris.iter().any(|uri| is_ours(uri)) {
+            return Ok(None);
+        }
+        let now = self.clock.now().wall;
+        // X509-SVID §2: exactly one URI, whatever else.
+        let ([uri], true) = (uris.as_slice(), rest.is_empty()) else {
+            return Err(AttestError::Bad);
+        };
+        let id = SpiffeId::read(uri).ok_or(AttestError::Bad)?;
+        if !id.has_path || !is_leaf(&certificate) {
+            return Err(AttestError::Bad);
+        }
+        let bundle = self
+            .bundle
+            .current()
+            .await
+            .map_err(|_| AttestError::Unavailable)?;
+        bundle
+            .roots
+            .verify(chain, now)
+            .map_err(|_| AttestError::Bad)?;
+        let agent = self.agent.agent(uri, |_| None).ok_or(AttestError::Bad)?;
+        let thumbprint = sum(own);
+        let ends = certificate.validity().not_after.timestamp();
+        Ok(Some(Attested {
+            evidence: Some(thumbprint),
+            expires: Timestamp::from_second(ends).ok(),
+            bound: Some(Bound::Certificate(thumbprint)),
+            ..Attested::new(agent, Arc::clone(&self.name))
+        }))
+    }
+
+    async fn by_token(&self, text: &[u8]) -> Result<Option<Attested>, AttestError> {
+        let (sum, now) = (sum(text), self.clock.now().wall);
+        if let Some((attested, key)) = self.verified.get(&sum, now) {
+            let bundle = self
+                .bundle
+                .current()
+                .await
+                .map_err(|_| AttestError::Unavailable)?;
+            if key.is_some_and(|key| bundle.keys.holds(&key)) {
+                return Ok(Some(attested));
+            }
+        }
+        let Some(token) = Unverified::read(text) else {
+            return Ok(None);
+        };
+        let Ok(subject) = subject(&token.claims) else {
+            return Ok(None);
+        };
+        let Some(id) = SpiffeId::read(subject).filter(|id| id.domain == self.domain) else {
+            return Ok(None);
+        };
+        let (algorithm, key_id) = token.header(&ALGORITHMS)?;
+        let expires = self.rules.check(&token.claims, now)?;
+        // JWT-SVID §4.2: the key's id must be there.
+        let key_id = key_id.filter(|_| id.has_path).ok_or(AttestError::Bad)?;
+        let key = key_of(&self.bundle, |bundle| {
+            bundle.keys.find(Some(key_id), algorithm)
+        })
+        .await?;
+        token.verify(algorithm, &key)?;
+        let agent = self
+            .agent
+            .agent(subject, |_| None)
+            .ok_or(AttestError::Bad)?;
+        let attested = Attested {
+            evidence: Some(sum),
+            expires: Some(expires),
+            ..Attested::new(agent, Arc::clone(&self.name))
+        };
+        self.verified.put(sum, &attested, (Some(key), expires, now));
+        Ok(Some(attested))
+    }
+}
+
+#[async_trait]
+impl TrustProvider for SpiffeProvider {
+    async fn attest(&self, evidence: Evidence<'_>) -> Result<Option<Attested>, AttestError> {
+        let asks_for_tokens = !self.rules.audience.is_empty() && evidence.is_maybe_jwt();
+        if let Some(presented) = evidence.presented.filter(|_| asks_for_tokens)
+            && let Some(attested) = self.by_token(presented.token().expose()).await?
+        {
+            return Ok(Some(attested));
+        }
+        if evidence.presented_as != TokenType::Any {
+            return Ok(None);
+        }
+        self.by_certificate(&evidence.link.certificates).await
+    }
+}
+
+/// Every URI of the subject's alternative names.
+fn uris<'a>(certificate: &'a X509Certificate<'_>) -> Vec<&'a str> {
+    let mut uris = Vec::new();
+    for extension in certificate.iter_extensions() {
+        if let ParsedExtension::SubjectAlternativeName(names) = extension.parsed_extension() {
+            uris.extend(names.general_names.iter().filter_map(|name| match name {
+                GeneralName::URI(uri) => Some(*uri),
+                _ => None,
+            }));
+        }
+    }
+    uris
+}
+
+/// X509-SVID §4.1, §4.3: no CA, signs handshakes, and signs neither certificates nor lists.
+fn is_leaf(certificate: &X509Certificate<'_>) -> bool {
+    let Ok(constraints) = certificate.basic_constraints() else {
+        return false;
+    };
+    let is_ca = constraints.is_some_and(|found| found.value.ca);
+    let usage = match certificate.key_usage() {
+        Ok(Some(usage)) => usage.value,
+        Ok(None) | Err(_) => return false,
+    };
+    !is_ca && usage.digital_signature() && !usage.key_cert_sign() && !usage.crl_sign()
+}
+
+/// JWT-SVID §2.1.
+const ALGORITHMS: [Algorithm; 9] = [
+    Algorithm::Rs256,
+    Algorithm::Rs384,
+    Algorithm::Rs512,
+    Algorithm::Es256,
+    Algorithm::Es384,
+    Algorithm::Es512,
+    Algorithm::Ps256,
+    Algorithm::Ps384,
+    Algorithm::Ps512,
+];

@@ -1,0 +1,465 @@
+//! `[trust.NAME.aws]`: identity documents as EC2 signs them, and signed requests for `GetCallerIdentity`.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::rsa::KeyPair as RsaKeyPair;
+use aws_lc_rs::signature::RSA_PKCS1_SHA256;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::Response;
+use keyward::identity::{AttestError, TokenType};
+use parking_lot::Mutex;
+use rcgen::{CertificateParams, KeyPair, PKCS_RSA_SHA256, RsaKeySize};
+use serde_json::{Value, json};
+
+use super::super::upstream::{Upstream, full};
+use super::Provider;
+use super::mint::b64;
+
+const DOCUMENT: &str = r#"{
+  "accountId" : "123456789012",
+  "architecture" : "x86_64",
+  "imageId" : "ami-0123456789abcdef0",
+  "instanceId" : "i-0123456789abcdef0",
+  "instanceType" : "t3.micro",
+  "pendingTime" : "2026-11-20T10:00:00Z",
+  "privateIp" : "10.0.0.7",
+  "region" : "eu-central-1",
+  "version" : "2017-09-30"
+}"#;
+
+const SIGNED_DATA: &[u8] = &[0x06, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 7, 2];
+const DATA: &[u8] = &[0x06, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 7, 1];
+const CONTENT_TYPE: &[u8] = &[0x06, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 9, 3];
+const MESSAGE_DIGEST: &[u8] = &[0x06, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 9, 4];
+const SHA_256: &[u8] = &[0x06, 9, 0x60, 0x86, 0x48, 1, 0x65, 3, 4, 2, 1];
+const RSA: &[u8] = &[0x06, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 1];
+
+/// An element of definite length.
+fn tlv(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
+    let content = parts.concat();
+    let length = u16::try_from(content.len()).unwrap();
+    let mut bytes = vec![tag];
+    if length < 128 {
+        bytes.push(u8::try_from(length).unwrap());
+    } else {
+        bytes.push(0x82);
+        bytes.extend(length.to_be_bytes());
+    }
+    bytes.extend(content);
+    bytes
+}
+
+/// An element of indefinite length, as EC2's messages have them.
+fn open(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
+    [&[tag, 0x80][..], &parts.concat(), &[0, 0]].concat()
+}
+
+/// A region's key and certificate.
+struct Region {
+    pem: String,
+    key: RsaKeyPair,
+    key_pem: String,
+}
+
+impl Region {
+    fn new() -> Self {
+        let key = KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048).unwrap();
+        let cert = CertificateParams::new(Vec::new())
+            .unwrap()
+            .self_signed(&key)
+            .unwrap();
+        Self {
+            pem: cert.pem(),
+            key: RsaKeyPair::from_pkcs8(&key.serialize_der()).unwrap(),
+            key_pem: key.serialize_pem(),
+        }
+    }
+
+    fn sign(&self, bytes: &[u8]) -> Vec<u8> {
+        let mut signature = vec![0; self.key.public_modulus_len()];
+        let random = SystemRandom::new();
+        self.key
+            .sign(&RSA_PKCS1_SHA256, &random, bytes, &mut signature)
+            .unwrap();
+        signature
+    }
+
+    /// PKCS #7 around `content`, whose signature is of `signed` in its place.
+    fn message(&self, content: &[u8], signed: &[u8]) -> String {
+        let sum = digest(&SHA256, signed);
+        let attributes = [
+            tlv(0x30, &[CONTENT_TYPE, &tlv(0x31, &[DATA])]),
+            tlv(
+                0x30,
+                &[MESSAGE_DIGEST, &tlv(0x31, &[&tlv(4, &[sum.as_ref()])])],
+            ),
+        ]
+        .concat();
+        let signature = self.sign(&tlv(0x31, &[&attributes]));
+        let name = tlv(0x30, &[&tlv(0x30, &[]), &tlv(2, &[&[1]])]);
+        let algorithm = |oid: &[u8]| tlv(0x30, &[oid, &[5, 0]]);
+        let signer = tlv(
+            0x30,
+            &[
+                &tlv(2, &[&[1]]),
+                &name,
+                &algorithm(SHA_256),
+                &tlv(0xa0, &[&attributes]),
+                &algorithm(RSA),
+                &tlv(4, &[&signature]),
+            ],
+        );
+        let (first, second) = content.split_at(content.len() / 2);
+        let pieces = open(0x24, &[&tlv(4, &[first]), &tlv(4, &[second])]);
+        let held = open(0x30, &[DATA, &open(0xa0, &[&pieces])]);
+        let data = open(
+            0x30,
+            &[
+                &tlv(2, &[&[1]]),
+                &tlv(0x31, &[&algorithm(SHA_256)]),
+                &held,
+                &tlv(0x31, &[&signer]),
+            ],
+        );
+        let der = open(0x30, &[SIGNED_DATA, &open(0xa0, &[&data])]);
+        STANDARD.encode(der)
+    }
+}
+
+fn instances(region: &Region, rest: &str) -> Provider {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("ec2.pem"), &region.pem).unwrap();
+    let table = format!(
+        "agent = {{ map = {{ \"arn:aws:ec2:eu-central-1:*:instance/i-0123456789abcdef0\" = \"a\" }} }}\n\
+         aws = {{ accounts = [\"123456789012\"], identity-document = {{ certificates = [\"ec2.pem\"] }}{rest} }}\n"
+    );
+    Provider::within(&table, folder)
+}
+
+async fn show(provider: &Provider, message: &str) -> Result<Option<String>, AttestError> {
+    let shown = provider
+        .show_as(message, TokenType::AwsIdentityDocument)
+        .await?;
+    Ok(shown.map(|attested| attested.agent.to_string()))
+}
+
+#[tokio::test]
+async fn an_instance_is_known_by_its_signed_document() {
+    let region = Region::new();
+    let provider = instances(&region, "");
+    let good = region.message(DOCUMENT.as_bytes(), DOCUMENT.as_bytes());
+    assert_eq!(show(&provider, &good).await, Ok(Some("a".to_owned())));
+    // In a proxy's header it is nothing, and neither is it a JWT.
+    for other in [TokenType::Any, TokenType::Jwt] {
+        assert_eq!(provider.show_as(&good, other).await, Ok(None));
+    }
+    let other = DOCUMENT.replace("123456789012", "999999999999");
+    let elsewhere = DOCUMENT.replace("eu-central-1", "us-east-1");
+    let injected = DOCUMENT.replace("eu-central-1", "eu-central-1:123456789012:x");
+    let same = |text: &str| region.message(text.as_bytes(), text.as_bytes());
+    for (what, message) in [
+        (
+            "another's key",
+            Region::new().message(DOCUMENT.as_bytes(), DOCUMENT.as_bytes()),
+        ),
+        (
+            "another text",
+            region.message(other.as_bytes(), DOCUMENT.as_bytes()),
+        ),
+        ("another account", same(&other)),
+        ("an instance that no row names", same(&elsewhere)),
+        ("a region that is none", same(&injected)),
+        ("a list", same("[]")),
+        ("a cut message", good[..good.len() - 40].to_owned()),
+        ("rubbish", "AAAA".to_owned()),
+        ("no base64", "!".to_owned()),
+    ] {
+        assert_eq!(
+            show(&provider, &message).await,
+            Err(AttestError::Bad),
+            "{what}"
+        );
+    }
+}
+
+/// A message that another program signed, in its own encoding.
+#[tokio::test]
+async fn a_message_by_openssl_is_read_too() {
+    let region = Region::new();
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    for (name, text) in [
+        ("document", DOCUMENT),
+        ("cert.pem", &region.pem),
+        ("key.pem", &region.key_pem),
+    ] {
+        std::fs::write(path(name), text).unwrap();
+    }
+    let signed = Command::new(Path::new("openssl"))
+        .args([
+            "cms",
+            "-sign",
+            "-binary",
+            "-nodetach",
+            "-md",
+            "sha256",
+            "-outform",
+            "DER",
+        ])
+        .args([
+            "-in", "document", "-signer", "cert.pem", "-inkey", "key.pem",
+        ])
+        .current_dir(folder.path())
+        .output();
+    let Ok(output) = signed else {
+        assert!(std::env::var_os("CI").is_none(), "openssl is not installed");
+        println!("skipped: openssl is not installed");
+        return;
+    };
+    let message = STANDARD.encode(&output.stdout);
+    let provider = instances(&region, "");
+    let why = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(
+        show(&provider, &message).await,
+        Ok(Some("a".to_owned())),
+        "{why}"
+    );
+}
+
+/// What STS answers, and all that it was sent.
+struct Sts {
+    server: Upstream,
+    answer: Arc<Mutex<(u16, String)>>,
+}
+
+const ARN: &str = "arn:aws:sts::123456789012:assumed-role/agents/i-1";
+
+fn identity(arn: &str, account: &str) -> String {
+    format!(
+        "<GetCallerIdentityResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\">\
+         <GetCallerIdentityResult><Arn>{arn}</Arn><UserId>AROAEXAMPLE:i-1</UserId>\
+         <Account>{account}</Account></GetCallerIdentityResult>\
+         <ResponseMetadata><RequestId>1</RequestId></ResponseMetadata></GetCallerIdentityResponse>"
+    )
+}
+
+impl Sts {
+    async fn start() -> Self {
+        let answer = Arc::new(Mutex::new((200, identity(ARN, "123456789012"))));
+        let of = Arc::clone(&answer);
+        let server = Upstream::service(&["http/1.1"], move |_| {
+            let (status, text) = of.lock().clone();
+            Box::pin(async move { Response::builder().status(status).body(full(text)).unwrap() })
+        })
+        .await;
+        Self { server, answer }
+    }
+
+    fn host(&self) -> String {
+        self.server.address.to_string()
+    }
+
+    fn provider(&self) -> Provider {
+        Provider::new(&format!(
+            "agent = {{ map = {{ \"arn:aws:sts::123456789012:assumed-role/agents/*\" = \"b\" }} }}\n\
+             aws = {{ accounts = [\"123456789012\"], caller-identity = {{ audience = \"keyward.example.com\", sts-url = \"https://{}\" }} }}\n",
+            self.host()
+        ))
+    }
+
+    /// The request as an SDK signs it.
+    fn request(&self) -> Value {
+        let at = jiff::Timestamp::from_second(super::NOW - 30).unwrap();
+        let date = at.strftime("%Y%m%dT%H%M%SZ").to_string();
+        let signed = "content-type;host;x-amz-date;x-amz-security-token;x-keyward-audience";
+        json!({
+            "method": "POST",
+            "url": format!("https://{}/", self.host()),
+            "headers": {
+                "Host": self.host(),
+                "Content-Type": "application/x-www-form-urlencoded; charset=utf-8",
+                "X-Amz-Date": date,
+                "X-Amz-Security-Token": "token-of-a-session",
+                "X-Keyward-Audience": "keyward.example.com",
+                "Authorization": format!("AWS4-HMAC-SHA256 Credential=ASIAEXAMPLE/20261118/us-east-1/sts/aws4_request, SignedHeaders={signed}, Signature={}", "0".repeat(64)),
+                "User-Agent": "an sdk",
+            },
+            "body": "Action=GetCallerIdentity&Version=2011-06-15",
+        })
+    }
+}
+
+async fn call(provider: &Provider, request: &Value) -> Result<Option<String>, AttestError> {
+    let token = b64(request.to_string());
+    let shown = provider
+        .show_as(&token, TokenType::AwsCallerIdentity)
+        .await?;
+    Ok(shown.map(|attested| attested.agent.to_string()))
+}
+
+#[tokio::test]
+async fn sts_says_whose_a_signed_request_was() {
+    let sts = Sts::start().await;
+    let provider = sts.provider();
+    let request = sts.request();
+    assert_eq!(call(&provider, &request).await, Ok(Some("b".to_owned())));
+    assert_eq!(call(&provider, &request).await, Ok(Some("b".to_owned())));
+    let seen = sts.server.requests();
+    assert_eq!(seen.len(), 1, "STS is asked once");
+    assert_eq!((&*seen[0].method, &*seen[0].uri), ("POST", "/"));
+    assert_eq!(
+        &*seen[0].body,
+        b"Action=GetCallerIdentity&Version=2011-06-15"
+    );
+    assert_eq!(
+        seen[0].all("authorization"),
+        [request["headers"]["Authorization"].as_str().unwrap()]
+    );
+    assert_eq!(seen[0].all("x-keyward-audience"), ["keyward.example.com"]);
+    assert_eq!(seen[0].get("user-agent"), None, "only what must travels");
+
+    // What STS says decides: another account, another role, a bad signature, no answer.
+    for (status, text, expected) in [
+        (200, identity(ARN, "999999999999"), AttestError::Bad),
+        (
+            200,
+            identity(
+                "arn:aws:sts::123456789012:assumed-role/other/x",
+                "123456789012",
+            ),
+            AttestError::Bad,
+        ),
+        (403, "<ErrorResponse/>".to_owned(), AttestError::Bad),
+        (200, "<html>".to_owned(), AttestError::Unavailable),
+        (503, String::new(), AttestError::Unavailable),
+        (302, String::new(), AttestError::Unavailable),
+    ] {
+        *sts.answer.lock() = (status, text.clone());
+        assert_eq!(
+            call(&sts.provider(), &request).await,
+            Err(expected),
+            "{status} {text}"
+        );
+    }
+}
+
+/// The agent has no say in where the request goes, what it asks, or for whom it was signed.
+#[tokio::test]
+async fn only_the_one_request_is_sent_on() {
+    let (sts, enemy) = (Sts::start().await, Sts::start().await);
+    let provider = sts.provider();
+    let with = |path: &str, value: Value| {
+        let mut request = sts.request();
+        *request.pointer_mut(path).unwrap() = value;
+        request
+    };
+    let authorization = sts.request()["headers"]["Authorization"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let unsigned = authorization.replace(";x-keyward-audience", "");
+    let more = authorization.replace("host;", "host;x-other;");
+    for (what, request) in [
+        (
+            "another host",
+            with("/url", json!(format!("https://{}/", enemy.host()))),
+        ),
+        (
+            "another host below",
+            with(
+                "/url",
+                json!(format!("https://{}@{}/", sts.host(), enemy.host())),
+            ),
+        ),
+        (
+            "another scheme",
+            with("/url", json!(format!("http://{}/", sts.host()))),
+        ),
+        (
+            "a path",
+            with("/url", json!(format!("https://{}/x", sts.host()))),
+        ),
+        (
+            "a query",
+            with(
+                "/url",
+                json!(format!("https://{}/?Action=AssumeRole", sts.host())),
+            ),
+        ),
+        ("GET", with("/method", json!("GET"))),
+        (
+            "another action",
+            with("/body", json!("Action=AssumeRole&Version=2011-06-15")),
+        ),
+        (
+            "two actions",
+            with(
+                "/body",
+                json!("Action=GetCallerIdentity&Version=2011-06-15&Action=AssumeRole"),
+            ),
+        ),
+        (
+            "another audience",
+            with("/headers/X-Keyward-Audience", json!("other.example.com")),
+        ),
+        (
+            "an audience that is not signed",
+            with("/headers/Authorization", json!(unsigned)),
+        ),
+        (
+            "a signed header that does not travel",
+            with("/headers/Authorization", json!(more)),
+        ),
+        ("another Host", with("/headers/Host", json!(enemy.host()))),
+        (
+            "an old date",
+            with("/headers/X-Amz-Date", json!("20250101T000000Z")),
+        ),
+        (
+            "a date to come",
+            with("/headers/X-Amz-Date", json!("20990101T000000Z")),
+        ),
+        ("two values", with("/headers/X-Amz-Date", json!(["a", "b"]))),
+        (
+            "a line end",
+            with("/headers/X-Amz-Security-Token", json!("a\r\nx: y")),
+        ),
+        (
+            "another scheme of signatures",
+            with("/headers/Authorization", json!("Bearer x")),
+        ),
+    ] {
+        assert_eq!(
+            call(&provider, &request).await,
+            Err(AttestError::Bad),
+            "{what}"
+        );
+    }
+    assert_eq!(
+        sts.server.requests().len() + enemy.server.requests().len(),
+        0,
+        "nobody was called"
+    );
+}
+
+/// Two spellings of one header, and what is no base64url.
+#[tokio::test]
+async fn a_request_with_two_readings_is_not_sent_on() {
+    let sts = Sts::start().await;
+    let provider = sts.provider();
+    let mut twice = sts.request();
+    twice["headers"]["x-amz-date"] = json!("20990101T000000Z");
+    assert_eq!(
+        call(&provider, &twice).await,
+        Err(AttestError::Bad),
+        "a header in two spellings"
+    );
+    let shown = provider.show_as("!!!", TokenType::AwsCallerIdentity).await;
+    assert_eq!(shown, Err(AttestError::Bad));
+    assert_eq!(sts.server.requests().len(), 0);
+}

@@ -1,0 +1,585 @@
+//! `[trust.NAME.spiffe]`: SVIDs of two trust domains, over mutual TLS and as tokens, and what only looks like one.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use keyward::identity::{AttestError, Attested, Bound, Evidence, Link, Peer, TokenType};
+use rcgen::{
+    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
+};
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+use super::super::harness::{BEARER, Harness, Setup, TOKEN_A};
+use super::super::upstream::{self, CA, Upstream};
+use super::mint::Pair;
+use super::{NOW, Provider};
+
+const CALENDAR: &str = "spiffe://prod.example/sa/calendar";
+
+/// The authority of a trust domain.
+struct Domain {
+    pem: String,
+    der: Vec<u8>,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+struct Svid {
+    der: Vec<u8>,
+    pem: String,
+    key: String,
+}
+
+/// A time as certificates have it, seconds from what the providers' clock says.
+fn at(seconds: i64) -> time_of::Date {
+    time_of::date(NOW + seconds)
+}
+
+/// Dates as `rcgen` takes them, by way of a year, a month and a day.
+mod time_of {
+    pub type Date = (i32, u8, u8);
+
+    pub fn date(unix: i64) -> Date {
+        let date = jiff::Timestamp::from_second(unix).unwrap();
+        let date = date.to_zoned(jiff::tz::TimeZone::UTC).date();
+        (
+            date.year().into(),
+            date.month().try_into().unwrap(),
+            date.day().try_into().unwrap(),
+        )
+    }
+}
+
+fn set_life(params: &mut CertificateParams, from: i64, to: i64) {
+    let ((y, m, d), (y2, m2, d2)) = (at(from), at(to));
+    params.not_before = rcgen::date_time_ymd(y, m, d);
+    params.not_after = rcgen::date_time_ymd(y2, m2, d2);
+}
+
+const DAY: i64 = 24 * 3600;
+
+impl Domain {
+    fn new(name: &str) -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.subject_alt_names =
+            vec![SanType::URI(format!("spiffe://{name}").try_into().unwrap())];
+        params
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, name);
+        set_life(&mut params, -900 * DAY, 900 * DAY);
+        let key = KeyPair::generate().unwrap();
+        let cert = params.self_signed(&key).unwrap();
+        Self {
+            pem: cert.pem(),
+            der: cert.der().to_vec(),
+            issuer: Issuer::new(params, key),
+        }
+    }
+
+    fn svid(&self, uris: &[&str]) -> Svid {
+        self.svid_with(uris, |_| {})
+    }
+
+    fn svid_with(&self, uris: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Svid {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        let uri = |uri: &&str| SanType::URI((*uri).try_into().unwrap());
+        params.subject_alt_names = uris.iter().map(uri).collect();
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        set_life(&mut params, -900 * DAY, 800 * DAY);
+        change(&mut params);
+        let key = KeyPair::generate().unwrap();
+        let cert = params.signed_by(&key, &self.issuer).unwrap();
+        Svid {
+            der: cert.der().to_vec(),
+            pem: cert.pem(),
+            key: key.serialize_pem(),
+        }
+    }
+
+    /// The SPIFFE JWK set of this domain, with these keys for JWT-SVIDs beside the root.
+    fn bundle(&self, tokens: &[Value]) -> String {
+        let mut keys = vec![json!({
+            "use": "x509-svid", "kty": "EC", "crv": "P-256", "x": "", "y": "",
+            "x5c": [STANDARD.encode(&self.der)],
+        })];
+        keys.extend(tokens.iter().cloned().map(|mut key| {
+            key["use"] = json!("jwt-svid");
+            key
+        }));
+        json!({"keys": keys, "spiffe_sequence": 1, "spiffe_refresh_hint": 60}).to_string()
+    }
+}
+
+fn table(file: &str) -> String {
+    format!(
+        "agent = {{ map = {{ \"{CALENDAR}\" = \"a\", \"spiffe://prod.example/*\" = \"b\" }} }}\n\
+         spiffe = {{ trust-domain = \"prod.example\", bundle = {{ file = \"{file}\" }}, audience = [\"keyward\"] }}\n"
+    )
+}
+
+fn provider(bundle: &str) -> Provider {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("bundle"), bundle).unwrap();
+    Provider::within(&table("bundle"), folder)
+}
+
+async fn show(provider: &Provider, chain: &[&[u8]]) -> Result<Option<Attested>, AttestError> {
+    let link = Link {
+        certificates: chain.iter().map(|cert| (*cert).into()).collect(),
+        ..Link::default()
+    };
+    let evidence = Evidence {
+        presented: None,
+        presented_as: TokenType::Any,
+        peer: &Peer::Tcp("127.0.0.1".parse().unwrap()),
+        link: &link,
+    };
+    provider.inner.attest(evidence).await
+}
+
+#[tokio::test]
+async fn an_svid_of_the_trust_domain_is_its_agent() {
+    let domain = Domain::new("prod.example");
+    let svid = domain.svid(&[CALENDAR]);
+    for bundle in [domain.pem.clone(), domain.bundle(&[])] {
+        let provider = provider(&bundle);
+        let attested = show(&provider, &[&svid.der]).await.unwrap().unwrap();
+        assert_eq!((attested.agent.as_str(), &*attested.trust), ("a", "t"));
+        let Some(Bound::Certificate(thumbprint)) = attested.bound else {
+            panic!("{attested:?}");
+        };
+        let sum = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &svid.der);
+        assert_eq!(thumbprint, sum.as_ref());
+        assert!(attested.expires.unwrap().as_second() > NOW);
+        let other = domain.svid(&["spiffe://prod.example/other"]);
+        assert_eq!(
+            show(&provider, &[&other.der])
+                .await
+                .unwrap()
+                .unwrap()
+                .agent
+                .as_str(),
+            "b"
+        );
+        // Without a certificate, and with one that is no certificate, there is nothing to judge.
+        assert_eq!(show(&provider, &[]).await, Ok(None));
+        assert_eq!(show(&provider, &[b"rubbish"]).await, Ok(None));
+    }
+}
+
+#[tokio::test]
+async fn certificates_that_are_no_svid_of_the_domain_are_refused() {
+    let (prod, test) = (Domain::new("prod.example"), Domain::new("test.example"));
+    let provider = provider(&prod.pem);
+    let foreign = test.svid(&["spiffe://test.example/sa/calendar"]);
+    assert_eq!(
+        show(&provider, &[&foreign.der]).await,
+        Ok(None),
+        "another domain's"
+    );
+    let dns = prod.svid_with(&[], |params| {
+        params.subject_alt_names = vec![SanType::DnsName("prod.example".try_into().unwrap())];
+    });
+    assert_eq!(
+        show(&provider, &[&dns.der]).await,
+        Ok(None),
+        "no SVID at all"
+    );
+
+    let ca =
+        |params: &mut CertificateParams| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let signs =
+        |params: &mut CertificateParams| params.key_usages.push(KeyUsagePurpose::KeyCertSign);
+    let usage = |params: &mut CertificateParams| params.key_usages = Vec::new();
+    let servers = |params: &mut CertificateParams| {
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    };
+    for (what, svid) in [
+        ("signed by another domain", test.svid(&[CALENDAR])),
+        (
+            "two URIs",
+            prod.svid(&[CALENDAR, "spiffe://prod.example/other"]),
+        ),
+        (
+            "a URI beside it",
+            prod.svid(&[CALENDAR, "https://prod.example/"]),
+        ),
+        (
+            "two domains",
+            prod.svid(&[CALENDAR, "spiffe://test.example/sa/calendar"]),
+        ),
+        ("the domain itself", prod.svid(&["spiffe://prod.example"])),
+        ("a CA", prod.svid_with(&[CALENDAR], ca)),
+        (
+            "one that signs certificates",
+            prod.svid_with(&[CALENDAR], signs),
+        ),
+        ("one without a usage", prod.svid_with(&[CALENDAR], usage)),
+        ("one for servers", prod.svid_with(&[CALENDAR], servers)),
+        (
+            "one that ended",
+            prod.svid_with(&[CALENDAR], |p| set_life(p, -9 * DAY, -2 * DAY)),
+        ),
+        (
+            "one that has not begun",
+            prod.svid_with(&[CALENDAR], |p| set_life(p, 2 * DAY, 9 * DAY)),
+        ),
+    ] {
+        assert_eq!(
+            show(&provider, &[&svid.der]).await,
+            Err(AttestError::Bad),
+            "{what}"
+        );
+    }
+    // A leaf that acts as an authority for another.
+    let leaf = prod.svid(&["spiffe://prod.example/evil"]);
+    let pair = KeyPair::from_pem(&leaf.key).unwrap();
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.subject_alt_names = vec![SanType::URI(CALENDAR.try_into().unwrap())];
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    set_life(&mut params, -9 * DAY, 9 * DAY);
+    let evil = Issuer::new(params.clone(), pair);
+    let forged = params
+        .signed_by(&KeyPair::generate().unwrap(), &evil)
+        .unwrap();
+    let shown = show(&provider, &[forged.der(), &leaf.der]).await;
+    assert_eq!(shown, Err(AttestError::Bad));
+}
+
+#[tokio::test]
+async fn tokens_of_the_trust_domain_are_verified_with_its_bundle() {
+    let (domain, pair) = (Domain::new("prod.example"), Pair::p256());
+    let provider = provider(&domain.bundle(&[pair.jwk("j1")]));
+    let claims = |sub: &str, aud: Value| json!({"sub": sub, "aud": aud, "exp": NOW + 300});
+    let header = json!({"alg": "ES256", "kid": "j1", "typ": "JWT"});
+    let good = claims(CALENDAR, json!(["keyward"]));
+    assert_eq!(provider.agent(&pair.token(&header, &good)).await, "a");
+    for (what, token) in [
+        (
+            "another audience",
+            pair.token(&header, &claims(CALENDAR, json!(["other"]))),
+        ),
+        ("no key id", pair.token(&json!({"alg": "ES256"}), &good)),
+        ("another's key", Pair::p256().token(&header, &good)),
+        (
+            "EdDSA",
+            pair.token(&json!({"alg": "EdDSA", "kid": "j1"}), &good),
+        ),
+        (
+            "the domain itself",
+            pair.token(&header, &claims("spiffe://prod.example", json!("keyward"))),
+        ),
+    ] {
+        assert_eq!(provider.show(&token).await, Err(AttestError::Bad), "{what}");
+    }
+    for foreign in [
+        "spiffe://test.example/a",
+        "spiffe://prod.example.evil/a",
+        "calendar",
+    ] {
+        let token = pair.token(&header, &claims(foreign, json!("keyward")));
+        assert_eq!(provider.show(&token).await, Ok(None), "{foreign}");
+    }
+}
+
+/// The bundle is replaced while keyward runs: the new authority counts, and the old one no longer.
+#[tokio::test]
+async fn a_bundle_is_read_again_when_it_changes() {
+    let (old, new) = (Domain::new("prod.example"), Domain::new("prod.example"));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("bundle");
+    std::fs::write(&file, &old.pem).unwrap();
+    let provider = Provider::within(&table("bundle"), folder);
+    let (first, second) = (old.svid(&[CALENDAR]), new.svid(&[CALENDAR]));
+    assert!(show(&provider, &[&first.der]).await.is_ok());
+    assert_eq!(show(&provider, &[&second.der]).await, Err(AttestError::Bad));
+    std::fs::write(&file, new.bundle(&[])).unwrap();
+    provider.clock.advance(Duration::from_secs(3));
+    let turned = async {
+        while show(&provider, &[&second.der]).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), turned)
+        .await
+        .unwrap();
+    assert_eq!(show(&provider, &[&first.der]).await, Err(AttestError::Bad));
+    // Rubbish in its place changes nothing.
+    std::fs::write(&file, "{\"keys\": 1}").unwrap();
+    provider.clock.advance(Duration::from_secs(3));
+    for _ in 0..3 {
+        assert!(show(&provider, &[&second.der]).await.is_ok());
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+}
+
+/// A bundle endpoint over HTTPS.
+#[tokio::test]
+async fn a_bundle_comes_from_an_endpoint() {
+    let domain = Domain::new("prod.example");
+    let bundle = domain.bundle(&[]);
+    let server = Upstream::service(&["http/1.1"], move |_| {
+        let bundle = bundle.clone();
+        Box::pin(async move { upstream::ok(bundle) })
+    })
+    .await;
+    let file = "bundle = { file = \"bundle\" }";
+    let endpoint = format!(
+        "bundle = {{ endpoint = \"https://{}/bundle\" }}",
+        server.address
+    );
+    let provider = Provider::new(&table("bundle").replace(file, &endpoint));
+    let svid = domain.svid(&[CALENDAR]);
+    assert_eq!(
+        show(&provider, &[&svid.der])
+            .await
+            .unwrap()
+            .unwrap()
+            .agent
+            .as_str(),
+        "a"
+    );
+    assert_eq!(server.requests().len(), 1);
+}
+
+/// A gRPC message, of one map entry in this field.
+fn grpc(field: u8, name: &str, value: &[u8]) -> Vec<u8> {
+    let piece = |tag: u8, bytes: &[u8]| {
+        let length = u16::try_from(bytes.len()).unwrap();
+        let low = u8::try_from(length & 0x7f).unwrap() | 0x80;
+        let high = u8::try_from(length >> 7).unwrap();
+        [&[tag, low, high][..], bytes].concat()
+    };
+    let entry = [piece(0x0a, name.as_bytes()), piece(0x12, value)].concat();
+    let message = piece(field << 3 | 2, &entry);
+    let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+    [&[0][..], &length, &message].concat()
+}
+
+/// The agent of SPIFFE on this machine, as far as it is asked: two streams that stay open after their first message.
+fn workload_api(socket: &Path, domain: &Domain, tokens: &[Value]) -> tokio::task::JoinHandle<()> {
+    let roots = grpc(2, "spiffe://prod.example", &domain.der);
+    let set = json!({"keys": tokens}).to_string();
+    let set = grpc(1, "spiffe://prod.example", set.as_bytes());
+    let listener = tokio::net::UnixListener::bind(socket).unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (roots, set) = (roots.clone(), set.clone());
+            let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
+                assert_eq!(request.headers()["workload.spiffe.io"], "true");
+                let message = match request.uri().path() {
+                    "/SpiffeWorkloadAPI/FetchX509Bundles" => roots.clone(),
+                    "/SpiffeWorkloadAPI/FetchJWTBundles" => set.clone(),
+                    other => panic!("{other}"),
+                };
+                let body = upstream::full(message);
+                let endless = StreamOpen(body);
+                let response = http::Response::builder()
+                    .header("content-type", "application/grpc")
+                    .body(endless)
+                    .unwrap();
+                async move { Ok::<_, std::convert::Infallible>(response) }
+            });
+            let served = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(stream), service);
+            tokio::spawn(served);
+        }
+    })
+}
+
+/// A body that goes on after its last piece.
+struct StreamOpen(upstream::AnyBody);
+
+impl hyper::body::Body for StreamOpen {
+    type Data = bytes::Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<hyper::body::Frame<bytes::Bytes>, Self::Error>>> {
+        match std::pin::Pin::new(&mut self.0).poll_frame(cx) {
+            std::task::Poll::Ready(None) => std::task::Poll::Pending,
+            piece => piece,
+        }
+    }
+}
+
+/// Roots and keys by the Workload API; without it nobody is let in.
+#[tokio::test]
+async fn a_bundle_comes_from_the_workload_api() {
+    let (domain, pair) = (Domain::new("prod.example"), Pair::p256());
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("api.sock");
+    let place = format!(
+        "bundle = {{ workload-api = \"unix:{}\" }}",
+        socket.display()
+    );
+    let lines = table("bundle").replace("bundle = { file = \"bundle\" }", &place);
+    let provider = Provider::within(&lines, folder);
+    let svid = domain.svid(&[CALENDAR]);
+    assert_eq!(
+        show(&provider, &[&svid.der]).await,
+        Err(AttestError::Unavailable)
+    );
+    provider.clock.advance(Duration::from_secs(2));
+    let agent = workload_api(&socket, &domain, &[pair.jwk("j1")]);
+    assert_eq!(
+        show(&provider, &[&svid.der])
+            .await
+            .unwrap()
+            .unwrap()
+            .agent
+            .as_str(),
+        "a"
+    );
+    let claims = json!({"sub": CALENDAR, "aud": ["keyward"], "exp": NOW + 300});
+    let token = pair.token(&json!({"alg": "ES256", "kid": "j1"}), &claims);
+    assert_eq!(provider.agent(&token).await, "a");
+    let forged = Domain::new("prod.example").svid(&[CALENDAR]);
+    assert_eq!(show(&provider, &[&forged.der]).await, Err(AttestError::Bad));
+    agent.abort();
+}
+
+struct World {
+    harness: Harness,
+    _upstream: Upstream,
+    folder: tempfile::TempDir,
+}
+
+impl World {
+    /// keyward with a `tls:` listener that believes `prod` (as a) and `test` (as b).
+    async fn new(prod: &Domain, test: &Domain) -> Self {
+        let (folder, upstream) = (
+            tempfile::tempdir().unwrap(),
+            Upstream::echo(&["http/1.1"]).await,
+        );
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        let (cert, key) = upstream::certificate(&["127.0.0.1"]);
+        for (name, text) in [
+            ("cert.pem", &cert),
+            ("key.pem", &key),
+            ("prod.pem", &prod.pem),
+            ("test.pem", &test.pem),
+            ("ca.pem", &CA.pem),
+        ] {
+            std::fs::write(path(name), text).unwrap();
+        }
+        let one = |name: &str, agent: &str| {
+            format!(
+                "[trust.{name}]\nagent = {{ map = {{ \"spiffe://{name}.example/*\" = \"{agent}\" }} }}\n\
+                 spiffe = {{ trust-domain = \"{name}.example\", bundle = {{ file = \"{}\" }} }}\n",
+                path(&format!("{name}.pem"))
+            )
+        };
+        let harness = Setup::new(&format!("{BEARER}{}{}", one("prod", "a"), one("test", "b")))
+            .proxy("listen = [\"tls:127.0.0.1:0\"]")
+            .proxy(&format!(
+                "tls = {{ cert = \"{}\", key = {{ file = \"{}\" }} }}",
+                path("cert.pem"),
+                path("key.pem")
+            ))
+            .to("api.test:443", &upstream)
+            .start()
+            .await;
+        Self {
+            harness,
+            _upstream: upstream,
+            folder,
+        }
+    }
+
+    /// curl through the proxy with this SVID; the statuses of CONNECT and request.
+    async fn curl(&self, svid: Option<&Svid>, user: &str) -> String {
+        let proxy = self.harness.app().listeners()[0].2[0];
+        let path = |name: &str| self.folder.path().join(name);
+        let mut command = Command::new(Path::new("/usr/bin/curl"));
+        command
+            .args([
+                "-s",
+                "-k",
+                "-o",
+                "/dev/null",
+                "-w",
+                "%{http_connect} %{http_code}",
+            ])
+            .args(["-x", &format!("https://{user}{proxy}")])
+            .arg("--proxy-cacert")
+            .arg(path("ca.pem"));
+        if let Some(svid) = svid {
+            std::fs::write(path("svid.pem"), &svid.pem).unwrap();
+            std::fs::write(path("svid.key"), &svid.key).unwrap();
+            command.arg("--proxy-cert").arg(path("svid.pem"));
+            command.arg("--proxy-key").arg(path("svid.key"));
+        }
+        let asked = command
+            .arg("https://api.test/")
+            .env_clear()
+            .stdin(Stdio::null())
+            .output();
+        String::from_utf8(asked.await.unwrap().stdout).unwrap()
+    }
+}
+
+/// curl with SVIDs of two trust domains at one listener, without any, and with a token in its place.
+#[tokio::test]
+async fn a_client_with_an_svid_needs_no_token() {
+    let (prod, test) = (Domain::new("prod.example"), Domain::new("test.example"));
+    let world = World::new(&prod, &test).await;
+    let svid = prod.svid(&[CALENDAR]);
+    assert_eq!(world.curl(Some(&svid), "").await, "200 200");
+    let svid = test.svid(&["spiffe://test.example/sa/x"]);
+    assert_eq!(world.curl(Some(&svid), "").await, "200 200");
+    for (agent, trust) in [("a", "prod"), ("b", "test")] {
+        let picks = |r: &Value| r["event"] == "session-start" && r["trust"] == trust;
+        assert_eq!(world.harness.record(picks).await["agent"], agent);
+    }
+    assert_eq!(
+        world.curl(None, "").await,
+        "407 000",
+        "a certificate is asked for"
+    );
+    assert_eq!(
+        world.curl(None, &format!("x:{TOKEN_A}@")).await,
+        "200 200",
+        "and not required"
+    );
+    let forged = test.svid(&[CALENDAR]);
+    assert_eq!(
+        world.curl(Some(&forged), "").await,
+        "407 000",
+        "an SVID of the wrong authority"
+    );
+    // A certificate without its key ends the handshake.
+    let stolen = Svid {
+        key: KeyPair::generate().unwrap().serialize_pem(),
+        ..prod.svid(&[CALENDAR])
+    };
+    assert_eq!(world.curl(Some(&stolen), "").await, "000 000");
+    world.harness.finish().await;
+}
+
+/// A stranger who speaks no TLS, or is slow, ends alone.
+#[tokio::test]
+async fn what_is_no_tls_is_not_heard() {
+    let (prod, test) = (Domain::new("prod.example"), Domain::new("test.example"));
+    let world = World::new(&prod, &test).await;
+    let mut plain = world.harness.agent();
+    plain.authorization = None;
+    let (answer, _) = plain.connect("api.test:443").await;
+    assert_eq!(answer.start, "", "{answer:?}");
+    world.harness.finish().await;
+}
