@@ -444,3 +444,37 @@ async fn another_key_stops_the_start_and_check_sees_one_that_is_none() {
         "{said}"
     );
 }
+
+/// The same with a real OpenBao, whose lease is a user of a real PostgreSQL.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_user_of_a_killed_daemon_is_gone_after_the_next_start() {
+    use super::vault_server::{Bao, Postgres, ROOT};
+    let (Some(bao), Some(postgres)) = (Bao::start().await, Postgres::start().await) else {
+        return;
+    };
+    postgres.engine(&bao, "10m").await;
+    let place = Place::new().await;
+    place.secret("vault", ROOT);
+    let text = std::fs::read_to_string(place.path("keyward.toml")).unwrap();
+    let vault = format!(
+        "[credential.own.vault]\nurl = \"http://{}\"\nlogin = {{ token = {{ file = \"vault\" }} }}\n\
+         path = \"database/creds/readonly\"\nfield = \"password\"\n",
+        bao.address
+    );
+    let text = text.replace("[credential.own.command]\nrun = [\"./plugin\"]\n", &vault);
+    std::fs::write(place.path("keyward.toml"), text).unwrap();
+    let first = place.start();
+    assert_eq!(first.get().await, 200);
+    first.kill();
+    assert_eq!(postgres.users().len(), 1, "nobody revoked it");
+    let second = place.start();
+    assert!(postgres.settles_at(0).await, "{:?}", postgres.users());
+    place
+        .record("revoke", |one| one["outcome"] == "revoked")
+        .await;
+    assert_eq!(second.get().await, 200);
+    assert_eq!(postgres.users().len(), 1);
+    assert_eq!(second.stop(), 0);
+    assert_eq!(postgres.users(), Vec::<String>::new(), "and after a stop");
+    place.search();
+}

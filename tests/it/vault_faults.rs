@@ -236,3 +236,46 @@ async fn a_revocation_is_tried_until_it_is_confirmed() {
         "{trail}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_cannot_be_renewed_serves_until_it_ends() {
+    let upstream = Upstream::echo(&["http/1.1"]).await;
+    let logins = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&logins);
+    let once = Upstream::plain(move |seen: Seen| -> Answering {
+        let answer = match seen.uri.as_str() {
+            "/v1/auth/kubernetes/login" => match count.fetch_add(1, Ordering::SeqCst) {
+                0 => {
+                    let auth =
+                        json!({ "client_token": "s.once", "lease_duration": 4, "renewable": true });
+                    answer(200, json!({ "auth": auth }).to_string())
+                }
+                _ => answer(400, "{\"errors\":[\"invalid secret id\"]}"),
+            },
+            "/v1/auth/token/renew-self" => answer(500, "{}"),
+            "/v1/sys/leases/revoke" => answer(204, ""),
+            _ => answer(200, leased(GOOD, &json!(300))),
+        };
+        Box::pin(async move { answer })
+    })
+    .await;
+    let harness = start(&once, &upstream, "").await;
+    assert_eq!(harness.agent().get("api.test:443", "/").await.status, 200);
+    let issued = harness.record(|r| r["event"] == "issue").await;
+    let (time, expires) = (&issued["time"], &issued["expires"]);
+    let stamp = |value: &Value| value.as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+    let life = stamp(expires).duration_since(stamp(time));
+    assert!(
+        life.as_secs_f64() <= 4.0,
+        "no longer than its token: {life:?}"
+    );
+    // Past the token's refresh, and before its end.
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    let other = harness.agent_with(Some(super::harness::TOKEN_B));
+    assert_eq!(other.get("api.test:443", "/").await.status, 200);
+    assert!(logins.load(Ordering::SeqCst) > 1, "it was tried");
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    let answer = other.get("api.test:443", "/").await;
+    assert_eq!(answer.word(), "broker-refused", "and not beyond it");
+    harness.finish().await;
+}

@@ -150,6 +150,16 @@ struct Held {
     superseded: super::Superseded,
 }
 
+impl Held {
+    /// The same, not to be renewed again at every look.
+    fn later(self, now: Now) -> Self {
+        Self {
+            refresh: Expiry::after(now, AGAIN),
+            ..self
+        }
+    }
+}
+
 impl VaultProvider {
     /// Begins to look after its login token; must be called within a tokio runtime. Nothing is asked before the first
     /// lease.
@@ -204,11 +214,7 @@ impl Inner {
             && !old.expires.is_past(now)
         {
             let renewed = tokio::time::timeout(PATIENCE, self.renew(&old, now)).await;
-            *held = Some(renewed.ok().flatten().unwrap_or(Held {
-                // Not again at every look.
-                refresh: Expiry::after(now, AGAIN),
-                ..old
-            }));
+            *held = Some(renewed.ok().flatten().unwrap_or_else(|| old.later(now)));
         }
     }
 
@@ -216,10 +222,9 @@ impl Inner {
     async fn token(&self) -> Result<(Held, bool), Fault> {
         let mut held = self.held.lock().await;
         let now = self.clock.now();
-        if let Some(old) = &*held
-            && !old.expires.is_past(now)
-            && !old.superseded.is_raised()
-        {
+        let good = |old: &Held| !old.expires.is_past(now) && !old.superseded.is_raised();
+        let old = held.clone().filter(good);
+        if let Some(old) = &old {
             if !old.refresh.is_past(now) {
                 return Ok((old.clone(), false));
             }
@@ -230,9 +235,20 @@ impl Inner {
                 return Ok((next, true));
             }
         }
-        let next = self.login.log_in(&self.call, now).await?;
-        *held = Some(next.clone());
-        Ok((next, true))
+        match (self.login.log_in(&self.call, now).await, old) {
+            (Ok(next), _) => {
+                *held = Some(next.clone());
+                Ok((next, true))
+            }
+            // It is good for a while yet: a secret id may have been for one login only.
+            (Err(fault), Some(old)) => {
+                warn!(credential = %self.credential, %fault, "the login to the Vault cannot be renewed; its token is used until it ends");
+                let old = old.later(now);
+                *held = Some(old.clone());
+                Ok((old, false))
+            }
+            (Err(fault), None) => Err(fault),
+        }
     }
 
     /// Lets go of a token that the Vault no longer takes; `false` where it does, and the call itself was forbidden.
