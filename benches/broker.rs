@@ -118,6 +118,8 @@ fn permits_for(count: usize, credential: &str) -> Vec<Permit> {
                 agent: &agent,
                 session: &session(number),
                 person: None,
+                scope: &keyward::delegation::Scope::ALL,
+                permissions: &keyward::delegation::Scope::ALL,
                 target: &target,
                 source: None,
                 now: SystemClock.now(),

@@ -22,8 +22,9 @@ use crate::audit::{self, Audit, AuditError, Record, Who};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::credential::{
-    Broker, CommandProvider, CredentialProvider, Env, Events, Failed, Issue, Kind, Revoking, Scope,
-    Source, Spec, StaticProvider, VaultProvider, Watched, Watcher,
+    Around, AzureProvider, Broker, CommandProvider, CredentialProvider, Events, Failed,
+    GithubAppProvider, Issue, Kind, OauthProvider, Revoking, Scope, Source, Spec, StaticProvider,
+    VaultProvider, Vessel, Watched, Watcher,
 };
 use crate::host::HostPattern;
 use crate::identity::{self, AgentEntry, Open, Registry, StaticTokens, TrustProvider};
@@ -34,7 +35,7 @@ use crate::proxy::{
 };
 use crate::route::Table;
 use crate::secret::Secret;
-use crate::session::Sessions;
+use crate::session::{Keys, Sessions};
 use crate::store::{Store, StoreError};
 use crate::telemetry;
 use crate::tls::{Authority, CaError, CaSettings, Connector, Constraints, Leaves, TrustError};
@@ -42,12 +43,16 @@ use crate::tls::{Authority, CaError, CaSettings, Connector, Constraints, Leaves,
 /// keyward's environment as `main` captured it.
 pub type Environment = Arc<HashMap<String, OsString>>;
 
-/// How long a session may be idle (`[session] idle`).
-const SESSION_IDLE: Duration = Duration::from_mins(10);
 /// How often changed tokens are looked for.
 const TOKENS_EVERY: Duration = Duration::from_millis(250);
-/// How often idle connections and sessions are looked for.
+/// How often idle connections are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
+/// How often it is asked what other replicas did.
+const HEAR_EVERY: Duration = Duration::from_millis(250);
+/// How often signing keys are looked at.
+const KEYS_EVERY: Duration = Duration::from_mins(1);
+/// How often sessions that are over are looked for: what lives by one is cut within 100 ms of its end.
+const SESSIONS_EVERY: Duration = Duration::from_millis(50);
 
 /// A running keyward.
 #[derive(Debug)]
@@ -55,6 +60,7 @@ pub struct App {
     proxy: Proxy,
     audit: Arc<Audit>,
     broker: Arc<Broker>,
+    sessions: Arc<Sessions>,
     store: Store,
     leaves: Arc<Leaves>,
     watcher: Watcher,
@@ -107,6 +113,9 @@ pub enum StartError {
     /// The admin listener cannot be opened.
     #[error("cannot listen on {0} for [admin]: {1}")]
     Admin(SocketAddr, std::io::Error),
+    /// No key for session tokens can be made.
+    #[error("no key for session tokens can be made: {0}")]
+    Keys(String),
     /// The store cannot be opened.
     #[error("[store]: {0}")]
     Store(#[from] StoreError),
@@ -172,14 +181,18 @@ impl App {
         let audit = Arc::new(open(config.audit.as_ref().unwrap_or(&audit), &clock)?);
         let store = Store::open(&config.store, &lookup(&environment)).await?;
         let watcher = Watcher::new(Arc::clone(&clock));
+        let vessel: Arc<dyn Vessel> = Arc::new(store.clone());
         let network = Network::new(connector.clone(), config.upstream.connect_to.clone());
-        let entries = providers(
-            &config.credentials,
-            &watcher,
-            &environment,
-            (&network, &clock),
-        )
-        .await;
+        let look = lookup(&environment);
+        let around = Around {
+            watcher: &watcher,
+            env: &look,
+            network: &network,
+            clock: &clock,
+            vessel: &vessel,
+            agents: None,
+        };
+        let entries = providers(&config.credentials, &around).await;
         let events = Arc::new(Recorder(Arc::clone(&audit)));
         let journal = Arc::new(store.clone());
         let broker = Broker::with_journal(entries, Arc::clone(&clock), events, journal);
@@ -216,11 +229,16 @@ impl App {
         own.extend(admin_address);
 
         let metrics = Arc::new(proxy::Metrics::default());
-        let sessions = Arc::new(Sessions::new(SESSION_IDLE));
+        let sessions = Arc::new(Sessions::new(config.session.clone()));
+        let keys = Keys::new(&clock.now()).map_err(|error| StartError::Keys(error.to_string()))?;
+        let issuer = issuer(&config, admin_address, &own);
         let lasting = Lasting {
             audit: Arc::clone(&audit),
             broker: Arc::clone(&broker),
             sessions: Arc::clone(&sessions),
+            keys: Arc::new(keys),
+            session_store: Arc::new(store.clone()),
+            issuer,
             clock: Arc::clone(&clock),
             tracker: tracker.clone(),
             metrics: Arc::clone(&metrics),
@@ -230,6 +248,9 @@ impl App {
         let about = (&connector, &clock, &attestations);
         let trust = trust(&config, about, (&tokens, &watcher, &environment)).await;
         let proxy = Proxy::new(lasting, parts(&config, &leaves, &trust, connector));
+        if proxy.load_keys().await.is_err() || proxy.hear().await.is_err() {
+            return Err(StartError::Keys("the store does not answer".into()));
+        }
         let reloads = prometheus_client::metrics::family::Family::default();
         let telemetry = telemetry::Metrics::gather(|registry| {
             metrics.register(registry);
@@ -279,6 +300,7 @@ impl App {
             proxy,
             audit,
             broker,
+            sessions,
             store,
             leaves,
             watcher,
@@ -326,6 +348,15 @@ impl App {
         Ok(())
     }
 
+    /// Begins the session of `run`, which lasts until keyward ends; its token.
+    ///
+    /// # Errors
+    /// [`StartError::Keys`] where no token can be signed.
+    pub fn begin_run(&self, agent: &AgentId) -> Result<String, StartError> {
+        let minted = self.proxy.begin_run(agent);
+        minted.map_err(|error| StartError::Keys(error.to_string()))
+    }
+
     /// Where the admin side listens.
     pub fn admin(&self) -> Option<SocketAddr> {
         self.admin
@@ -363,15 +394,18 @@ impl App {
             };
             self.leaves.replace(Arc::new(authority));
         }
+        let vessel: Arc<dyn Vessel> = Arc::new(self.store.clone());
         let network = Network::new(connector.clone(), config.upstream.connect_to.clone());
-        let around = (&network, &self.clock);
-        let entries = providers(
-            &config.credentials,
-            &self.watcher,
-            &self.environment,
-            around,
-        )
-        .await;
+        let look = lookup(&self.environment);
+        let around = Around {
+            watcher: &self.watcher,
+            env: &look,
+            network: &network,
+            clock: &self.clock,
+            vessel: &vessel,
+            agents: None,
+        };
+        let entries = providers(&config.credentials, &around).await;
         self.tokens
             .watch(&config.agents, &self.watcher, &self.environment)
             .await;
@@ -379,10 +413,11 @@ impl App {
         let read = (&*self.tokens, &self.watcher, &self.environment);
         let trust = trust(config, about, read).await;
         let fresh = parts(config, &self.leaves, &trust, connector);
-        let cut = self
-            .proxy
-            .reload(fresh, || self.broker.reconfigure(entries));
-        end_by_token(&self.proxy, &self.broker, &self.tokens);
+        let cut = self.proxy.reload(fresh, || {
+            self.broker.reconfigure(entries);
+            self.sessions.reconfigure(config.session.clone());
+        });
+        end_by_token(&self.proxy, &self.tokens);
         self.reloads
             .get_or_create(&ReloadLabels { outcome: "loaded" })
             .inc();
@@ -433,9 +468,7 @@ impl App {
         {
             warn!("some requests did not finish in time; they are cut");
         }
-        for session in self.proxy.end_sessions(reason) {
-            self.broker.end_session(session.id());
-        }
+        self.proxy.end_sessions(reason);
         self.proxy.cut();
         tokio::time::timeout(Duration::from_secs(2), self.tracker.wait())
             .await
@@ -447,29 +480,54 @@ impl App {
 
     /// Regular work: changed tokens, idle connections and sessions.
     fn look_after(&self) {
-        let (proxy, broker, tokens, stop) = (
+        let (proxy, tokens, stop) = (
             self.proxy.clone(),
-            Arc::clone(&self.broker),
             Arc::clone(&self.tokens),
             self.stop.clone(),
         );
         self.tracker.spawn(async move {
             let mut looking = tokio::time::interval(TOKENS_EVERY);
             let mut sweeping = tokio::time::interval(SWEEP_EVERY);
+            let mut ending = tokio::time::interval(SESSIONS_EVERY);
             loop {
                 tokio::select! {
                     () = stop.cancelled() => return,
-                    _ = looking.tick() => end_by_token(&proxy, &broker, &tokens),
-                    _ = sweeping.tick() => {
-                        proxy.sweep();
-                        for session in proxy.sweep_sessions() {
-                            broker.end_session(session.id());
-                        }
-                    }
+                    _ = looking.tick() => end_by_token(&proxy, &tokens),
+                    _ = ending.tick() => proxy.sweep_sessions(),
+                    _ = sweeping.tick() => proxy.sweep(),
+                }
+            }
+        });
+        let (proxy, stop) = (self.proxy.clone(), self.stop.clone());
+        self.tracker.spawn(async move {
+            let mut hearing = tokio::time::interval(HEAR_EVERY);
+            let mut noting = tokio::time::interval(SWEEP_EVERY);
+            let mut rotating = tokio::time::interval(KEYS_EVERY);
+            loop {
+                // What fails here was said by the store, and is tried again.
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    _ = hearing.tick() => { proxy.hear().await.ok(); }
+                    _ = noting.tick() => proxy.note_uses().await,
+                    _ = rotating.tick() => { proxy.load_keys().await.ok(); }
                 }
             }
         });
     }
+}
+
+/// `iss` of session tokens: how the admin side is reached from outside, else where the agents' side listens.
+fn issuer(config: &Config, admin: Option<SocketAddr>, own: &[SocketAddr]) -> Arc<str> {
+    let listening = || {
+        admin
+            .as_ref()
+            .or(own.first())
+            .map(|own| format!("http://{own}"))
+    };
+    let written = config.admin.public_url.clone().or_else(listening);
+    written
+        .unwrap_or_else(|| "http://localhost".to_owned())
+        .into()
 }
 
 fn unbound(error: BindError) -> StartError {
@@ -480,11 +538,9 @@ fn unbound(error: BindError) -> StartError {
 }
 
 /// Takes up changed tokens; what was opened with one that is no longer good ends.
-fn end_by_token(proxy: &Proxy, broker: &Broker, tokens: &Tokens) {
+fn end_by_token(proxy: &Proxy, tokens: &Tokens) {
     for agent in tokens.settle() {
-        for session in proxy.end_sessions_by_token(&agent) {
-            broker.end_session(session.id());
-        }
+        proxy.end_sessions_by_token(&agent);
     }
 }
 
@@ -513,30 +569,38 @@ pub fn roots_file(ca: &CaSettings) -> Option<PathBuf> {
 
 async fn providers(
     specs: &[Spec],
-    watcher: &Watcher,
-    environment: &Environment,
-    (network, clock): (&Network, &Arc<dyn Clock>),
+    around: &Around<'_>,
 ) -> Vec<(Spec, Arc<dyn CredentialProvider>)> {
-    let look = lookup(environment);
     let mut entries: Vec<(Spec, Arc<dyn CredentialProvider>)> = Vec::with_capacity(specs.len());
     for spec in specs {
         let provider: Arc<dyn CredentialProvider> = match &spec.kind {
             Kind::Static { value } => {
-                let watched = watcher.watch(value, &look).await;
+                let watched = around.watcher.watch(value, around.env).await;
                 if let Err(error) = watched.current() {
                     warn!(credential = %spec.name, %error, "the credential has no value yet; requests that need it are refused");
                 }
                 Arc::new(StaticProvider::new(watched))
             }
+            Kind::Oauth(settings) => {
+                let settings = (**settings).clone();
+                Arc::new(OauthProvider::open(&spec.name, settings, around).await)
+            }
+            Kind::GithubApp(settings) => {
+                Arc::new(GithubAppProvider::open((**settings).clone(), around).await)
+            }
+            Kind::Azure(settings) => {
+                let settings = (**settings).clone();
+                Arc::new(AzureProvider::open(&spec.name, settings, around).await)
+            }
             Kind::Command(settings) => Arc::new(CommandProvider::new(
                 spec.name.clone(),
                 settings.clone(),
-                &look,
+                around.env,
             )),
             Kind::Vault(settings) => {
-                let (name, clock) = (spec.name.clone(), Arc::clone(clock));
-                let secrets: (&Watcher, Env<'_>) = (watcher, &look);
-                Arc::new(VaultProvider::open(name, settings, secrets, network, clock).await)
+                let (name, clock) = (spec.name.clone(), Arc::clone(around.clock));
+                let secrets = (around.watcher, around.env);
+                Arc::new(VaultProvider::open(name, settings, secrets, around.network, clock).await)
             }
         };
         entries.push((spec.clone(), provider));
@@ -755,7 +819,7 @@ impl Events for Recorder {
             issue.provider,
             "issued",
         );
-        let scopes = issue.scope.narrow.scopes.as_ref().map(|scopes| {
+        let scopes = issue.scopes.map(|scopes| {
             let texts = scopes.iter().map(ToString::to_string);
             texts.collect::<Vec<_>>()
         });
@@ -812,6 +876,7 @@ impl fmt::Display for StartHint<'_> {
             StartError::Bind(..) | StartError::Admin(..) => {
                 f.write_str("choose another address, or stop what listens there")
             }
+            StartError::Keys(_) => f.write_str("the system's random generator must answer"),
             StartError::Secret(_) => f.write_str("check the credential's source"),
         }
     }

@@ -11,7 +11,7 @@ use super::key::{HOUR, Kind, Need, Section, key, secs};
 use super::reader::Reader;
 use super::{
     Admin, Config, Presets, Trust, admin, agent, audit, ca, credential, lint, listener, narrow,
-    preset, route, store, trust, upstream,
+    preset, route, session, store, trust, upstream,
 };
 use crate::credential::{Source, Spec};
 use crate::identity::AgentEntry;
@@ -83,6 +83,12 @@ pub(super) static ROOT: Section = Section {
             "Who else proves to be an agent; asked in the file's order, tokens of `[agent.ID]` last.",
         ),
         key(
+            "session",
+            Kind::Table(&session::SESSION),
+            Need::Optional,
+            "How long sessions live, and how far they may be handed on.",
+        ),
+        key(
             "credential",
             Kind::Named(&credential::CREDENTIAL),
             Need::Optional,
@@ -113,6 +119,13 @@ pub(super) fn read(
 ) -> Config {
     let reader = Reader::open(desk, &ROOT, "the file".into(), 0..0, root);
     let mut credentials = credentials(&reader);
+    for (spec, span) in &credentials {
+        if spec.kind.needs_store() && !reader.has("store") {
+            let message = format!("\"{}\" needs a [store] that lasts", spec.name);
+            let help = "each refresh token is good once: the next one must outlive a restart";
+            desk.fault_with(span, message, help);
+        }
+    }
     let own = preset::Own::read(&reader, presets);
     let mut routes = routes(&reader, &own);
     assign_slots(desk, &mut routes, &mut credentials);
@@ -184,6 +197,10 @@ fn resolve(reader: &Reader<'_, '_>, parts: Parts) -> Config {
         routes,
         conditions,
         services: parts.services,
+        session: reader
+            .table("session")
+            .map(|below| session::read(&below))
+            .unwrap_or_default(),
         drain: reader.duration("drain"),
     }
 }
@@ -284,6 +301,15 @@ fn assign_slots(desk: &Desk, routes: &mut [route::Written], credentials: &mut [(
                 message,
                 "write the user name: inject = { basic = \"USER\" }",
             );
+        }
+        let bearer = route.placements.iter().all(|p| *p == Placement::Bearer);
+        if spec.kind.is_bound() && !bearer {
+            let message = format!(
+                "the tokens of \"{}\" are bound by DPoP, and go as bearer only",
+                spec.name
+            );
+            let help = "write inject = \"bearer\", or leave out `dpop`";
+            desk.fault_with(&written.inject, message, help);
         }
         let known = spec.slots.iter().position(|slot| *slot == route.placements);
         route.slot = known.unwrap_or_else(|| {

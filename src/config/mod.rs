@@ -18,6 +18,7 @@ mod lint;
 mod listener;
 mod machine;
 mod narrow;
+mod oauth;
 mod placement;
 mod plugin;
 mod preset;
@@ -25,6 +26,7 @@ mod reader;
 mod report;
 mod route;
 mod schema;
+mod session;
 mod source;
 mod store;
 mod syntax;
@@ -60,6 +62,7 @@ use crate::policy::Conditions;
 use crate::preset::{self as preset_room, Preset};
 use crate::proxy::{ListenerSettings, UpstreamSettings};
 use crate::route::{PathPattern, Route};
+use crate::session::Settings as SessionSettings;
 use crate::store::Settings as StoreSettings;
 use crate::tls::CaSettings;
 use fault::{Desk, Draft};
@@ -91,6 +94,8 @@ pub struct Config {
     pub conditions: Vec<Conditions>,
     /// `[preset.NAME]`: services of the operator's own, or in place of known ones.
     pub services: Vec<Preset>,
+    /// `[session]`.
+    pub session: SessionSettings,
     /// `drain`: how long requests under way may take to end.
     pub drain: Duration,
 }

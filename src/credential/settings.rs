@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::oauth;
 use crate::agent::Name;
 use crate::inject::Placement;
 
@@ -92,4 +93,10 @@ pub enum Kind {
     Command(super::CommandSettings),
     /// `[credential.NAME.vault]`: OpenBao or HashiCorp Vault.
     Vault(Box<super::VaultSettings>),
+    /// `[credential.NAME.oauth-client-credentials]`, `token-exchange`, `jwt-bearer`: a token of an OAuth issuer.
+    Oauth(Box<oauth::Settings>),
+    /// `[credential.NAME.github-app]`: an installation token of a GitHub App.
+    GithubApp(Box<super::GithubAppSettings>),
+    /// `[credential.NAME.azure]`: a token of Microsoft Entra ID.
+    Azure(Box<super::AzureSettings>),
 }

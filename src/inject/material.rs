@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::DpopKey;
 use crate::secret::Secret;
 
 /// The material of one lease. Providers make it, injections use it up.
@@ -17,13 +18,20 @@ pub enum Material {
         /// The password.
         password: Arc<Secret>,
     },
+    /// A token that is good only with a proof of its key (RFC 9449).
+    Dpop {
+        /// The token.
+        token: Arc<Secret>,
+        /// The key. It never leaves, so no answer can hold it.
+        key: Arc<DpopKey>,
+    },
 }
 
 impl Material {
     /// Every byte string of it that must never reach an agent.
     pub fn secrets(&self) -> impl Iterator<Item = &Secret> {
         match self {
-            Self::Token(token) => std::iter::once(&**token),
+            Self::Token(token) | Self::Dpop { token, .. } => std::iter::once(&**token),
             Self::UserPass { password, .. } => std::iter::once(&**password),
         }
     }

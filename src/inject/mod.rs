@@ -5,13 +5,15 @@
 //! placed slot is removed first, always.
 
 mod apply;
+mod dpop;
 mod material;
 
 use std::fmt;
 
 use http::HeaderName;
 
-pub use apply::{BodyEdit, Injection, Misplaced, Unfit};
+pub use apply::{BodyEdit, Bound, Injection, Misplaced, Unfit};
+pub use dpop::{DpopKey, NoProof, Proof};
 pub use material::Material;
 
 /// One place in a request that a credential is put into.

@@ -1,6 +1,7 @@
 //! The URL of an issuer: `https`, or `http` to a loopback host.
 
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
 use http::Uri;
@@ -58,6 +59,9 @@ impl Endpoint {
     }
 }
 
+/// Where clouds have the metadata service of a machine.
+const METADATA: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254));
+
 impl FromStr for Endpoint {
     type Err = BadEndpoint;
 
@@ -78,7 +82,8 @@ impl FromStr for Endpoint {
         }
         let target = Target::from_authority(scheme, authority)?;
         let is_loopback = match &target.host {
-            Host::Ip(ip) => ip.is_loopback(),
+            // The machine's metadata service is on the machine as well, and knows no TLS.
+            Host::Ip(ip) => ip.is_loopback() || *ip == METADATA,
             Host::Name(name) => &**name == "localhost",
         };
         if scheme == Scheme::Http && !is_loopback {
@@ -112,11 +117,13 @@ mod tests {
             "http://127.0.0.1:8200/v1",
             "http://[::1]:80/",
             "http://localhost:3000",
+            "http://169.254.169.254/metadata",
         ] {
             assert!(good.parse::<Endpoint>().is_ok(), "{good}");
         }
         for (bad, error) in [
             ("http://login.example.com/", BadEndpoint::Cleartext),
+            ("http://169.254.169.253/", BadEndpoint::Cleartext),
             ("http://127.0.0.1.example.com/", BadEndpoint::Cleartext),
             ("ftp://127.0.0.1/", BadEndpoint::Cleartext),
             (

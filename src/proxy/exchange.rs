@@ -17,6 +17,7 @@ use hyper::upgrade::OnUpgrade;
 
 use super::answer;
 use super::body::Body;
+use super::bound;
 use super::record::Entry;
 use super::refusal::Refusal;
 use super::tunnel::{Grant, Tunnel};
@@ -24,7 +25,7 @@ use super::upgrade;
 use crate::credential::Live;
 use crate::head::{Framing, Head};
 use crate::host::Scheme;
-use crate::inject::BodyEdit;
+use crate::inject::{BodyEdit, Injection};
 use crate::policy::{Permit, Query, Verdict};
 use crate::scrub::Patterns;
 use crate::tls::Protocol;
@@ -75,6 +76,12 @@ async fn forward(
     entry: &mut Option<Entry>,
 ) -> Result<Response<Body>, Refusal> {
     let record = entry.as_mut().ok_or(Refusal::Malformed(""))?;
+    if tunnel.session().is_over(&record.began()) {
+        return Err(Refusal::SessionEnded);
+    }
+    if !tunnel.session().is_implicit() {
+        tunnel.shared.believe(&record.began())?;
+    }
     // The grant is taken before the head is looked at: to whom nothing is granted, nothing else is said.
     tunnel.grant()?;
     let head = Head::clean(parts, &tunnel.target)?;
@@ -108,17 +115,15 @@ async fn forward(
     }
     let scrubs = lease.is_some() || !patterns.is_empty();
     narrow(&mut head, scrubs && !route.ranges, &patterns);
+    let bound = injection.and_then(Injection::bound);
+    if let Some(bound) = bound {
+        bound::prove(tunnel, bound, &mut head)?;
+    }
     let scrub = (!patterns.is_empty()).then_some(patterns);
     if head.is_websocket() {
         return upgrade::bridge(tunnel, &grant, head, (upgrade, scrub), entry).await;
     }
-    let body = outgoing(
-        &mut head,
-        body,
-        injection.and_then(crate::inject::Injection::body),
-        record,
-    )
-    .await?;
+    let body = outgoing(&mut head, body, injection.and_then(Injection::body), record).await?;
     if lease.is_some() {
         record
             .intent()
@@ -129,7 +134,7 @@ async fn forward(
     let method = head.method().clone();
     let deadline = tokio::time::Instant::now() + tunnel.limits.total_timeout;
     let request = rebuild(head, body);
-    let sent = pool.send(request, |request, protocol| {
+    let sent = bound::send(tunnel, &pool, request, bound, |request, protocol| {
         address(tunnel, request, protocol);
     });
     let (response, connection) = tokio::time::timeout_at(deadline, sent)
@@ -169,6 +174,8 @@ fn judge(
         agent: session.agent(),
         session: session.id(),
         person: session.person(),
+        scope: &session.bounds().scope,
+        permissions: &grant.permissions,
         target: &tunnel.target,
         source: tunnel.peer.ip(),
         now: tunnel.shared.clock.now(),

@@ -12,6 +12,7 @@
     clippy::format_push_string,
     clippy::format_collect,
     clippy::bool_to_int_with_if,
+    clippy::explicit_write,
     missing_docs,
     unreachable_pub,
     reason = "a test may panic, and spawns and sleeps as its peers would"
@@ -19,6 +20,7 @@
 
 mod agent;
 mod answers;
+mod broker;
 mod canary;
 mod channel;
 mod daemon;
@@ -29,14 +31,19 @@ mod upstream;
 mod admin;
 mod attacks;
 mod base_url;
+mod delegation;
 mod leak;
 mod lifecycle;
+mod oauth;
 mod outside;
 mod placement;
 mod plugin;
 mod protocol;
 mod rest;
 mod rules;
+mod session;
+mod session_store;
+mod token;
 mod tokens;
 mod trust;
 mod upgrades;

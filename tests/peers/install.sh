@@ -84,6 +84,7 @@ venv agents "$here/agents-requirements.txt"
 
 npm_packages "$here" "$cache/node"
 npm_packages "$here/sdk" "$cache/node-sdk"
+npm_packages "$here/oidc" "$cache/node-oidc"
 npm_packages "$here/agents" "$cache/node-agents"
 
 if [ "$bench" = yes ]; then

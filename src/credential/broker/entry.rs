@@ -228,7 +228,7 @@ impl Entry {
 fn is_same(one: &Material, other: &Material) -> bool {
     match (one, other) {
         (Material::Token(one), Material::Token(other)) => Arc::ptr_eq(one, other),
-        (Material::Token(_) | Material::UserPass { .. }, _) => false,
+        (Material::Token(_) | Material::UserPass { .. } | Material::Dpop { .. }, _) => false,
     }
 }
 

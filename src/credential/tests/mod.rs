@@ -214,6 +214,8 @@ fn permit_for(
         agent: &agent,
         session: &Arc::from(session),
         person,
+        scope: &crate::delegation::Scope::ALL,
+        permissions: &crate::delegation::Scope::ALL,
         target: &target,
         source: None,
         now: crate::clock::SystemClock.now(),

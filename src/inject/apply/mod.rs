@@ -1,12 +1,15 @@
 //! An injection: placements joined with one lease's material, ready to be put into any number of heads.
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use http::header::{AUTHORIZATION, COOKIE, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
+use http::{HeaderMap, Method};
 use zeroize::Zeroizing;
 
-use super::{Material, Placement, Slot};
+use super::{DpopKey, Material, NoProof, Placement, Proof, Slot};
 use crate::head::Head;
 use crate::secret::Secret;
 
@@ -16,6 +19,14 @@ use crate::secret::Secret;
 pub struct Injection {
     steps: Box<[Step]>,
     body: Option<BodyEdit>,
+    bound: Option<Bound>,
+}
+
+/// The key that an injected token is bound to: each request needs a proof of it beside the token (RFC 9449 §7.1).
+#[derive(Debug)]
+pub struct Bound {
+    key: Arc<DpopKey>,
+    token_hash: String,
 }
 
 #[derive(Debug)]
@@ -69,6 +80,9 @@ pub enum Unfit {
     /// `inject = { basic = "" }` needs a lease that brings a user name.
     #[error("basic without a user needs a credential that brings one")]
     NoUser,
+    /// A DPoP-bound token stands in `Authorization: DPoP` and nowhere else.
+    #[error("a token that is bound by DPoP goes with inject = \"bearer\" only")]
+    Bound,
 }
 
 /// The agent's request does not have the placeholder where, and only where, it belongs.
@@ -102,8 +116,21 @@ impl Injection {
     pub fn compile(placements: &[Placement], material: &Material) -> Result<Self, Unfit> {
         let mut steps = Vec::with_capacity(placements.len());
         let mut body = None;
+        let mut bound = None;
         for placement in placements {
             let (user, secret) = match material {
+                Material::Dpop { token, key } => {
+                    if *placement != Placement::Bearer {
+                        return Err(Unfit::Bound);
+                    }
+                    let value = value(&[b"DPoP ", token.expose()])?;
+                    steps.push(Step::Header(AUTHORIZATION, value));
+                    bound = Some(Bound {
+                        key: Arc::clone(key),
+                        token_hash: DpopKey::hash(token.expose()),
+                    });
+                    continue;
+                }
                 Material::Token(token) => (None, &**token),
                 Material::UserPass { user, password } => (Some(&**user), &**password),
             };
@@ -115,6 +142,7 @@ impl Injection {
         Ok(Self {
             steps: steps.into(),
             body,
+            bound,
         })
     }
 
@@ -149,11 +177,53 @@ impl Injection {
         }
     }
 
+    /// The key that the token is bound to, where it is.
+    pub fn bound(&self) -> Option<&Bound> {
+        self.bound.as_ref()
+    }
+
     /// The edit of the body, where a placement asks for one.
     pub fn body(&self) -> Option<&BodyEdit> {
         self.body.as_ref()
     }
 }
+
+impl Bound {
+    /// Puts a proof for this request into its head, in place of any that the agent sent. `url` has no query; `issued_at`
+    /// is in seconds since 1970; `id` was never used before.
+    ///
+    /// # Errors
+    /// [`NoProof`] if the machine gives no random bytes.
+    pub fn prove(
+        &self,
+        headers: &mut HeaderMap,
+        (method, url): (&Method, &str),
+        (issued_at, id): (i64, [u8; 16]),
+    ) -> Result<(), NoProof> {
+        let nonce = self.key.nonce();
+        let proof = self.key.prove(&Proof {
+            method: method.as_str(),
+            url,
+            issued_at,
+            id,
+            nonce: nonce.as_ref().and_then(|nonce| nonce.to_str().ok()),
+            token_hash: Some(&self.token_hash),
+        })?;
+        headers.insert(PROOF, proof);
+        Ok(())
+    }
+
+    /// Takes up the nonce that an answer brings; whether it is another one than before.
+    pub fn remember(&self, answer: &HeaderMap) -> bool {
+        let nonce = answer.get(NONCE);
+        nonce.is_some_and(|nonce| self.key.remember(nonce))
+    }
+}
+
+/// `DPoP` (RFC 9449 §4).
+const PROOF: HeaderName = HeaderName::from_static("dpop");
+/// `DPoP-Nonce` (RFC 9449 §8.1).
+const NONCE: HeaderName = HeaderName::from_static("dpop-nonce");
 
 enum Made {
     Step(Step),
