@@ -876,7 +876,7 @@ impl Events for Recorder {
             issue.provider,
             "issued",
         );
-        let scopes = issue.scope.narrow.scopes.as_ref().map(|scopes| {
+        let scopes = issue.scopes.map(|scopes| {
             let texts = scopes.iter().map(ToString::to_string);
             texts.collect::<Vec<_>>()
         });

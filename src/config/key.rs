@@ -125,12 +125,11 @@ impl Kind {
     /// Whether a report may show what was written: not where a secret can stand, rightly or by mistake.
     pub(super) fn is_plain(&self) -> bool {
         match self {
-            Self::Guarded(_)
-            | Self::Source
-            | Self::Map(_)
-            | Self::Table(_)
-            | Self::Named(_)
-            | Self::Rows(_) => false,
+            Self::Guarded(_) | Self::Source | Self::Table(_) | Self::Named(_) | Self::Rows(_) => {
+                false
+            }
+            // Only words of ours: what else stands there may be anything.
+            Self::Map(kind) => matches!(kind, Self::Choice(_)),
             Self::List(kind) => kind.is_plain(),
             Self::Either(kinds) => kinds.iter().any(Self::is_plain),
             Self::Text(_)

@@ -1,6 +1,7 @@
 //! What the broker reports: the port that the audit trail listens at.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -26,6 +27,8 @@ pub struct Issue<'a> {
     pub lease: &'a LeaseId,
     /// The provider's kind.
     pub provider: &'static str,
+    /// The scopes that were asked for, where the kind has them: the route's, else the credential's.
+    pub scopes: Option<&'a [Arc<str>]>,
     /// When it ends.
     pub expires: Option<Timestamp>,
     /// Why it was asked for.

@@ -30,27 +30,39 @@ pub enum Bound<T> {
     Within(T),
 }
 
+impl<T> Bound<T> {
+    /// The credential's own list is the bound, where it has one.
+    fn within(list: T, is_empty: bool) -> Self {
+        if is_empty {
+            Self::Open
+        } else {
+            Self::Within(list)
+        }
+    }
+}
+
 impl Kind {
     /// What a route may narrow.
     pub fn grants(&self) -> Grants<'_> {
         let none = Grants::default();
-        match self.word() {
-            "command"
-            | "oauth-client-credentials"
-            | "oauth-refresh-token"
-            | "token-exchange"
-            | "jwt-bearer"
-            | "azure"
-            | "connected-account" => Grants {
+        match self {
+            Self::Command(_) | Self::Azure(_) => Grants {
                 scopes: Bound::Open,
                 ..none
             },
-            "github-app" => Grants {
-                repositories: Bound::Open,
-                permissions: Bound::Open,
+            Self::Oauth(settings) => Grants {
+                scopes: Bound::within(&settings.scopes, settings.scopes.is_empty()),
                 ..none
             },
-            "aws" => Grants {
+            Self::GithubApp(settings) => Grants {
+                repositories: Bound::within(
+                    &settings.repositories,
+                    settings.repositories.is_empty(),
+                ),
+                permissions: Bound::within(&settings.permissions, settings.permissions.is_empty()),
+                ..none
+            },
+            _ if self.word() == "aws" => Grants {
                 session_policy: Bound::Open,
                 ..none
             },

@@ -20,6 +20,7 @@
 
 mod agent;
 mod answers;
+mod broker;
 mod canary;
 mod channel;
 mod daemon;

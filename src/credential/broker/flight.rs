@@ -8,7 +8,7 @@ use tracing::warn;
 
 use super::super::cell::{Cell, Flight};
 use super::super::{
-    Cause, Expiry, Failed, Issue, IssueError, Issued, LeaseId, Live, Note, Reason, Scope,
+    Bound, Cause, Expiry, Failed, Issue, IssueError, Issued, LeaseId, Live, Note, Reason, Scope,
 };
 use super::Inner;
 use super::entry::Entry;
@@ -77,6 +77,7 @@ impl Inner {
                 scope,
                 lease: live.id(),
                 provider,
+                scopes: asked_for(entry, scope),
                 expires: live.expires.wall(),
                 cause,
                 duration,
@@ -121,6 +122,15 @@ impl Inner {
         self.revoke(entry, &live, Reason::Store, None);
         Err(IssueError::Store)
     }
+}
+
+/// The scopes of a lease, as far as the file says them.
+fn asked_for<'a>(entry: &'a Entry, scope: &'a Scope) -> Option<&'a [Arc<str>]> {
+    let own = match entry.spec.kind.grants().scopes {
+        Bound::Within(scopes) => Some(scopes),
+        Bound::Unknown | Bound::Open => None,
+    };
+    scope.narrow.scopes.as_deref().or(own)
 }
 
 /// Makes a lease of what the issuer gave.
