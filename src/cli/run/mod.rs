@@ -6,6 +6,7 @@
 mod bases;
 mod found;
 mod given;
+mod lift;
 mod logins;
 mod surroundings;
 
@@ -71,6 +72,8 @@ struct Prepared {
     services: Vec<Arc<Preset>>,
     /// Every service that is known, those of the file too.
     presets: Arc<Presets>,
+    /// Variables that the sources read beside the caller's: tokens of logins that are served.
+    lifted: Vec<(String, OsString)>,
     /// Files to mask.
     hidden: Vec<PathBuf>,
     /// What the user should know.
@@ -132,6 +135,7 @@ async fn session(
     };
     let mut known: HashMap<String, OsString> = HashMap::clone(caller);
     known.insert(TOKEN.to_owned(), token.clone().into());
+    known.extend(std::mem::take(&mut prepared.lifted));
     let surroundings = Surroundings {
         environment: Arc::new(known),
         audit: trail,
