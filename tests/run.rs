@@ -830,3 +830,37 @@ fn with_base_urls_a_client_without_a_proxy_gets_its_answer_and_no_key() {
     assert!(last[0].starts_with("http://127.0.0.1:") && last[0].ends_with("/openai/v1"));
     assert_eq!(last[1], last[2], "the session's token is the key");
 }
+
+#[test]
+fn the_login_of_a_tool_is_served_and_masked() {
+    let home = home();
+    let server = server(home.path());
+    write_network(home.path(), server.1);
+    fs::create_dir(home.path().join(".codex")).unwrap();
+    let login = home.path().join(".codex/auth.json");
+    let text = format!("{{\"OPENAI_API_KEY\":\"{CANARY}\",\"tokens\":null}}");
+    fs::write(&login, &text).unwrap();
+    let script = "curl -sS -m 20 https://api.openai.com/v1/models; echo; cat ~/.codex/auth.json; echo $OPENAI_API_KEY; env";
+    let options = ["-c", "network.toml"];
+    let output = keyward(home.path(), &options, &["sh", "-c", script])
+        .output()
+        .unwrap();
+    let (shown, told) = (out(&output), err(&output));
+    assert!(shown.starts_with("right Bearer ****"), "{shown}{told}");
+    assert!(shown.contains("\n{}\nsk-keyward-"), "{shown}");
+    assert!(!shown.contains(CANARY) && !told.contains(CANARY));
+    assert!(told.contains("~/.codex/auth.json is served"), "{told}");
+    assert!(!told.contains("so nothing is injected"), "{told}");
+    assert_eq!(fs::read_to_string(&login).unwrap(), text);
+    // A key that was set is the one that is meant: here it is a wrong one.
+    let output = keyward(home.path(), &options, &["sh", "-c", script])
+        .env("OPENAI_API_KEY", "sk-another-90b1c7d2a4e6f8035")
+        .output()
+        .unwrap();
+    assert!(
+        out(&output).starts_with("wrong Bearer ****"),
+        "{}",
+        err(&output)
+    );
+    assert!(!out(&output).contains(CANARY));
+}

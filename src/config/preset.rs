@@ -68,6 +68,12 @@ pub(super) static PRESET: Section = Section {
             "Files in which its command-line tools keep a login: `run` masks them.",
         ),
         key(
+            "login",
+            Kind::List(&Kind::Table(&LOGIN)),
+            Need::Optional,
+            "Where in such files a token stands: `run` without credentials of a file serves it.",
+        ),
+        key(
             "encoded-slash",
             Kind::Flag,
             Need::Default("false"),
@@ -218,6 +224,42 @@ static OPERATION: Section = Section {
             Kind::Text("a path pattern"),
             Need::Required,
             "Its path.",
+        ),
+    ],
+};
+
+static LOGIN: Section = Section {
+    title: "login of [preset.NAME]",
+    keys: &[
+        key(
+            "file",
+            Kind::Text("a path from the home directory, `~/…`"),
+            Need::Required,
+            "One of `login-files`. With nothing else here, all of it is the token.",
+        ),
+        key(
+            "json",
+            Kind::Text("a dotted path"),
+            Need::Optional,
+            "The token is the text at this path of a JSON object.",
+        ),
+        key(
+            "line",
+            Kind::Text("how a line begins"),
+            Need::Optional,
+            "The token follows these words in the first line that begins so.",
+        ),
+        key(
+            "after",
+            Kind::Text("a line"),
+            Need::Optional,
+            "With `line`: only lines below this one are looked at.",
+        ),
+        key(
+            "expires",
+            Kind::Text("a dotted path"),
+            Need::Optional,
+            "With `json`: where the token's end stands, in milliseconds since 1970.",
         ),
     ],
 };

@@ -7,7 +7,7 @@ use http::{HeaderName, Method};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor, value};
 
-use super::{Action, BaseUrl, Key, Minting, Operation, Preset};
+use super::{Action, BaseUrl, Key, Login, Minting, Operation, Part, Preset};
 use crate::agent::Name;
 use crate::host::HostPattern;
 use crate::inject::{Format, Placement, Slot};
@@ -32,6 +32,8 @@ pub struct File {
     minting: Vec<MintingTable>,
     #[serde(default)]
     login_files: Vec<String>,
+    #[serde(default, rename = "login")]
+    logins: Vec<LoginTable>,
     #[serde(default)]
     encoded_slash: bool,
     note: Option<String>,
@@ -115,6 +117,7 @@ impl File {
                 })
                 .collect(),
             login_files: boxed(self.login_files),
+            logins: self.logins.into_iter().map(Into::into).collect(),
             encoded_slash: self.encoded_slash,
             note: self.note.map(Into::into),
             source: self.source.into(),
@@ -167,6 +170,34 @@ impl KeyTable {
 struct BaseUrlTable {
     env: Vec<String>,
     url: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct LoginTable {
+    file: String,
+    json: Option<String>,
+    line: Option<String>,
+    after: Option<String>,
+    expires: Option<String>,
+}
+
+impl From<LoginTable> for Login {
+    fn from(table: LoginTable) -> Self {
+        let after = table.after.map(Into::into);
+        Self {
+            file: table.file.into(),
+            part: match (table.json, table.line) {
+                (Some(path), _) => Part::Json(path.into()),
+                (None, Some(begins)) => Part::Line {
+                    begins: begins.into(),
+                    after,
+                },
+                (None, None) => Part::Whole,
+            },
+            expires: table.expires.map(Into::into),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Deserialize)]

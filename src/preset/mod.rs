@@ -49,6 +49,8 @@ pub struct Preset {
     pub minting: Vec<Minting>,
     /// Files in which its command-line tools keep a login, from the home directory (`~/…`).
     pub login_files: Vec<Box<str>>,
+    /// Where in such files the token of its first key stands: `run` serves it.
+    pub logins: Vec<Login>,
     /// Clients write `%2F` into its paths.
     pub encoded_slash: bool,
     /// What the preset does not do.
@@ -74,6 +76,34 @@ pub struct Key {
     pub user_env: Vec<Box<str>>,
     /// What stands in the agent's environment instead: its clients accept it, and no server does.
     pub placeholder: Box<str>,
+}
+
+/// Where a command-line tool keeps its token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Login {
+    /// The file, from the home directory (`~/…`).
+    pub file: Box<str>,
+    /// The part of the file.
+    pub part: Part,
+    /// The dotted path of the token's end in a JSON file, in milliseconds since 1970.
+    pub expires: Option<Box<str>>,
+}
+
+/// A part of a login file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Part {
+    /// All of it.
+    Whole,
+    /// The text at this dotted path of a JSON object.
+    Json(Box<str>),
+    /// What follows these words in the first line that begins so, and `after`, where there is one, among the lines
+    /// below this one.
+    Line {
+        /// How the line begins.
+        begins: Box<str>,
+        /// The line before.
+        after: Option<Box<str>>,
+    },
 }
 
 /// The base URL of a service's SDKs.

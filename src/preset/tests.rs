@@ -215,6 +215,10 @@ fn sources_are_https_and_login_files_lie_at_home() {
             let inner = file.strip_prefix("~/").unwrap();
             assert!(!inner.is_empty() && !inner.contains(".."), "{file}");
         }
+        for login in &preset.logins {
+            // What is served is masked.
+            assert!(preset.login_files.contains(&login.file), "{}", login.file);
+        }
     }
 }
 

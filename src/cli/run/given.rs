@@ -1,11 +1,14 @@
 //! With a file: what it says, under the listener and the agent of this session.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::Prepared;
+use jiff::Timestamp;
+
 use super::found::{self, Found};
+use super::{Prepared, lift};
 use crate::agent::AgentId;
 use crate::app::Environment;
 use crate::audit::Sink;
@@ -29,13 +32,19 @@ pub(super) fn nothing(
     let presets = &lent
         .as_ref()
         .map_or_else(|| Arc::clone(Presets::shipped()), Config::presets);
+    let lift::Lifted {
+        variables,
+        notes: of_logins,
+    } = lift::look(environment, presets, Timestamp::now());
+    let mut known: HashMap<String, OsString> = HashMap::clone(environment);
+    known.extend(variables.iter().cloned());
     let Found {
         text,
         taken,
         served,
         notes,
         ..
-    } = found::look(environment, presets, strict);
+    } = found::look(&Arc::new(known), presets, strict);
     let loaded = config::parse(&text, "the environment", Path::new(""), &**presets);
     let config = loaded.map_err(|report| {
         complain(&report);
@@ -68,8 +77,9 @@ pub(super) fn nothing(
         taken,
         services: served,
         presets,
+        lifted: variables,
         hidden,
-        notes,
+        notes: of_logins.into_iter().chain(notes).collect(),
     })
 }
 
@@ -142,6 +152,7 @@ pub(super) fn file(
         taken,
         services,
         presets,
+        lifted: Vec::new(),
         notes,
     })
 }

@@ -6,10 +6,12 @@
 mod bases;
 mod found;
 mod given;
+mod lift;
 mod logins;
 mod surroundings;
 
 use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -70,6 +72,8 @@ struct Prepared {
     services: Vec<Arc<Preset>>,
     /// Every service that is known, those of the file too.
     presets: Arc<Presets>,
+    /// Variables that the sources read beside the caller's: tokens of logins that are served.
+    lifted: Vec<(String, OsString)>,
     /// Files to mask.
     hidden: Vec<PathBuf>,
     /// What the user should know.
@@ -127,8 +131,10 @@ async fn session(
         agents: vec![(entry.clone(), None)],
         ..prepared.config.clone()
     };
+    let mut known: HashMap<String, OsString> = HashMap::clone(caller);
+    known.extend(std::mem::take(&mut prepared.lifted));
     let surroundings = Surroundings {
-        environment: Arc::clone(caller),
+        environment: Arc::new(known),
         audit: trail,
         handed: Vec::new(),
     };
