@@ -59,13 +59,21 @@ impl Server {
         postgres.arg("-D").arg(&data).arg("-k").arg(folder.path());
         postgres.args(["-c", "listen_addresses=", "-c", "fsync=off"]);
         let child = postgres.spawn().unwrap();
-        let socket = folder.path().join(".s.PGSQL.5432");
+        // It listens before it can answer: the last line of its own file says when it does.
+        let status = data.join("postmaster.pid");
+        let is_ready = || {
+            let text = std::fs::read_to_string(&status).unwrap_or_default();
+            text.lines()
+                .last()
+                .is_some_and(|line| line.trim_end() == "ready")
+        };
         for _ in 0..600 {
-            if std::os::unix::net::UnixStream::connect(&socket).is_ok() {
+            if is_ready() {
                 break;
             }
             std::thread::sleep(Duration::from_millis(50));
         }
+        assert!(is_ready(), "the server is ready within 30 s");
         let host = folder.path().to_str().unwrap().replace('/', "%2F");
         let server = Self {
             child,
