@@ -21,8 +21,8 @@ use crate::audit::{self, Audit, AuditError, Record, Who};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::credential::{
-    Broker, CredentialProvider, Events, Failed, Issue, Kind, Revoking, Scope, Source, Spec,
-    StaticProvider, Watched, Watcher,
+    AwsProvider, Broker, CredentialProvider, Events, Failed, Issue, Kind, Revoking, Scope, Source,
+    Spec, StaticProvider, Watched, Watcher,
 };
 use crate::host::HostPattern;
 use crate::identity::{AgentEntry, Open, Registry, StaticTokens, TrustProvider};
@@ -451,6 +451,7 @@ async fn providers(
                 }
                 Arc::new(StaticProvider::new(watched))
             }
+            Kind::Aws(aws) => Arc::new(AwsProvider::open(aws, &spec.name, watcher, &look).await),
         };
         entries.push((spec.clone(), provider));
     }

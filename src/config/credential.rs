@@ -18,6 +18,12 @@ pub(super) static CREDENTIAL: Section = Section {
             "A value that somebody else rotates.",
         ),
         key(
+            "aws",
+            K::Table(&super::aws::AWS),
+            Need::OneOf,
+            "AWS keys, which sign requests.",
+        ),
+        key(
             "share",
             K::Choice(&["session", "agent", "all"]),
             Need::Default("\"session\""),
@@ -68,7 +74,7 @@ pub(super) static STATIC: Section = Section {
 
 type ReadKind = fn(&Reader<'_, '_>) -> Option<Kind>;
 
-const KINDS: &[(&str, ReadKind)] = &[("static", static_value)];
+const KINDS: &[(&str, ReadKind)] = &[("static", static_value), ("aws", super::aws::read)];
 
 fn static_value(reader: &Reader<'_, '_>) -> Option<Kind> {
     let value = source::read(reader, "value")?;

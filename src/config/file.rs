@@ -230,7 +230,7 @@ fn assign_slots(desk: &Desk, routes: &mut [route::Written], credentials: &mut [(
             continue;
         };
         let brings_user = match spec.kind {
-            CredentialKind::Static { .. } => false,
+            CredentialKind::Static { .. } | CredentialKind::Aws(_) => false,
         };
         let asks_user = |p: &Placement| matches!(p, Placement::Basic { user } if user.is_empty());
         if !brings_user && route.placements.iter().any(asks_user) {
@@ -244,6 +244,8 @@ fn assign_slots(desk: &Desk, routes: &mut [route::Written], credentials: &mut [(
                 "write the user name: inject = { basic = \"USER\" }",
             );
         }
+        super::aws::look_at(desk, written, spec);
+        let route = &mut written.route;
         let known = spec.slots.iter().position(|slot| *slot == route.placements);
         route.slot = known.unwrap_or_else(|| {
             spec.slots.push(route.placements.clone());

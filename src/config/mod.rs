@@ -6,6 +6,7 @@
 mod admin;
 mod agent;
 mod audit;
+mod aws;
 mod ca;
 mod conceal;
 mod condition;
@@ -187,8 +188,9 @@ fn finish(desk: Desk, config: Option<Config>, file: &str, text: &str) -> Result<
 impl Config {
     /// The environment variables that sources name: `run` takes them out of its child's environment.
     pub fn env_names(&self) -> Vec<&str> {
-        let of_credentials = self.credentials.iter().map(|spec| match &spec.kind {
-            Kind::Static { value } => value,
+        let of_credentials = self.credentials.iter().flat_map(|spec| match &spec.kind {
+            Kind::Static { value } => vec![value],
+            Kind::Aws(aws) => aws.sources(),
         });
         let of_agents = self.agents.iter().filter_map(|(_, token)| token.as_ref());
         let of_admin = self.admin.tokens.iter().map(|(_, token)| token);

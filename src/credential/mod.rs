@@ -3,6 +3,7 @@
 //! A [`CredentialProvider`] talks to one issuer. Cache, single flight, deadline, retry, refresh, failure memory and
 //! the bookkeeping of revocation live in the broker, so that no provider can get them wrong.
 
+mod aws;
 mod broker;
 mod cell;
 mod events;
@@ -25,6 +26,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+pub use aws::{AwsProvider, AwsSource, AwsSpec};
 pub use broker::{Broker, Order};
 pub use events::{Cause, Events, Failed, Issue, Reason, Revoked, Revoking};
 pub use fixed::StaticProvider;
@@ -143,17 +145,28 @@ impl Handle {
 
 /// A flag that says: there is something newer. It is raised once and never lowered.
 #[derive(Debug, Clone, Default)]
-pub struct Superseded(Arc<AtomicBool>);
+pub struct Superseded {
+    own: Arc<AtomicBool>,
+    parts: Arc<[Superseded]>,
+}
 
 impl Superseded {
+    /// A flag that is raised with any of these.
+    pub fn with(parts: impl IntoIterator<Item = Self>) -> Self {
+        Self {
+            own: Arc::default(),
+            parts: parts.into_iter().collect(),
+        }
+    }
+
     /// Raises the flag.
     pub fn raise(&self) {
-        self.0.store(true, Ordering::Release);
+        self.own.store(true, Ordering::Release);
     }
 
     /// Whether it is raised.
     pub fn is_raised(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        self.own.load(Ordering::Acquire) || self.parts.iter().any(Self::is_raised)
     }
 }
 

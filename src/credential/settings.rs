@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::aws::AwsSpec;
 use crate::agent::Name;
 use crate::inject::Placement;
 
@@ -88,4 +89,6 @@ pub enum Kind {
         /// `value`.
         value: Source,
     },
+    /// `[credential.NAME.aws]`: keys that sign.
+    Aws(Box<AwsSpec>),
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::sigv4::Keys;
 use crate::secret::Secret;
 
 /// The material of one lease. Providers make it, injections use it up.
@@ -17,14 +18,21 @@ pub enum Material {
         /// The password.
         password: Arc<Secret>,
     },
+    /// AWS keys, which sign and are never sent; the session token is.
+    Aws(Keys),
 }
 
 impl Material {
     /// Every byte string of it that must never reach an agent.
     pub fn secrets(&self) -> impl Iterator<Item = &Secret> {
-        match self {
-            Self::Token(token) => std::iter::once(&**token),
-            Self::UserPass { password, .. } => std::iter::once(&**password),
-        }
+        let (first, second) = match self {
+            Self::Token(token) => (token, None),
+            Self::UserPass { password, .. } => (password, None),
+            Self::Aws(keys) => (&keys.secret, keys.token.as_ref()),
+        };
+        [Some(first), second]
+            .into_iter()
+            .flatten()
+            .map(|secret| &**secret)
     }
 }

@@ -332,7 +332,7 @@ fn two_secrets_of_one_service_go_to_two_headers() {
         ["header dd-api-key: {}", "header dd-application-key: {}"]
     );
     let twilio = &preset("twilio").keys[0];
-    assert_eq!(*twilio.user_env, ["TWILIO_ACCOUNT_SID".into()]);
+    assert_eq!(*twilio.user_env, [Box::<str>::from("TWILIO_ACCOUNT_SID")]);
     assert_eq!(twilio.placements, [Placement::Basic { user: "".into() }]);
 }
 

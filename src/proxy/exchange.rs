@@ -19,6 +19,7 @@ use super::answer;
 use super::body::Body;
 use super::record::Entry;
 use super::refusal::Refusal;
+use super::sign::{self, Lied};
 use super::tunnel::{Grant, Tunnel};
 use super::upgrade;
 use crate::credential::Live;
@@ -99,16 +100,19 @@ async fn forward(
     }
     narrow(&mut head, lease.is_some() && !route.ranges, &patterns);
     let scrub = (!patterns.is_empty()).then_some(patterns);
+    let signer = injection.and_then(crate::inject::Injection::signer);
     if head.is_websocket() {
+        if let Some(signer) = signer {
+            sign::bodiless(tunnel, &mut head, signer)?;
+        }
         return upgrade::bridge(tunnel, &grant, head, (upgrade, scrub), entry).await;
     }
-    let body = outgoing(
-        &mut head,
-        body,
-        injection.and_then(crate::inject::Injection::body),
-        record,
-    )
-    .await?;
+    let lied = Lied::default();
+    let edit = injection.and_then(crate::inject::Injection::body);
+    let body = match signer {
+        Some(signer) => sign::outgoing(tunnel, &mut head, body, signer, (record, &lied)).await?,
+        None => outgoing(&mut head, body, edit, record).await?,
+    };
     if lease.is_some() {
         record
             .intent()
@@ -122,9 +126,11 @@ async fn forward(
     let sent = pool.send(request, |request, protocol| {
         address(tunnel, request, protocol);
     });
-    let (response, connection) = tokio::time::timeout_at(deadline, sent)
+    let sent = tokio::time::timeout_at(deadline, sent)
         .await
-        .map_err(|_| Refusal::UpstreamTimeout)??;
+        .map_err(|_| Refusal::UpstreamTimeout)?;
+    lied.refuse()?;
+    let (response, connection) = sent?;
     answer::pass_on(response, (method, scrub, deadline), Some(connection), entry).await
 }
 
@@ -270,10 +276,7 @@ async fn outgoing(
     let Some(edit) = edit else {
         // An HTTP/2 stream that ended with its head has no body, whatever its framing might have been.
         let none = head.framing() == Framing::None || body.is_end_stream();
-        if head.framing() == Framing::Length(0) {
-            head.headers_mut()
-                .insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
-        }
+        keep_zero(head);
         return Ok(if none {
             Body::empty()
         } else {
@@ -295,7 +298,25 @@ async fn outgoing(
     {
         return Err(crate::inject::Misplaced::Body.into());
     }
-    let read = Limited::new(body, MAX_EDITED_BODY).collect();
+    let read = read_whole(body, MAX_EDITED_BODY, record).await?;
+    Ok(Body::full(Bytes::from(edit.apply(&read)?)))
+}
+
+/// A length of nothing is said where the agent said it: some servers ask for it.
+pub(super) fn keep_zero(head: &mut Head) {
+    if head.framing() == Framing::Length(0) {
+        head.headers_mut()
+            .insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
+}
+
+/// A body of `most` bytes, whole.
+pub(super) async fn read_whole(
+    body: Incoming,
+    most: usize,
+    record: &Entry,
+) -> Result<Bytes, Refusal> {
+    let read = Limited::new(body, most).collect();
     let read = tokio::time::timeout(MOST_JUDGED_AGO, read)
         .await
         .map_err(|_| Refusal::Malformed("The body took longer than 30 s. Send it at once."))?
@@ -308,7 +329,7 @@ async fn outgoing(
         })?;
     let read = read.to_bytes();
     record.up.add(read.len());
-    Ok(Body::full(Bytes::from(edit.apply(&read)?)))
+    Ok(read)
 }
 
 /// The request, from parsed parts alone.

@@ -26,6 +26,7 @@ mod metrics;
 mod record;
 mod refusal;
 mod settings;
+mod sign;
 mod stream;
 mod tunnel;
 mod upgrade;

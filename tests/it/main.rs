@@ -23,9 +23,11 @@ mod canary;
 mod channel;
 mod h2raw;
 mod harness;
+mod signatures;
 mod upstream;
 
 mod attacks;
+mod aws;
 mod leak;
 mod lifecycle;
 mod outside;

@@ -142,8 +142,10 @@ fn agent_of(known: &[AgentEntry], asked: Option<AgentId>) -> Result<AgentEntry, 
 }
 
 fn sources(config: &Config) -> impl Iterator<Item = &Source> {
-    let credentials = config.credentials.iter().map(|spec| match &spec.kind {
-        Kind::Static { value } => value,
+    let credentials = config.credentials.iter();
+    let credentials = credentials.flat_map(|spec| match &spec.kind {
+        Kind::Static { value } => vec![value],
+        Kind::Aws(aws) => aws.sources(),
     });
     let agents = config.agents.iter().filter_map(|(_, token)| token.as_ref());
     let operators = config.admin.tokens.iter().map(|(_, token)| token);

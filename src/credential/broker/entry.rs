@@ -154,7 +154,13 @@ impl Entry {
 fn is_same(one: &Material, other: &Material) -> bool {
     match (one, other) {
         (Material::Token(one), Material::Token(other)) => Arc::ptr_eq(one, other),
-        (Material::Token(_) | Material::UserPass { .. }, _) => false,
+        (Material::Aws(one), Material::Aws(other)) => {
+            Arc::ptr_eq(&one.secret, &other.secret)
+                && one.id == other.id
+                && one.token.is_none()
+                && other.token.is_none()
+        }
+        (Material::Token(_) | Material::UserPass { .. } | Material::Aws(_), _) => false,
     }
 }
 

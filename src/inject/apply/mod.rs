@@ -6,7 +6,7 @@ use http::header::{AUTHORIZATION, COOKIE, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 use zeroize::Zeroizing;
 
-use super::{Material, Placement, Slot};
+use super::{Material, Placement, Signer, Slot};
 use crate::head::Head;
 use crate::secret::Secret;
 
@@ -16,6 +16,7 @@ use crate::secret::Secret;
 pub struct Injection {
     steps: Box<[Step]>,
     body: Option<BodyEdit>,
+    signer: Option<Signer>,
 }
 
 #[derive(Debug)]
@@ -69,6 +70,9 @@ pub enum Unfit {
     /// `inject = { basic = "" }` needs a lease that brings a user name.
     #[error("basic without a user needs a credential that brings one")]
     NoUser,
+    /// A signature needs AWS keys, and AWS keys do nothing else than sign.
+    #[error("`sigv4` and the credential kind `aws` need each other")]
+    Signature,
 }
 
 /// The agent's request does not have the placeholder where, and only where, it belongs.
@@ -94,10 +98,16 @@ impl Injection {
     pub fn compile(placements: &[Placement], material: &Material) -> Result<Self, Unfit> {
         let mut steps = Vec::with_capacity(placements.len());
         let mut body = None;
+        let mut signer = None;
         for placement in placements {
-            let (user, secret) = match material {
-                Material::Token(token) => (None, &**token),
-                Material::UserPass { user, password } => (Some(&**user), &**password),
+            let (user, secret) = match (material, placement) {
+                (Material::Aws(keys), Placement::SigV4(scope)) => {
+                    signer = Some(Signer::new(keys.clone(), scope.clone()));
+                    continue;
+                }
+                (Material::Aws(_), _) | (_, Placement::SigV4(_)) => return Err(Unfit::Signature),
+                (Material::Token(token), _) => (None, &**token),
+                (Material::UserPass { user, password }, _) => (Some(&**user), &**password),
             };
             match step(placement, user, secret)? {
                 Made::Step(step) => steps.push(step),
@@ -107,6 +117,7 @@ impl Injection {
         Ok(Self {
             steps: steps.into(),
             body,
+            signer,
         })
     }
 
@@ -136,6 +147,11 @@ impl Injection {
         if !placed && head.headers().get_all(AUTHORIZATION).iter().any(spare) {
             head.headers_mut().remove(AUTHORIZATION);
         }
+    }
+
+    /// What signs the request, where a placement asks for that.
+    pub fn signer(&self) -> Option<&Signer> {
+        self.signer.as_ref()
     }
 
     /// The edit of the body, where a placement asks for one.
@@ -197,6 +213,7 @@ fn step(placement: &Placement, user: Option<&str>, secret: &Secret) -> Result<Ma
             }
         }
         Placement::Substitute { placeholder, slot } => return substitute(placeholder, slot, bytes),
+        Placement::SigV4(_) => return Err(Unfit::Signature),
     }))
 }
 
