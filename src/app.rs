@@ -21,11 +21,12 @@ use crate::audit::{self, Audit, AuditError, Record, Who};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::credential::{
-    AwsProvider, Broker, CredentialProvider, Events, Failed, Issue, Kind, Revoking, Scope, Source,
-    Spec, StaticProvider, Watched, Watcher,
+    AwsProvider, Broker, CommandProvider, CredentialProvider, Env, Events, Failed, Issue, Kind,
+    Revoking, Scope, Source, Spec, StaticProvider, Watched, Watcher,
 };
 use crate::host::HostPattern;
 use crate::identity::{AgentEntry, Open, Registry, StaticTokens, TrustProvider};
+use crate::issuer::Network;
 use crate::policy::Policy;
 use crate::proxy::{
     self, BindError, Bound, Identify, Lasting, ListenerSettings, Proxy, SnapshotParts,
@@ -33,6 +34,7 @@ use crate::proxy::{
 use crate::route::Table;
 use crate::secret::Secret;
 use crate::session::Sessions;
+use crate::store::{Store, StoreError};
 use crate::telemetry;
 use crate::tls::{Authority, CaError, CaSettings, Connector, Constraints, Leaves, TrustError};
 
@@ -52,6 +54,7 @@ pub struct App {
     proxy: Proxy,
     audit: Arc<Audit>,
     broker: Arc<Broker>,
+    store: Store,
     leaves: Arc<Leaves>,
     watcher: Watcher,
     tokens: Arc<Tokens>,
@@ -100,6 +103,9 @@ pub enum StartError {
     /// The admin listener cannot be opened.
     #[error("cannot listen on {0} for [admin]: {1}")]
     Admin(SocketAddr, std::io::Error),
+    /// The store cannot be opened.
+    #[error("[store]: {0}")]
+    Store(#[from] StoreError),
     /// A secret that a credential needs at start cannot be used.
     #[error("{0}")]
     Secret(String),
@@ -157,10 +163,20 @@ impl App {
         let authority = Arc::new(authority(&config, &clock)?);
         let leaves = Arc::new(Leaves::new(authority, Arc::clone(&clock))?);
         let audit = Arc::new(open(config.audit.as_ref().unwrap_or(&audit), &clock)?);
+        let store = Store::open(&config.store, &lookup(&environment)).await?;
         let watcher = Watcher::new(Arc::clone(&clock));
-        let entries = providers(&config.credentials, &watcher, &environment).await;
+        let network = Network::new(connector.clone(), config.upstream.connect_to.clone());
+        let entries = providers(
+            &config.credentials,
+            &watcher,
+            &environment,
+            (&network, &clock),
+        )
+        .await;
         let events = Arc::new(Recorder(Arc::clone(&audit)));
-        let broker = Arc::new(Broker::new(entries, Arc::clone(&clock), events));
+        let journal = Arc::new(store.clone());
+        let broker = Broker::with_journal(entries, Arc::clone(&clock), events, journal);
+        let broker = Arc::new(broker);
         let tokens = Arc::new(Tokens::default());
         tokens.watch(&config.agents, &watcher, &environment).await;
         // Nobody has a session yet that could end.
@@ -237,6 +253,7 @@ impl App {
             proxy,
             audit,
             broker,
+            store,
             leaves,
             watcher,
             tokens,
@@ -309,7 +326,15 @@ impl App {
             };
             self.leaves.replace(Arc::new(authority));
         }
-        let entries = providers(&config.credentials, &self.watcher, &self.environment).await;
+        let network = Network::new(connector.clone(), config.upstream.connect_to.clone());
+        let around = (&network, &self.clock);
+        let entries = providers(
+            &config.credentials,
+            &self.watcher,
+            &self.environment,
+            around,
+        )
+        .await;
         self.tokens
             .watch(&config.agents, &self.watcher, &self.environment)
             .await;
@@ -366,6 +391,7 @@ impl App {
             .await
             .ok();
         self.broker.shutdown(grace).await;
+        self.store.close().await;
         self.audit.close();
     }
 
@@ -439,6 +465,7 @@ async fn providers(
     specs: &[Spec],
     watcher: &Watcher,
     environment: &Environment,
+    (network, clock): (&Network, &Arc<dyn Clock>),
 ) -> Vec<(Spec, Arc<dyn CredentialProvider>)> {
     let look = lookup(environment);
     let mut entries: Vec<(Spec, Arc<dyn CredentialProvider>)> = Vec::with_capacity(specs.len());
@@ -451,7 +478,16 @@ async fn providers(
                 }
                 Arc::new(StaticProvider::new(watched))
             }
-            Kind::Aws(aws) => Arc::new(AwsProvider::open(aws, &spec.name, watcher, &look).await),
+            Kind::Aws(aws) => {
+                let (secrets, clock): ((&Watcher, Env<'_>), _) =
+                    ((watcher, &look), Arc::clone(clock));
+                Arc::new(AwsProvider::open(aws, &spec.name, secrets, network, clock).await)
+            }
+            Kind::Command(settings) => Arc::new(CommandProvider::new(
+                spec.name.clone(),
+                settings.clone(),
+                &look,
+            )),
         };
         entries.push((spec.clone(), provider));
     }
@@ -656,6 +692,8 @@ impl fmt::Display for StartHint<'_> {
             }
             StartError::Ca(_) => f.write_str("check [ca] dir, or run `keyward ca show`"),
             StartError::Trust(_) => f.write_str("check [upstream] trust"),
+            StartError::Store(StoreError::WrongKey) => f.write_str("name the key that the store was made with, or begin with an empty one: leases and tokens of the old one are lost then"),
+            StartError::Store(_) => f.write_str("check [store]: the file's folder or the server, and the sources of its secrets"),
             StartError::Bind(..) | StartError::Admin(..) => {
                 f.write_str("choose another address, or stop what listens there")
             }

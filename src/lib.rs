@@ -15,6 +15,7 @@ pub mod secret;
 pub mod syscall;
 
 // block 2a: pure decisions
+pub mod delegation;
 pub mod head;
 
 // block 2b: what is put in, what is taken out
@@ -43,6 +44,7 @@ pub mod identity;
 pub mod session;
 
 // block 5: adapters of stores
+pub mod store;
 
 // block 6: the data path
 pub mod proxy;

@@ -598,3 +598,71 @@ fn sessions_at_the_same_time_have_ports_tokens_and_trails_of_their_own() {
 fn is_trail(file: &fs::DirEntry) -> bool {
     file.path().extension().is_some_and(|end| end == "jsonl")
 }
+
+/// A file that lends its network alone: the rest is as without one.
+fn write_network(folder: &Path, port: u16) {
+    let text = format!(
+        "[upstream]\ntrust = [\"ca.pem\"]\nconnect-to = {{ \"api.openai.com:443\" = \"127.0.0.1:{port}\" }}\n"
+    );
+    fs::write(folder.join("network.toml"), text).unwrap();
+}
+
+#[test]
+fn a_file_without_credentials_and_routes_lends_its_network_and_no_more() {
+    let home = home();
+    let server = server(home.path());
+    write_network(home.path(), server.1);
+    let script = "curl -sS -m 20 https://api.openai.com/v1/models; echo; echo $OPENAI_API_KEY
+                  curl -s -m 20 -o /dev/null -w '%{http_connect}\\n' https://nowhere.invalid/";
+    let run = |more: &[&str], file: &str| {
+        let options = [&["-c", file][..], more].concat();
+        keyward(home.path(), &options, &["sh", "-c", script])
+            .env("OPENAI_API_KEY", CANARY)
+            .output()
+            .unwrap()
+    };
+    let output = run(&[], "network.toml");
+    let text = out(&output);
+    assert!(
+        text.starts_with("right Bearer ****"),
+        "{text}{}",
+        err(&output)
+    );
+    assert!(text.contains("\nsk-keyward-"), "{text}");
+    // Tried, as it is without a file, and refused where the caller or the file's own listener says so.
+    assert!(text.ends_with("\n502\n"), "{text}");
+    assert!(out(&run(&["--strict"], "network.toml")).ends_with("\n403\n"));
+    let mut file = fs::read_to_string(home.path().join("network.toml")).unwrap();
+    file.insert_str(0, "[proxy]\nlisten = [\"127.0.0.1:0\"]\n");
+    fs::write(home.path().join("closed.toml"), file).unwrap();
+    assert!(out(&run(&[], "closed.toml")).ends_with("\n403\n"));
+}
+
+#[test]
+fn a_key_that_is_wrong_or_missing_fails_in_the_services_own_words_and_stays_hidden() {
+    let home = home();
+    let server = server(home.path());
+    write_network(home.path(), server.1);
+    let wrong = "sk-expired-90b1c7d2a4e6f8035";
+    let script = "curl -sS -m 20 -w ' %{http_code}' https://api.openai.com/v1/models";
+    let output = keyward(home.path(), &["-c", "network.toml"], &["sh", "-c", script])
+        .env("OPENAI_API_KEY", wrong)
+        .output()
+        .unwrap();
+    let text = out(&output);
+    assert!(text.starts_with("wrong Bearer ****"), "{text}");
+    assert!(text.ends_with(" 401") && !text.contains(wrong), "{text}");
+    assert!(err(&output).contains("0 refusals; credentials used: openai"));
+    // None is set: nothing is injected, the host is let through untouched, and the user is told at the start.
+    let script = "curl -sS -k -m 20 -w ' %{http_code}' https://api.openai.com/v1/models";
+    let output = keyward(home.path(), &["-c", "network.toml"], &["sh", "-c", script])
+        .output()
+        .unwrap();
+    assert_eq!(out(&output), "wrong  401");
+    let told = err(&output);
+    assert!(told.contains("so nothing is injected"), "{told}");
+    assert!(
+        told.contains("1 tunnel, 1 host, 0 refusals; no credential used"),
+        "{told}"
+    );
+}

@@ -29,14 +29,23 @@ const LONGER: [(&str, &str); 4] = [
         "tests of one trail share one set of helpers",
     ),
     (
-        "src/credential/tests.rs",
+        "src/credential/tests/mod.rs",
         "tests of one broker share one movable clock and one issuer",
     ),
 ];
 
 /// Rooms that decide and never do: what they may not mention, whatever block they stand in.
-const PURE: [&str; 9] = [
-    "agent", "head", "host", "inject", "policy", "preset", "route", "scrub", "secret",
+const PURE: [&str; 10] = [
+    "agent",
+    "delegation",
+    "head",
+    "host",
+    "inject",
+    "policy",
+    "preset",
+    "route",
+    "scrub",
+    "secret",
 ];
 const IMPURE: [&str; 6] = [
     "tokio::",
@@ -330,4 +339,13 @@ fn the_architecture_names_every_room() {
         missing.is_empty(),
         "ARCHITECTURE.md does not name {missing:?}"
     );
+}
+
+/// DOS-20: with `panic = "abort"` one connection's panic would end all others.
+#[test]
+fn the_release_profile_unwinds() {
+    let manifest = std::fs::read_to_string("Cargo.toml").unwrap();
+    let (_, release) = manifest.split_once("[profile.release]").unwrap();
+    let release = release.split("\n[").next().unwrap();
+    assert!(release.contains("panic = \"unwind\""), "{release}");
 }

@@ -143,7 +143,11 @@ async fn reload(app: &App, path: &Path, listeners: &[crate::proxy::ListenerSetti
 pub(super) fn exit_code(error: &StartError) -> u8 {
     match error {
         StartError::Ca(_) | StartError::Trust(_) | StartError::Secret(_) => CONFIG,
-        StartError::Audit(_) | StartError::Bind(..) | StartError::Admin(..) => UNAVAILABLE,
+        StartError::Store(error) if error.is_of_configuration() => CONFIG,
+        StartError::Store(_)
+        | StartError::Audit(_)
+        | StartError::Bind(..)
+        | StartError::Admin(..) => UNAVAILABLE,
     }
 }
 

@@ -1,9 +1,12 @@
 //! `[credential.NAME.aws]`, and what a route that signs needs.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
 use toml::de::DeValue;
 
-use super::fault::Desk;
-use super::key::{Kind as K, Need, Section, key};
+use super::fault::{Desk, Named};
+use super::key::{Kind as K, Need, Section, key, secs};
 use super::reader::Reader;
 use super::route::Written;
 use super::source;
@@ -22,22 +25,60 @@ pub(super) static AWS: Section = Section {
             "The keys that keyward starts from: the standard chain, or a table that names them.",
         ),
         key(
+            "role-arn",
+            K::Text("an ARN, such as \"arn:aws:iam::123456789012:role/agent\""),
+            Need::Optional,
+            "The role that is assumed; left out, the source's own keys sign.",
+        ),
+        key(
             "region",
             K::Text("a region, such as \"eu-central-1\""),
             Need::Required,
             "The region whose STS is called.",
+        ),
+        key(
+            "sts-url",
+            K::Text("a URL"),
+            Need::Optional,
+            "The STS; left out, that of the region.",
+        ),
+        key(
+            "duration",
+            K::Duration(secs(900), secs(12 * 3600)),
+            Need::Default("\"15m\""),
+            "How long the role's keys are good.",
+        ),
+        key(
+            "session-policy",
+            K::Path,
+            Need::Optional,
+            "A file with a policy that narrows the role; read again when it changes.",
+        ),
+        key(
+            "tags",
+            K::Map(&K::Text("a value")),
+            Need::Optional,
+            "Tags of the role's session; `{agent}` and `{user}` stand for who they are.",
         ),
     ],
 };
 
 pub(super) static SOURCES: Section = Section {
     title: "the keys of \"source\"",
-    keys: &[key(
-        "static",
-        K::Table(&STATIC_KEYS),
-        Need::OneOf,
-        "Keys that somebody else rotates.",
-    )],
+    keys: &[
+        key(
+            "web-identity",
+            K::Source,
+            Need::OneOf,
+            "A token that STS takes for `role-arn` (OpenID Connect), read anew for each call.",
+        ),
+        key(
+            "static",
+            K::Table(&STATIC_KEYS),
+            Need::OneOf,
+            "Keys that somebody else rotates.",
+        ),
+    ],
 };
 
 static STATIC_KEYS: Section = Section {
@@ -86,10 +127,101 @@ pub(super) static SIGV4: Section = Section {
 pub(super) fn read(reader: &Reader<'_, '_>) -> Option<Kind> {
     let source = keys(reader);
     let region = word(reader, "region");
+    let role = reader.has("role-arn").then(|| role(reader));
+    let sts = match &region {
+        _ if reader.has("sts-url") => reader.parsed("sts-url"),
+        Some(region) => {
+            let end = if region.starts_with("cn-") { ".cn" } else { "" };
+            let url = format!("https://sts.{region}.amazonaws.com{end}");
+            url.parse().ok()
+        }
+        None => None,
+    };
+    let policy = reader.has("session-policy").then(|| policy(reader));
+    let tags = tags(reader);
+    let duration = reader.duration("duration");
+    let needs_role = |name: &str| {
+        let message = format!("\"{name}\" needs a \"role-arn\"");
+        let help = "only a role's session has a life, a policy and tags of its own";
+        reader
+            .desk
+            .fault_with(&reader.key_span(name), message, help);
+    };
+    if role.is_none() {
+        for name in ["session-policy", "tags", "duration"] {
+            if reader.has(name) {
+                needs_role(name);
+            }
+        }
+        if matches!(source, Some(AwsSource::WebIdentity(_))) {
+            needs_role("source");
+        }
+    }
+    if !tags.is_empty() && matches!(source, Some(AwsSource::WebIdentity(_))) {
+        let message = "a web identity brings its own tags: \"tags\" cannot be given";
+        reader.desk.fault(&reader.key_span("tags"), message);
+    }
     Some(Kind::Aws(Box::new(AwsSpec {
         source: source?,
         region: region?,
+        role: match role {
+            Some(role) => Some(role?),
+            None => None,
+        },
+        sts: sts?,
+        duration,
+        policy: match policy {
+            Some(policy) => Some(policy?),
+            None => None,
+        },
+        tags,
     })))
+}
+
+fn role(reader: &Reader<'_, '_>) -> Option<Box<str>> {
+    let (text, span) = reader.text("role-arn")?;
+    let parts: Vec<&str> = text.splitn(6, ':').collect();
+    let is_role = matches!(parts[..], ["arn", _, "iam", "", account, role]
+        if account.len() == 12 && role.starts_with("role/"));
+    if !is_role || !text.bytes().all(|b| b.is_ascii_graphic()) {
+        let message = format!("{} is not the ARN of a role", quoted(text));
+        let help = "for example \"arn:aws:iam::123456789012:role/agent\"";
+        reader.desk.fault_with(&span, message, help);
+        return None;
+    }
+    Some(text.into())
+}
+
+fn policy(reader: &Reader<'_, '_>) -> Option<PathBuf> {
+    let path = reader.path("session-policy")?;
+    let span = reader.raw("session-policy")?.span();
+    reader.desk.site(&span, Named::Certificates(path.clone()));
+    Some(path)
+}
+
+/// The most tags that a session takes.
+const MOST_TAGS: usize = 50;
+
+fn tags(reader: &Reader<'_, '_>) -> BTreeMap<Box<str>, Box<str>> {
+    let mut tags = BTreeMap::new();
+    for (key, value) in reader.entries("tags") {
+        let name: &str = key.get_ref();
+        let plain = |text: &str| !text.is_empty() && !text.chars().any(char::is_control);
+        match value.get_ref().as_str() {
+            Some(text) if plain(name) && name.len() <= 128 && plain(text) => {
+                tags.insert(name.into(), text.into());
+            }
+            _ => {
+                let message = format!("the tag {} is not a text that a tag can be", quoted(name));
+                reader.desk.fault(&value.span(), message);
+            }
+        }
+    }
+    if tags.len() > MOST_TAGS {
+        let message = format!("a session has at most {MOST_TAGS} tags");
+        reader.desk.fault(&reader.key_span("tags"), message);
+    }
+    tags
 }
 
 fn keys(reader: &Reader<'_, '_>) -> Option<AwsSource> {
@@ -105,7 +237,11 @@ fn keys(reader: &Reader<'_, '_>) -> Option<AwsSource> {
     };
     let title = "the keys of \"source\"".into();
     let below = Reader::open_value(reader.desk, &SOURCES, title, value.span(), value)?;
-    let keys = below.table(below.chosen()?)?;
+    let chosen = below.chosen()?;
+    if chosen == "web-identity" {
+        return source::read(&below, chosen).map(AwsSource::WebIdentity);
+    }
+    let keys = below.table(chosen)?;
     Some(AwsSource::Static {
         access_key_id: source::read(&keys, "access-key-id")?,
         secret_access_key: source::read(&keys, "secret-access-key")?,
@@ -182,6 +318,15 @@ pub(super) fn look_at(desk: &Desk, written: &Written, spec: &Spec) {
         let message =
             "a signature covers the whole request: nothing can be placed beside \"sigv4\"";
         desk.fault(span, message);
+    }
+    let own_policy = matches!(&spec.kind, Kind::Aws(aws) if aws.policy.is_some());
+    if own_policy && route.narrow.session_policy.is_some() {
+        let message = format!("\"{}\" has a session policy already", spec.name);
+        desk.fault_with(
+            span,
+            message,
+            "a session has one policy: write it in the routes only",
+        );
     }
     for HostPattern { kind, .. } in &route.hosts {
         let host = match kind {

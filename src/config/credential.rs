@@ -24,6 +24,12 @@ pub(super) static CREDENTIAL: Section = Section {
             "AWS keys, which sign requests.",
         ),
         key(
+            "command",
+            K::Table(&super::plugin::COMMAND),
+            Need::OneOf,
+            "A plug-in in any language that issues and revokes.",
+        ),
+        key(
             "share",
             K::Choice(&["session", "agent", "all"]),
             Need::Default("\"session\""),
@@ -74,7 +80,11 @@ pub(super) static STATIC: Section = Section {
 
 type ReadKind = fn(&Reader<'_, '_>) -> Option<Kind>;
 
-const KINDS: &[(&str, ReadKind)] = &[("static", static_value), ("aws", super::aws::read)];
+const KINDS: &[(&str, ReadKind)] = &[
+    ("static", static_value),
+    ("aws", super::aws::read),
+    ("command", super::plugin::read),
+];
 
 fn static_value(reader: &Reader<'_, '_>) -> Option<Kind> {
     let value = source::read(reader, "value")?;

@@ -36,6 +36,10 @@ pub(super) enum Named {
     Secret(Source),
     /// A file of certificates.
     Certificates(PathBuf),
+    /// A folder that a file is made in.
+    Folder(PathBuf),
+    /// The key of the store: its shape can be looked at.
+    StoreKey(Source),
 }
 
 /// Where faults are laid down while sections are read, with what every section needs to know.

@@ -9,9 +9,10 @@ use super::fault::{Desk, Span};
 use super::key::{HOUR, Kind, Need, Section, key, secs};
 use super::reader::Reader;
 use super::{
-    Admin, Config, Presets, admin, agent, audit, ca, credential, lint, listener, route, upstream,
+    Admin, Config, Presets, admin, agent, audit, ca, credential, lint, listener, route, store,
+    upstream,
 };
-use crate::credential::{Kind as CredentialKind, Source, Spec};
+use crate::credential::{Source, Spec};
 use crate::identity::AgentEntry;
 use crate::inject::Placement;
 use crate::proxy::{ListenAddr, ListenerSettings, UpstreamSettings};
@@ -54,6 +55,12 @@ pub(super) static ROOT: Section = Section {
             Kind::Table(&audit::AUDIT),
             Need::Optional,
             "Where records go.",
+        ),
+        key(
+            "store",
+            Kind::Table(&store::STORE),
+            Need::Optional,
+            "What outlasts the process; left out, nothing does.",
         ),
         key(
             "upstream",
@@ -140,6 +147,10 @@ fn resolve(reader: &Reader<'_, '_>, parts: Parts) -> Config {
         ca: reader
             .table("ca")
             .map(|below| ca::read(&below))
+            .unwrap_or_default(),
+        store: reader
+            .table("store")
+            .map(|below| store::read(&below))
             .unwrap_or_default(),
         audit: reader.table("audit").map(|below| audit::read(&below)),
         upstream: upstream.map_or_else(UpstreamSettings::default, |below| upstream::read(&below)),
@@ -229,11 +240,8 @@ fn assign_slots(desk: &Desk, routes: &mut [route::Written], credentials: &mut [(
         let Some((spec, _)) = credentials.iter_mut().find(of_route) else {
             continue;
         };
-        let brings_user = match spec.kind {
-            CredentialKind::Static { .. } | CredentialKind::Aws(_) => false,
-        };
         let asks_user = |p: &Placement| matches!(p, Placement::Basic { user } if user.is_empty());
-        if !brings_user && route.placements.iter().any(asks_user) {
+        if !spec.kind.brings_user() && route.placements.iter().any(asks_user) {
             let message = format!(
                 "inject = {{ basic = \"\" }} needs a user name, and \"{}\" brings none",
                 spec.name

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::fault::{Desk, Named, Span};
 use crate::credential::Source;
+use crate::secret::Secret;
 
 /// Looks at everything that the configuration names.
 pub(super) fn look(desk: &Desk) {
@@ -15,6 +16,8 @@ pub(super) fn look(desk: &Desk) {
             Named::Certificates(path) => {
                 present(desk, &site.span, path);
             }
+            Named::Folder(path) => folder(desk, &site.span, path),
+            Named::StoreKey(Source::File(path)) => store_key(desk, &site.span, path),
             Named::Secret(Source::File(path)) => secret_file(desk, &site.span, path),
             Named::Secret(Source::Env(name)) => variable(desk, &site.span, name),
             Named::Secret(Source::Command { argv, .. }) => {
@@ -22,7 +25,7 @@ pub(super) fn look(desk: &Desk) {
                     present(desk, &site.span, Path::new(program));
                 }
             }
-            Named::Secret(Source::Keyring { .. }) => {}
+            Named::Secret(Source::Keyring { .. }) | Named::StoreKey(_) => {}
         }
     }
 }
@@ -57,6 +60,27 @@ fn reason(error: &std::io::Error) -> String {
         std::io::ErrorKind::NotFound => "it does not exist".into(),
         std::io::ErrorKind::PermissionDenied => "permission denied".into(),
         kind => kind.to_string(),
+    }
+}
+
+fn folder(desk: &Desk, span: &Span, path: &Path) {
+    // The empty path is the folder that keyward is started in.
+    if path.as_os_str().is_empty() || path.is_dir() {
+        return;
+    }
+    let message = "the folder of this file does not exist here";
+    desk.warn(span, message, format!("looked for {}", path.display()));
+}
+
+/// A key that is none stops the next start; what stands in the file is not told.
+fn store_key(desk: &Desk, span: &Span, path: &Path) {
+    // A file that cannot be read was told already, as the source that it is.
+    let Ok(text) = std::fs::read(path).map(Secret::new) else {
+        return;
+    };
+    if let Err(error) = crate::store::look_at_key(&text) {
+        let help = "make one with `openssl rand -base64 32`";
+        desk.fault_with(span, error, help);
     }
 }
 

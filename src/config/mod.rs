@@ -19,12 +19,14 @@ mod lint;
 mod listener;
 mod machine;
 mod placement;
+mod plugin;
 mod preset;
 mod reader;
 mod report;
 mod route;
 mod schema;
 mod source;
+mod store;
 mod syntax;
 mod text;
 mod upstream;
@@ -47,7 +49,7 @@ pub use report::{Note, Report, Severity};
 pub use schema::schema;
 
 use crate::audit::Settings as AuditSettings;
-use crate::credential::{Kind, Source, Spec};
+use crate::credential::{Source, Spec};
 use crate::host::HostPattern;
 use crate::identity::AgentEntry;
 use crate::inject::Placement;
@@ -55,6 +57,7 @@ use crate::policy::Conditions;
 use crate::preset::Preset;
 use crate::proxy::{ListenerSettings, UpstreamSettings};
 use crate::route::{PathPattern, Route};
+use crate::store::Settings as StoreSettings;
 use crate::tls::CaSettings;
 use fault::{Desk, Draft};
 
@@ -69,6 +72,8 @@ pub struct Config {
     pub ca: CaSettings,
     /// `[audit]`; `None` leaves the place to the subcommand.
     pub audit: Option<AuditSettings>,
+    /// `[store]`; left out, in memory.
+    pub store: StoreSettings,
     /// `[upstream]`.
     pub upstream: UpstreamSettings,
     /// `[agent.ID]`, each with the source of its static token.
@@ -188,19 +193,16 @@ fn finish(desk: Desk, config: Option<Config>, file: &str, text: &str) -> Result<
 impl Config {
     /// The environment variables that sources name: `run` takes them out of its child's environment.
     pub fn env_names(&self) -> Vec<&str> {
-        let of_credentials = self.credentials.iter().flat_map(|spec| match &spec.kind {
-            Kind::Static { value } => vec![value],
-            Kind::Aws(aws) => aws.sources(),
-        });
+        let specs = self.credentials.iter();
+        let of_credentials = specs.flat_map(|spec| spec.kind.env_names());
         let of_agents = self.agents.iter().filter_map(|(_, token)| token.as_ref());
         let of_admin = self.admin.tokens.iter().map(|(_, token)| token);
-        let sources = of_credentials.chain(of_agents).chain(of_admin);
-        let mut names: Vec<&str> = sources
-            .filter_map(|source| match source {
-                Source::Env(name) => Some(name.as_str()),
-                _ => None,
-            })
-            .collect();
+        let sources = of_agents.chain(of_admin).chain(self.store.sources());
+        let of_sources = sources.filter_map(|source| match source {
+            Source::Env(name) => Some(name.as_str()),
+            _ => None,
+        });
+        let mut names: Vec<&str> = of_credentials.chain(of_sources).collect();
         names.sort_unstable();
         names.dedup();
         names

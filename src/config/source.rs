@@ -106,21 +106,28 @@ pub(super) fn value(desk: &Desk, name: &str, value: &Value<'_>) -> Option<Source
 
 fn env(reader: &Reader<'_, '_>) -> Option<(Source, Span)> {
     let (name, span) = reader.text("env")?;
+    let name = variable(reader.desk, name, &span)?;
+    Some((Source::Env(name), span))
+}
+
+/// The name of an environment variable, and not its value.
+pub(super) fn variable(desk: &Desk, name: &str, span: &Span) -> Option<String> {
     let clean = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
     let starts_well = !name.starts_with(|c: char| c.is_ascii_digit());
     if name.is_empty() || !starts_well || !name.bytes().all(clean) {
         let help = "write the variable's name alone, without `$`: letters, digits and `_`; never its value";
         let message = "this is not the name of an environment variable";
-        reader.desk.fault_with(&span, message, help);
+        desk.fault_with(span, message, help);
         return None;
     }
-    Some((Source::Env(name.to_owned()), span))
+    Some(name.to_owned())
 }
 
-fn command(reader: &Reader<'_, '_>) -> Option<(Source, Span)> {
-    let span = reader.raw("command")?.span();
+/// Program and arguments, the program from the file's folder.
+pub(super) fn argv(reader: &Reader<'_, '_>, name: &str) -> Option<Vec<String>> {
+    let span = reader.raw(name)?.span();
     let mut argv: Vec<String> = reader
-        .texts("command")
+        .texts(name)
         .iter()
         .map(|(arg, _)| (*arg).to_owned())
         .collect();
@@ -136,6 +143,12 @@ fn command(reader: &Reader<'_, '_>) -> Option<(Source, Span)> {
     if program.contains('/') {
         *program = rooted(reader.desk.rooted(program));
     }
+    Some(argv)
+}
+
+fn command(reader: &Reader<'_, '_>) -> Option<(Source, Span)> {
+    let span = reader.raw("command")?.span();
+    let argv = argv(reader, "command")?;
     let source = Source::Command {
         argv,
         deadline: reader.duration("deadline"),

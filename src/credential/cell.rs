@@ -367,7 +367,9 @@ impl Failure {
     pub(super) fn of(error: IssueError, now: Now, memory: Duration) -> Self {
         let asked = match error {
             IssueError::Unavailable { retry_after } => retry_after.unwrap_or_default(),
-            IssueError::Refused | IssueError::Sealed | IssueError::TimedOut => Duration::ZERO,
+            IssueError::Refused | IssueError::Sealed | IssueError::TimedOut | IssueError::Store => {
+                Duration::ZERO
+            }
         };
         Self {
             error,
@@ -385,7 +387,10 @@ impl Failure {
             IssueError::Unavailable { .. } => IssueError::Unavailable {
                 retry_after: Some(left),
             },
-            error @ (IssueError::Refused | IssueError::Sealed | IssueError::TimedOut) => error,
+            error @ (IssueError::Refused
+            | IssueError::Sealed
+            | IssueError::TimedOut
+            | IssueError::Store) => error,
         })
     }
 }

@@ -95,6 +95,8 @@ pub enum Reason {
     Unused,
     /// Its credential was changed or taken out of the configuration.
     Config,
+    /// It could not be written down before its first use.
+    Store,
 }
 
 /// What came of one try to revoke.
@@ -119,6 +121,22 @@ impl Cause {
 }
 
 impl Reason {
+    /// The reason of this word.
+    pub fn of(word: &str) -> Option<Self> {
+        [
+            Self::SessionEnd,
+            Self::Suspend,
+            Self::Order,
+            Self::Shutdown,
+            Self::MaxLife,
+            Self::Unused,
+            Self::Config,
+            Self::Store,
+        ]
+        .into_iter()
+        .find(|reason| reason.word() == word)
+    }
+
     /// As records write it.
     pub fn word(self) -> &'static str {
         match self {
@@ -129,6 +147,7 @@ impl Reason {
             Self::MaxLife => "max-life",
             Self::Unused => "unused",
             Self::Config => "config",
+            Self::Store => "store",
         }
     }
 }

@@ -6,15 +6,21 @@
 mod aws;
 mod broker;
 mod cell;
+mod command;
 mod events;
 mod fixed;
+mod given;
+mod journal;
+mod kind;
 mod lease;
 mod life;
 mod metrics;
+mod process;
 mod sessions;
 mod settings;
 mod shards;
 pub mod source;
+mod vessel;
 
 #[cfg(test)]
 mod tests;
@@ -28,12 +34,15 @@ use async_trait::async_trait;
 
 pub use aws::{AwsProvider, AwsSource, AwsSpec};
 pub use broker::{Broker, Order};
+pub use command::{CommandProvider, CommandSettings};
 pub use events::{Cause, Events, Failed, Issue, Reason, Revoked, Revoking};
 pub use fixed::StaticProvider;
+pub use journal::{Journal, NoJournal, Note, OutOfReach, Owed, Pulse};
 pub use lease::{LeaseId, LeaseInfo, LeaseState, Live};
 pub use life::{Expiry, Life, NotPositive};
 pub use settings::{Kind, OnFailure, Share, Source, Spec};
 pub use source::{Env, SourceError, Watched, Watcher};
+pub use vessel::{Kept, Vessel};
 
 use crate::agent::{AgentId, Name};
 use crate::inject::Material;
@@ -52,6 +61,12 @@ pub trait CredentialProvider: fmt::Debug + Send + Sync {
 
     /// Ends what `handle` stands for. What the issuer no longer knows is revoked: that is `Ok`.
     async fn revoke(&self, handle: &Handle) -> Result<(), RevokeError>;
+}
+
+impl From<OutOfReach> for IssueError {
+    fn from(_: OutOfReach) -> Self {
+        Self::Store
+    }
 }
 
 /// For whom a lease is issued: exactly those whom it may serve.
@@ -189,6 +204,9 @@ pub enum IssueError {
     /// The issuer did not answer within the credential's deadline.
     #[error("the issuer did not answer in time")]
     TimedOut,
+    /// What must outlast a crash cannot be written down, or read: nothing is issued then.
+    #[error("the store is out of reach")]
+    Store,
 }
 
 impl IssueError {
@@ -199,13 +217,14 @@ impl IssueError {
             Self::Unavailable { .. } => "broker-unavailable",
             Self::Sealed => "broker-sealed",
             Self::TimedOut => "broker-timeout",
+            Self::Store => "store-unavailable",
         }
     }
 
     /// Whether it speaks of the issuer as a whole, not of the one for whom was asked.
     fn is_of_issuer(self) -> bool {
         match self {
-            Self::Refused => false,
+            Self::Refused | Self::Store => false,
             Self::Unavailable { .. } | Self::Sealed | Self::TimedOut => true,
         }
     }

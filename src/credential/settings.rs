@@ -91,4 +91,6 @@ pub enum Kind {
     },
     /// `[credential.NAME.aws]`: keys that sign.
     Aws(Box<AwsSpec>),
+    /// `[credential.NAME.command]`: a plug-in in any language.
+    Command(super::CommandSettings),
 }

@@ -6,6 +6,9 @@
 mod condition;
 mod person;
 
+#[cfg(test)]
+mod tests;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 

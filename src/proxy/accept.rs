@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::{debug, warn};
 
 use super::Shared;
@@ -207,23 +207,32 @@ async fn accept(
                 continue;
             }
         };
-        let front = Front::new(Arc::clone(&shared), Arc::clone(&settings), peer);
-        let shared_task = Arc::clone(&shared);
-        shared.tracker.spawn(async move {
-            let _permit = permit;
-            shared_task.metrics.connections.inc();
-            let _count = Count(Arc::clone(&shared_task));
-            connect::serve(front, stream).await;
-        });
+        let seat = Arc::new(Seat::take(&shared, permit));
+        let front = Front::new(Arc::clone(&shared), Arc::clone(&settings), peer, seat);
+        shared.tracker.spawn(connect::serve(front, stream));
     }
 }
 
-/// An open connection, counted until it ends, also by a panic.
-struct Count(Arc<Shared>);
+/// An open connection's place among all: held until it ends, also by a panic, and also as a WebSocket.
+#[derive(Debug)]
+pub(super) struct Seat {
+    shared: Arc<Shared>,
+    _permit: OwnedSemaphorePermit,
+}
 
-impl Drop for Count {
+impl Seat {
+    fn take(shared: &Arc<Shared>, permit: OwnedSemaphorePermit) -> Self {
+        shared.metrics.connections.inc();
+        Self {
+            shared: Arc::clone(shared),
+            _permit: permit,
+        }
+    }
+}
+
+impl Drop for Seat {
     fn drop(&mut self) {
-        self.0.metrics.connections.dec();
+        self.shared.metrics.connections.dec();
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,11 +20,12 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use super::accept::Seat;
 use super::body::Body;
-use super::exchange::exchange;
 use super::gate::Gate;
 use super::intercept::{self, announce, close_after};
 use super::live::{Connection, Place};
+use super::plain::{self, Forwarding};
 use super::refusal::Refusal;
 use super::settings::{ListenerSettings, Unmatched};
 use super::stream::AgentStream;
@@ -44,8 +45,13 @@ pub(super) struct Front {
     pub(super) shared: Arc<Shared>,
     pub(super) listener: Arc<ListenerSettings>,
     pub(super) peer: Peer,
+    pub(super) seat: Arc<Seat>,
     /// An absolute-form request has shown whose the connection is.
-    known: Arc<AtomicBool>,
+    pub(super) known: Arc<AtomicBool>,
+    /// The absolute-form request under way.
+    pub(super) plain: Mutex<Option<Forwarding>>,
+    /// Ends the connection under an absolute-form request: its session has ended, or its grant is lost.
+    pub(super) gone: CancellationToken,
     /// What a granted CONNECT goes on with, once hyper gives the stream back.
     next: Mutex<Option<Next>>,
 }
@@ -169,12 +175,14 @@ pub(super) async fn serve(front: Front, stream: AgentStream) {
             _ = connection.as_mut() => true,
             () = front.shared.drain.cancelled() => false,
             () = front.shared.cut.cancelled() => return,
+            () = front.gone.cancelled() => return,
         };
         if !finished {
             connection.as_mut().graceful_shutdown();
             tokio::select! {
                 _ = connection.as_mut() => {}
                 () = front.shared.cut.cancelled() => return,
+                () = front.gone.cancelled() => return,
             }
         }
     }
@@ -256,7 +264,7 @@ async fn answer(front: Arc<Front>, request: Request<Incoming>) -> Response<Body>
     let absolute = request.uri().scheme().is_some();
     match *request.method() {
         Method::CONNECT => connect(&front, request).await,
-        _ if absolute => plain(&front, request).await,
+        _ if absolute => plain::forward(&front, request).await,
         _ => own(&front, &request),
     }
 }
@@ -340,7 +348,7 @@ async fn grant(
                 shared,
                 hold,
                 target,
-                front.peer.clone(),
+                (front.peer.clone(), Arc::clone(&front.seat)),
                 (limits, granted),
             )?);
             place.runs(Connection::Intercept(Arc::downgrade(&tunnel)));
@@ -349,7 +357,7 @@ async fn grant(
         Err(Refusal::NoRoute) if lets_through(front, &snapshot, &target) => {
             let cut = hold.session().ended().child_token();
             place.runs(Connection::Blind {
-                agent,
+                agent: agent.clone(),
                 target: Arc::clone(&target),
                 cut: cut.clone(),
             });
@@ -359,7 +367,7 @@ async fn grant(
             }
             let stream = tokio::select! {
                 () = cut.cancelled() => return Err(Refusal::NoRoute),
-                stream = snapshot.upstream.tunnel(&target) => stream?,
+                stream = snapshot.upstream.tunnel(&target, &agent) => stream?,
             };
             shared.metrics.tunnels.inc();
             let idle = front.listener.limits.idle_timeout;
@@ -371,7 +379,7 @@ async fn grant(
 
 /// Whether a host that no route names is let through. A name of one label is a neighbour's or a metadata service's,
 /// never a public one: a route must name it.
-fn lets_through(front: &Front, snapshot: &Snapshot, target: &Target) -> bool {
+pub(super) fn lets_through(front: &Front, snapshot: &Snapshot, target: &Target) -> bool {
     front.listener.unmatched == Unmatched::Tunnel
         && !snapshot.table.is_credentialed(target)
         && !target.host.is_single_label()
@@ -392,7 +400,7 @@ fn names(headers: &http::HeaderMap, target: &Target) -> bool {
 }
 
 /// Who is asking: evidence is shown to each trust provider in turn; "mine and bad" ends it.
-async fn identify(
+pub(super) async fn identify(
     front: &Front,
     snapshot: &Snapshot,
     headers: &http::HeaderMap,
@@ -408,84 +416,6 @@ async fn identify(
         }
     }
     Err(Refusal::Unidentified)
-}
-
-/// An absolute-form request: never with a credential, and only to where no credential belongs.
-async fn plain(front: &Arc<Front>, request: Request<Incoming>) -> Response<Body> {
-    match plain_tunnel(front, &request).await {
-        Ok(tunnel) => {
-            front.known.store(true, Ordering::Relaxed);
-            exchange(tunnel, request).await
-        }
-        Err((refusal, hold, target)) => {
-            if let (Some(hold), Some(target)) = (hold, target) {
-                let mut entry = super::record::Entry::begin(
-                    &front.shared,
-                    hold.session(),
-                    &target,
-                    front.shared.clock.now(),
-                );
-                entry.asked(request.method(), request.uri().path_and_query());
-                entry.refused(refusal);
-                return refusal.response(entry.id());
-            }
-            front.shared.metrics.refused("", "", "deny", refusal.word());
-            refusal.response(&front.shared.ids.next())
-        }
-    }
-}
-
-type Refused = (Refusal, Option<Hold>, Option<Arc<Target>>);
-
-async fn plain_tunnel(
-    front: &Arc<Front>,
-    request: &Request<Incoming>,
-) -> Result<Arc<Tunnel>, Refused> {
-    let shared = &front.shared;
-    if *request.method() == Method::TRACE {
-        return Err((Refusal::Method, None, None));
-    }
-    let target = head::absolute_target(request.uri()).map_err(|_| {
-        (
-            Refusal::Malformed(
-                "Only http:// URLs with a plain host are forwarded; use CONNECT for https.",
-            ),
-            None,
-            None,
-        )
-    })?;
-    let snapshot = shared.snapshot.load_full();
-    let hold = identify(front, &snapshot, request.headers())
-        .await
-        .map_err(|refusal| (refusal, None, None))?;
-    let agent = hold.session().agent().clone();
-    let granted = plain_grant(front, &snapshot, (&agent, &target));
-    match granted {
-        Ok(granted) => {
-            let limits = front.listener.limits.clone();
-            let built = Tunnel::new(shared, hold, target, front.peer.clone(), (limits, granted));
-            built.map(Arc::new).map_err(|refusal| (refusal, None, None))
-        }
-        Err(refusal) => Err((refusal, Some(hold), Some(target))),
-    }
-}
-
-fn plain_grant(
-    front: &Front,
-    snapshot: &Arc<Snapshot>,
-    (agent, target): (&crate::agent::AgentId, &Target),
-) -> Result<Grant, Refusal> {
-    snapshot.registry.admit(agent)?;
-    if snapshot.table.is_credentialed(target) {
-        return Err(Refusal::Cleartext);
-    }
-    snapshot.upstream.precheck(target)?;
-    match Grant::find(&front.shared, snapshot, agent, target) {
-        Err(Refusal::NoRoute) if lets_through(front, snapshot, target) => {
-            Ok(Grant::unmatched(&front.shared, snapshot, agent))
-        }
-        found => found,
-    }
 }
 
 /// What a proxy listener serves itself, in origin form.
@@ -507,11 +437,19 @@ fn own(front: &Front, request: &Request<Incoming>) -> Response<Body> {
 }
 
 impl Front {
-    pub(super) fn new(shared: Arc<Shared>, listener: Arc<ListenerSettings>, peer: Peer) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        listener: Arc<ListenerSettings>,
+        peer: Peer,
+        seat: Arc<Seat>,
+    ) -> Self {
         Self {
             shared,
             listener,
             peer,
+            seat,
+            plain: Mutex::default(),
+            gone: CancellationToken::new(),
             next: Mutex::default(),
             known: Arc::default(),
         }

@@ -1,8 +1,11 @@
 //! Dialling: a name is resolved once, every address is checked, and the checked address is dialled.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
@@ -10,6 +13,7 @@ use tokio::sync::Semaphore;
 use super::address::{self, Forbidden};
 use super::refusal::Refusal;
 use super::settings::UpstreamSettings;
+use crate::agent::AgentId;
 use crate::host::{Host, Scheme, Target};
 
 /// Why a target was not reached.
@@ -70,6 +74,8 @@ impl UpstreamSettings {
 
 /// Look-ups under way at once: each holds a thread of the system resolver for as long as it takes.
 const MOST_LOOKUPS: usize = 64;
+/// Of these, how many may be one agent's: names that nobody answers for must not keep the others waiting.
+const MOST_OF_AGENT: usize = 16;
 
 /// Dials by the settings of one configuration.
 #[derive(Debug)]
@@ -77,6 +83,7 @@ pub(super) struct Dialler {
     settings: UpstreamSettings,
     own: Vec<SocketAddr>,
     lookups: Semaphore,
+    turns: Mutex<HashMap<AgentId, Weak<Semaphore>>>,
 }
 
 impl Dialler {
@@ -85,6 +92,7 @@ impl Dialler {
             settings,
             own,
             lookups: Semaphore::new(MOST_LOOKUPS),
+            turns: Mutex::default(),
         }
     }
 
@@ -109,15 +117,19 @@ impl Dialler {
     }
 
     /// Opens a TCP connection to the target, by the operator's `connect-to` and `via` where they speak of it.
-    pub(super) async fn dial(&self, target: &Target) -> Result<TcpStream, DialError> {
+    pub(super) async fn dial(
+        &self,
+        target: &Target,
+        agent: &AgentId,
+    ) -> Result<TcpStream, DialError> {
         self.precheck(target)?;
         let stream = if let Some(instead) = self.instead(target) {
             // The operator's own word: no address policy.
-            connect(&self.resolve(instead).await?).await?
+            connect(&self.resolve(instead, agent).await?).await?
         } else if let Some(parent) = &self.settings.via {
-            through(connect(&self.resolve(parent).await?).await?, target).await?
+            through(connect(&self.resolve(parent, agent).await?).await?, target).await?
         } else {
-            let addresses = self.resolve(target).await?;
+            let addresses = self.resolve(target, agent).await?;
             let checked: Result<Vec<SocketAddr>, Forbidden> = addresses
                 .into_iter()
                 .map(|address| self.check(address))
@@ -146,8 +158,24 @@ impl Dialler {
         address::check(address, &self.settings.allow_private, &self.own)
     }
 
+    /// The look-ups that one agent may have under way; forgotten when it has none.
+    fn turns_of(&self, agent: &AgentId) -> Arc<Semaphore> {
+        let mut turns = self.turns.lock();
+        if let Some(own) = turns.get(agent).and_then(Weak::upgrade) {
+            return own;
+        }
+        turns.retain(|_, own| own.strong_count() > 0);
+        let own = Arc::new(Semaphore::new(MOST_OF_AGENT));
+        turns.insert(agent.clone(), Arc::downgrade(&own));
+        own
+    }
+
     /// All addresses of a target. A trailing dot keeps the resolver from trying a search list.
-    async fn resolve(&self, target: &Target) -> Result<Vec<SocketAddr>, DialError> {
+    async fn resolve(
+        &self,
+        target: &Target,
+        agent: &AgentId,
+    ) -> Result<Vec<SocketAddr>, DialError> {
         let port = target.port;
         let name = match &target.host {
             Host::Ip(ip) => return Ok(vec![SocketAddr::new(*ip, port)]),
@@ -160,6 +188,8 @@ impl Dialler {
             }
             Host::Name(name) => name,
         };
+        let own = self.turns_of(agent);
+        let _own = own.acquire().await.map_err(|_| DialError::Unreachable)?;
         let _turn = self
             .lookups
             .acquire()

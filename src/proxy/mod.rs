@@ -23,6 +23,7 @@ mod line;
 mod link;
 mod live;
 mod metrics;
+mod plain;
 mod record;
 mod refusal;
 mod settings;

@@ -76,6 +76,8 @@ pub enum Refusal {
     IdentityUnavailable,
     /// The audit record cannot be written.
     AuditUnavailable,
+    /// What must outlast a crash cannot be written down.
+    StoreUnavailable,
     /// The CA cannot issue a leaf.
     CaUnavailable,
     /// keyward is about to stop.
@@ -88,7 +90,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// One of each word, for whoever lists them.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::Malformed(""),
         Self::Method,
         Self::TooLarge,
@@ -114,6 +116,7 @@ impl Refusal {
         Self::BrokerSealed,
         Self::IdentityUnavailable,
         Self::AuditUnavailable,
+        Self::StoreUnavailable,
         Self::CaUnavailable,
         Self::Draining,
         Self::UpstreamTimeout,
@@ -151,6 +154,7 @@ impl Refusal {
             Self::BrokerSealed => (StatusCode::SERVICE_UNAVAILABLE, "broker-sealed"),
             Self::IdentityUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "identity-unavailable"),
             Self::AuditUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "audit-unavailable"),
+            Self::StoreUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "store-unavailable"),
             Self::CaUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "ca-unavailable"),
             Self::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
             Self::UpstreamTimeout => (StatusCode::GATEWAY_TIMEOUT, "upstream-timeout"),
@@ -253,6 +257,9 @@ impl Refusal {
             }
             Self::AuditUnavailable => {
                 "The audit record cannot be written, so nothing was sent. Tell the operator."
+            }
+            Self::StoreUnavailable => {
+                "What this request needs cannot be written to keyward's store, so nothing was sent. Try again later, or tell the operator."
             }
             Self::CaUnavailable => {
                 "No certificate can be issued for this host now. Tell the operator."
@@ -399,6 +406,7 @@ impl From<IssueError> for Refusal {
             }
             IssueError::Sealed => Self::BrokerSealed,
             IssueError::TimedOut => Self::BrokerTimeout,
+            IssueError::Store => Self::StoreUnavailable,
         }
     }
 }

@@ -7,6 +7,7 @@ use http::HeaderValue;
 use http::uri::{Authority, Scheme as UriScheme};
 use tokio_util::sync::CancellationToken;
 
+use super::accept::Seat;
 use super::metrics::Allowed;
 use super::refusal::Refusal;
 use super::settings::Limits;
@@ -33,6 +34,7 @@ pub(super) struct Tunnel {
     pub(super) authority: Authority,
     hold: Hold,
     grant: ArcSwap<Grant>,
+    _seat: Arc<Seat>,
 }
 
 /// What a tunnel may do under one snapshot.
@@ -146,7 +148,7 @@ impl Tunnel {
         shared: &Arc<Shared>,
         hold: Hold,
         target: Arc<Target>,
-        peer: Peer,
+        (peer, seat): (Peer, Arc<Seat>),
         (limits, grant): (Limits, Grant),
     ) -> Result<Self, Refusal> {
         let text = target.authority();
@@ -165,6 +167,7 @@ impl Tunnel {
             authority,
             hold,
             grant: ArcSwap::from_pointee(grant),
+            _seat: seat,
         })
     }
 

@@ -71,7 +71,7 @@ pub(super) async fn bridge(
     let (wire, _) = grant
         .snapshot
         .upstream
-        .connect(&tunnel.target, Alpn::Http1)
+        .connect(&tunnel.target, tunnel.session().agent(), Alpn::Http1)
         .await?;
     let (mut sender, connection) = http1::handshake::<_, Body>(TokioIo::new(wire))
         .await

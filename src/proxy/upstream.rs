@@ -59,6 +59,7 @@ pub(super) struct PoolKey {
 pub(super) struct Pool {
     upstream: Arc<Upstream>,
     target: Target,
+    agent: AgentId,
     idle: Mutex<Vec<(Box<Link>, Instant)>>,
     shared: Mutex<Option<http2::SendRequest<Body>>>,
     /// Held while it is not known which protocol the upstream speaks, so that a burst of streams makes one connection.
@@ -120,18 +121,23 @@ impl Upstream {
     }
 
     /// A bare TCP connection, for a tunnel.
-    pub(super) async fn tunnel(&self, target: &Target) -> Result<TcpStream, DialError> {
-        self.within(self.dialler.dial(target)).await
+    pub(super) async fn tunnel(
+        &self,
+        target: &Target,
+        agent: &AgentId,
+    ) -> Result<TcpStream, DialError> {
+        self.within(self.dialler.dial(target, agent)).await
     }
 
     /// A verified connection.
     pub(super) async fn connect(
         &self,
         target: &Target,
+        agent: &AgentId,
         alpn: Alpn,
     ) -> Result<(Wire, Protocol), DialError> {
         self.within(async {
-            let stream = self.dialler.dial(target).await?;
+            let stream = self.dialler.dial(target, agent).await?;
             match target.scheme {
                 Scheme::Http => Ok((Wire::Plain(stream), Protocol::Http1)),
                 Scheme::Https => {
@@ -159,11 +165,12 @@ impl Upstream {
     /// The pool of a key.
     pub(super) fn pool(self: &Arc<Self>, key: PoolKey) -> Arc<Pool> {
         let mut pools = self.pools.lock();
-        let target = key.target.clone();
+        let (target, agent) = (key.target.clone(), key.agent.clone());
         Arc::clone(pools.entry(key).or_insert_with(|| {
             Arc::new(Pool {
                 upstream: Arc::clone(self),
                 target,
+                agent,
                 idle: Mutex::default(),
                 shared: Mutex::default(),
                 first: tokio::sync::Mutex::default(),
@@ -233,7 +240,10 @@ impl Pool {
         if let Some(sender) = self.multiplexed() {
             return Ok(self.hold(Sender::Http2(sender), true));
         }
-        let (wire, protocol) = self.upstream.connect(&self.target, Alpn::Both).await?;
+        let (wire, protocol) = self
+            .upstream
+            .connect(&self.target, &self.agent, Alpn::Both)
+            .await?;
         let sender = match protocol {
             Protocol::Http1 => {
                 self.is_http1.store(true, Ordering::Relaxed);

@@ -28,7 +28,8 @@ def version(*words: object) -> str:
     """The first word of the output that looks like a version."""
     done = subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=60)
     both = (done.stdout + done.stderr).replace('"', " ").split()
-    return next((word for word in both if word[0].isdigit() and "." in word), "")
+    both = [word.removeprefix("v") for word in both]
+    return next((word for word in both if word[:1].isdigit() and "." in word), "")
 
 
 def beside_python(name: str) -> Path:

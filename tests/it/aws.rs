@@ -371,6 +371,24 @@ async fn chunks_that_lie_never_become_an_object() {
     }
 }
 
+/// The AWS command line loads large objects in slices, and takes a whole object for one.
+#[tokio::test]
+async fn a_range_is_asked_for_as_the_agent_asks() {
+    let upstream = Upstream::echo(&["http/1.1"]).await;
+    let harness = start(&upstream, "").await;
+    let fields = [("authorization", DUMMY), ("range", "bytes=0-9")];
+    ask(
+        &harness,
+        with(request("GET", "/bucket/key", "api.test"), &fields),
+    )
+    .await;
+    assert_eq!(
+        upstream.requests()[0].get("range").as_deref(),
+        Some("bytes=0-9")
+    );
+    harness.finish().await;
+}
+
 /// Amazon's refusals name the access key and echo the string to sign: neither is a secret, and no secret is in them.
 #[tokio::test]
 async fn an_echo_of_the_signature_holds_no_secret() {

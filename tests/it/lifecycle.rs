@@ -505,3 +505,41 @@ async fn unmatched_hosts_are_refused_or_tunnelled_as_the_listener_says() {
         harness.finish().await;
     }
 }
+
+/// Absolute-form requests are connections of their agent like any other, and end with what granted them.
+#[tokio::test]
+async fn a_plain_stream_is_counted_and_is_cut_by_a_reload() {
+    let upstream = Upstream::tcp(|mut stream| async move {
+        let mut head = vec![0; 4096];
+        let _read = stream.read(&mut head).await;
+        let answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n";
+        stream.write_all(answer).await.ok();
+        // No end: the stream is open until somebody cuts it.
+        let _read = stream.read(&mut head).await;
+    })
+    .await;
+    let setup = Setup::new("[[route]]\nhosts = [\"plain.test:80\"]\n")
+        .proxy("max-connections-per-agent = 1")
+        .to("plain.test:80", &upstream);
+    let harness = setup.clone().start().await;
+    let agent = harness.agent();
+    let ask = async || {
+        let mut stream = agent.tcp().await;
+        let authorization = agent.authorization.as_ref().unwrap();
+        let head = format!(
+            "GET http://plain.test/ HTTP/1.1\r\nHost: plain.test\r\nProxy-Authorization: {authorization}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let head = stream.head().await;
+        (head, stream)
+    };
+    let (head, mut open) = ask().await;
+    assert_eq!(head.status(), 200);
+    let (refused, _) = ask().await;
+    assert_eq!(refused.get("keyward-refusal"), Some("too-many-connections"));
+    harness
+        .reload(&setup.routes("[[route]]\nhosts = [\"other.test:80\"]\n"))
+        .await;
+    assert!(open.closes_within(Duration::from_secs(2)).await);
+    harness.finish().await;
+}

@@ -32,6 +32,7 @@ mod leak;
 mod lifecycle;
 mod outside;
 mod placement;
+mod plugin;
 mod protocol;
 mod rest;
 mod rules;

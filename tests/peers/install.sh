@@ -66,6 +66,7 @@ debian curl curl
 debian git git
 debian openssl openssl
 debian nginx nginx-light
+debian kubectl kubernetes-client
 
 if [ "$("$cache/uv/bin/uv" --version 2>/dev/null | cut -d' ' -f2)" != 0.13.9 ]; then
   say "uv"
@@ -76,9 +77,12 @@ fi
 
 venv test "$here/requirements.txt"
 venv sdk "$here/sdk-requirements.txt"
+venv agents "$here/agents-requirements.txt"
+venv moto "$here/moto-requirements.txt"
 
 npm_packages "$here" "$cache/node"
 npm_packages "$here/sdk" "$cache/node-sdk"
+npm_packages "$here/agents" "$cache/node-agents"
 
 if [ "$bench" = yes ]; then
   debian squid squid-openssl

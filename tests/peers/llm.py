@@ -17,7 +17,14 @@ from pathlib import Path
 from peer import Peer, free_port, ready
 
 AIMOCK = Path(os.environ.get("KEYWARD_CACHE") or Path.home() / ".cache/keyward") / "node-sdk/node_modules/.bin/llmock"
+# What follows a tool's result: no word of it comes twice in a row, which some agents take for a loop.
+REPORT = "The tool ran, the key is ECHOED-KEY, and that is all done."
 REPLY = "The key is ECHOED-KEY and that is " + "all " * 60 + "done."
+# What an agent's shell is told to run: it shows that a tool ran, and all that the agent's environment holds.
+SHELL = "echo the-tool-ran; env; cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline | tr '\\0' '\\n'"
+# The tool with which each agent runs a command, and its argument.
+TOOLS = {"Bash": {"command": SHELL, "description": "look"}, "exec_command": {"cmd": SHELL},
+         "run_shell_command": {"command": SHELL, "description": "look"}, "lookup": {"word": "the-tool-ran"}}
 CONFIG = """
 daemon off;
 user root;
@@ -75,7 +82,12 @@ def answers(url: str) -> bool:
 def main() -> None:
     peer = Peer("llm")
     port, mock = free_port(), free_port()
-    fixture = {"fixtures": [{"match": {}, "response": {"content": REPLY}}]}
+    # A prompt that names a tool gets a call of it, and its result the reply.
+    calls = [{"match": {"userMessage": f"call {name}", "hasToolResult": False},
+              "response": {"toolCalls": [{"name": name, "arguments": json.dumps(arguments)}]}}
+             for name, arguments in TOOLS.items()]
+    report = {"match": {"userMessage": "call ", "hasToolResult": True}, "response": {"content": REPORT}}
+    fixture = {"fixtures": [*calls, report, {"match": {}, "response": {"content": REPLY}}]}
     (peer.dir / "llm-fixtures.json").write_text(json.dumps(fixture))
     (peer.dir / "llm-nginx.conf").write_text(CONFIG.format(dir=peer.dir, port=port, mock=mock, key=peer.real_key))
     nginx = shutil.which("nginx", path=os.environ["PATH"] + ":/usr/sbin") or sys.exit("nginx is missing: run install.sh")

@@ -18,7 +18,7 @@ use super::{FileArg, acting, consult, shape};
 use crate::agent::{AgentId, Name};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
-use crate::credential::{AwsSource, Kind, Spec};
+use crate::credential::{Kind, Spec};
 use crate::head::Head;
 use crate::host::{BadHost, Scheme, Target};
 use crate::identity::{AgentEntry, Registry};
@@ -291,14 +291,6 @@ fn rule(denial: &Denial) -> Option<&'static str> {
 fn origin(spec: &Spec) -> (&'static str, String) {
     match &spec.kind {
         Kind::Static { value } => ("static", shape(value)),
-        Kind::Aws(aws) => {
-            let of = match &aws.source {
-                AwsSource::Default => "the standard chain".to_owned(),
-                AwsSource::Static {
-                    secret_access_key, ..
-                } => shape(secret_access_key),
-            };
-            ("aws", of)
-        }
+        kind => (kind.word(), format!("its issuer ({})", kind.word())),
     }
 }

@@ -10,11 +10,12 @@ use crate::app::Environment;
 use crate::audit::Sink;
 use crate::cli::{BUG, USAGE, complain, load};
 use crate::config::{self, Config};
-use crate::credential::{Kind, Source};
+use crate::credential::Source;
 use crate::identity::AgentEntry;
 use crate::preset::Presets;
+use crate::proxy::Unmatched;
 
-/// The session that the environment alone makes.
+/// The session that the environment makes; `lent` is what a file says about everything but credentials and routes.
 ///
 /// # Errors
 /// The exit code.
@@ -22,6 +23,7 @@ pub(super) fn nothing(
     agent: Option<AgentId>,
     strict: bool,
     environment: &Environment,
+    lent: Option<Config>,
 ) -> Result<Prepared, u8> {
     let presets = Presets::shipped();
     let Found {
@@ -36,15 +38,39 @@ pub(super) fn nothing(
         complain(&report);
         BUG
     })?;
+    let found = config.config;
+    let usual = &found.listeners;
+    let (config, tunnels, hidden) = match lent {
+        None => (found, !strict, Vec::new()),
+        Some(file) => {
+            // A listener that is the usual one in every key says nothing about hosts that no route names.
+            let says = file.listeners.first().filter(|_| file.listeners != *usual);
+            let open = says.is_none_or(|one| one.unmatched == Unmatched::Tunnel);
+            let hidden = files_of(&file);
+            let config = Config {
+                agents: found.agents,
+                credentials: found.credentials,
+                routes: found.routes,
+                conditions: found.conditions,
+                ..file
+            };
+            (config, open && !strict, hidden)
+        }
+    };
     Ok(Prepared {
-        config: config.config,
+        config,
         agent: agent_of(&[], agent)?,
-        tunnels: !strict,
+        tunnels,
         taken,
         services: served,
-        hidden: Vec::new(),
+        hidden,
         notes,
     })
+}
+
+/// Whether the file leaves credentials, routes and agents to the environment.
+fn is_lent(config: &Config) -> bool {
+    config.agents.is_empty() && config.credentials.is_empty() && config.routes.is_empty()
 }
 
 /// The session of a file.
@@ -54,16 +80,20 @@ pub(super) fn nothing(
 pub(super) fn file(
     path: &Path,
     agent: Option<AgentId>,
+    strict: bool,
     environment: &Environment,
 ) -> Result<Prepared, u8> {
     let presets = Presets::shipped();
     let config = load(path)?;
+    if is_lent(&config) {
+        return nothing(agent, strict, environment, Some(config));
+    }
     let agents: Vec<AgentEntry> = (config.agents.iter())
         .map(|(entry, _)| entry.clone())
         .collect();
     let agent = agent_of(&agents, agent)?;
-    let tunnels = (config.listeners.first())
-        .is_some_and(|listener| listener.unmatched == crate::proxy::Unmatched::Tunnel);
+    let tunnels =
+        (config.listeners.first()).is_some_and(|listener| listener.unmatched == Unmatched::Tunnel);
     let mut taken: BTreeMap<String, Option<String>> = BTreeMap::new();
     for var in config.env_names() {
         let key = presets.by_env(var).flat_map(|preset| &preset.keys);
@@ -142,11 +172,8 @@ fn agent_of(known: &[AgentEntry], asked: Option<AgentId>) -> Result<AgentEntry, 
 }
 
 fn sources(config: &Config) -> impl Iterator<Item = &Source> {
-    let credentials = config.credentials.iter();
-    let credentials = credentials.flat_map(|spec| match &spec.kind {
-        Kind::Static { value } => vec![value],
-        Kind::Aws(aws) => aws.sources(),
-    });
+    let specs = config.credentials.iter();
+    let credentials = specs.flat_map(|spec| spec.kind.sources());
     let agents = config.agents.iter().filter_map(|(_, token)| token.as_ref());
     let operators = config.admin.tokens.iter().map(|(_, token)| token);
     credentials.chain(agents).chain(operators)

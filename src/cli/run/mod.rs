@@ -33,7 +33,8 @@ use surroundings::{Access, Certificates};
 /// The arguments of `keyward run`.
 #[derive(Debug, clap::Args)]
 pub struct RunArgs {
-    /// The configuration file; left out, keys of known services are taken from the environment
+    /// The configuration file; without one, or with one that has no credentials, routes and agents, keys of known
+    /// services are taken from the environment
     #[arg(short = 'c', long = "config", value_name = "FILE")]
     config: Option<PathBuf>,
     /// The agent that the command is; left out, the file's only one, else `default`
@@ -85,8 +86,8 @@ pub fn run(args: &RunArgs, environment: &Environment) -> u8 {
     tracing::debug!(%hardening, "process hardened");
     let agent = args.agent.clone();
     let prepared = match &args.config {
-        Some(path) => given::file(path, agent, environment),
-        None => given::nothing(agent, args.strict, environment),
+        Some(path) => given::file(path, agent, args.strict, environment),
+        None => given::nothing(agent, args.strict, environment, None),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

@@ -214,7 +214,7 @@ fn agents_credentials_and_routes_arrive_as_written() {
     let crm = &config.credentials[0];
     assert_eq!((crm.share, crm.on_failure), (Share::All, OnFailure::Stale));
     let Kind::Static { value } = &crm.kind else {
-        panic!("{:?}", crm.kind);
+        panic!("{:?}", crm.kind)
     };
     let (service, user) = ("crm/api".to_owned(), "bot".to_owned());
     assert_eq!(*value, Source::Keyring { service, user });

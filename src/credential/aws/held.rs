@@ -75,6 +75,6 @@ pub(super) fn key_id(bytes: &[u8]) -> Option<Arc<str>> {
 }
 
 /// The sources are looked at on their own time: to ask sooner would find the same.
-const NOT_YET: IssueError = IssueError::Unavailable {
+pub(super) const NOT_YET: IssueError = IssueError::Unavailable {
     retry_after: Some(Duration::from_secs(1)),
 };

@@ -7,7 +7,9 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tracing::warn;
 
 use super::super::cell::{Cell, Flight};
-use super::super::{Cause, Expiry, Failed, Issue, IssueError, Issued, LeaseId, Live, Scope};
+use super::super::{
+    Cause, Expiry, Failed, Issue, IssueError, Issued, LeaseId, Live, Note, Reason, Scope,
+};
 use super::Inner;
 use super::entry::Entry;
 use crate::clock::Now;
@@ -23,15 +25,15 @@ impl Inner {
             let failing = (entry.spec.on_failure, entry.spec.failure_ttl);
             if let Some((late, reason)) = cell.land(flight, outcome, now, failing) {
                 // Its holders are gone, or an order came while it was under way.
-                inner.revoke(&entry, late, reason, None);
+                inner.revoke(&entry, &late, reason, None);
             }
         });
     }
 
     /// Calls the issuer, and again where that can help, until the credential's deadline.
     async fn call(
-        &self,
-        entry: &Entry,
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
         scope: &Arc<Scope>,
         cause: Cause,
     ) -> Result<Arc<Live>, IssueError> {
@@ -51,8 +53,8 @@ impl Inner {
     }
 
     async fn call_once(
-        &self,
-        entry: &Entry,
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
         scope: &Arc<Scope>,
         cause: Cause,
         deadline: Instant,
@@ -61,7 +63,10 @@ impl Inner {
         let answer = timeout_at(deadline, entry.provider.issue(scope))
             .await
             .unwrap_or(Err(IssueError::TimedOut));
-        let outcome = answer.and_then(|issued| make(entry, scope, issued, before));
+        let outcome = match answer.and_then(|issued| make(entry, scope, issued, before)) {
+            Ok(live) => self.write_down(entry, live, deadline).await,
+            Err(error) => Err(error),
+        };
         let after = self.clock.now();
         let duration = after.mono.saturating_duration_since(before.mono);
         let provider = entry.provider.kind();
@@ -88,6 +93,33 @@ impl Inner {
             }
         }
         outcome
+    }
+}
+
+impl Inner {
+    /// Notes what revokes the lease before anybody uses it. One that cannot be noted is revoked and not used.
+    async fn write_down(
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
+        live: Arc<Live>,
+        deadline: Instant,
+    ) -> Result<Arc<Live>, IssueError> {
+        let Some(handle) = live.handle.clone().filter(|_| self.journal.lasts()) else {
+            return Ok(live);
+        };
+        let note = Note {
+            lease: live.id().clone(),
+            scope: live.scope().clone(),
+            handle,
+            issued: live.issued.wall,
+            ends: live.issuer_expires.wall(),
+            owed: None,
+        };
+        if let Ok(Ok(())) = timeout_at(deadline, self.journal.put(&note)).await {
+            return Ok(live);
+        }
+        self.revoke(entry, &live, Reason::Store, None);
+        Err(IssueError::Store)
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod entry;
 mod flight;
+mod legacy;
 mod revoke;
 
 use std::collections::HashMap;
@@ -20,13 +21,14 @@ use prometheus_client::registry::Registry;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::warn;
 
 use super::cell::{Joined, REMEMBERED};
 use super::metrics::Metrics;
 use super::sessions::Sessions;
 use super::{
-    CredentialProvider, Events, IssueError, LeaseId, LeaseInfo, LeaseState, Live, Reason, Share,
-    Spec,
+    CredentialProvider, Events, IssueError, Journal, LeaseId, LeaseInfo, LeaseState, Live,
+    NoJournal, Reason, Share, Spec,
 };
 use crate::agent::{AgentId, Name};
 use crate::clock::{Clock, Now};
@@ -52,6 +54,7 @@ pub enum Order<'a> {
 struct Inner {
     clock: Arc<dyn Clock>,
     events: Arc<dyn Events>,
+    journal: Arc<dyn Journal>,
     metrics: Metrics,
     catalog: ArcSwap<Catalog>,
     sessions: Mutex<Sessions>,
@@ -75,15 +78,26 @@ struct Catalog {
 }
 
 impl Broker {
-    /// Begins to serve; must be called within a tokio runtime.
+    /// Begins to serve, and writes nothing down; must be called within a tokio runtime.
     pub fn new(
         entries: Vec<(Spec, Arc<dyn CredentialProvider>)>,
         clock: Arc<dyn Clock>,
         events: Arc<dyn Events>,
     ) -> Self {
+        Self::with_journal(entries, clock, events, Arc::new(NoJournal))
+    }
+
+    /// Begins to serve, and revokes what dead processes left in `journal`; must be called within a tokio runtime.
+    pub fn with_journal(
+        entries: Vec<(Spec, Arc<dyn CredentialProvider>)>,
+        clock: Arc<dyn Clock>,
+        events: Arc<dyn Events>,
+        journal: Arc<dyn Journal>,
+    ) -> Self {
         let inner = Arc::new(Inner {
             clock,
             events,
+            journal,
             metrics: Metrics::new(),
             catalog: ArcSwap::default(),
             sessions: Mutex::default(),
@@ -98,6 +112,9 @@ impl Broker {
         let broker = Self(inner);
         broker.reconfigure(entries);
         broker.look_after();
+        if broker.0.journal.lasts() {
+            broker.look_for_the_dead();
+        }
         broker
     }
 
@@ -184,7 +201,7 @@ impl Broker {
                     .flatten(),
             };
             for live in withdrawn.unwrap_or_default() {
-                self.0.revoke(entry, live, Reason::SessionEnd, None);
+                self.0.revoke(entry, &live, Reason::SessionEnd, None);
             }
         }
     }
@@ -192,7 +209,6 @@ impl Broker {
     /// Withdraws leases at once, and revokes them at their issuers in the background. Returns how many.
     pub fn revoke(&self, order: Order<'_>, reason: Reason, by: Option<&str>) -> usize {
         let now = self.0.clock.now();
-        let by: Option<Arc<str>> = by.map(Arc::from);
         let mut count = 0;
         for entry in self.0.catalog.load().live.values() {
             if matches!(order, Order::Credential(name) if *name != entry.spec.name) {
@@ -209,7 +225,7 @@ impl Broker {
                 }
                 for live in cell.withdraw(now, reason, false) {
                     count += 1;
-                    self.0.revoke(entry, live, reason, by.clone());
+                    self.0.revoke(entry, &live, reason, by);
                 }
             }
         }
@@ -246,7 +262,7 @@ impl Broker {
             entry.closed.store(true, Ordering::SeqCst);
             for cell in entry.cells.values() {
                 for live in cell.withdraw(now, Reason::Config, true) {
-                    self.0.revoke(&entry, live, Reason::Config, None);
+                    self.0.revoke(&entry, &live, Reason::Config, None);
                 }
             }
         }
@@ -275,13 +291,19 @@ impl Broker {
         for entry in self.0.catalog.load().live.values() {
             for cell in entry.cells.values() {
                 for live in cell.withdraw(now, Reason::Shutdown, true) {
-                    self.0.revoke(entry, live, Reason::Shutdown, None);
+                    self.0.revoke(entry, &live, Reason::Shutdown, None);
                 }
             }
         }
         self.0.stop.cancel();
         self.0.tracker.close();
         let _timely = tokio::time::timeout(deadline, self.0.tracker.wait()).await;
+        // What is left is for the next to revoke, at once.
+        if self.0.journal.leave().await.is_err() {
+            warn!(
+                "the store was not told that this process ends; what it leaves is revoked a minute later"
+            );
+        }
         self.0.revoking.lock().len()
     }
 
@@ -373,7 +395,7 @@ impl Inner {
                     } else {
                         Reason::MaxLife
                     };
-                    self.revoke(entry, live, reason, None);
+                    self.revoke(entry, &live, reason, None);
                 }
                 empty |= swept.empty;
             }

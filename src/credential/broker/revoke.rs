@@ -3,56 +3,82 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::time::{sleep, timeout};
 use tracing::warn;
 
-use super::super::{Handle, LeaseState, Live, Reason, RevokeError, Revoked, Revoking};
+use super::super::{
+    Expiry, Handle, LeaseId, LeaseInfo, LeaseState, Live, Owed, Reason, RevokeError, Revoked,
+    Revoking, Scope,
+};
 use super::Inner;
 use super::entry::Entry;
+
+/// A lease that is to be revoked: one of this process, or one that a dead process left.
+#[derive(Debug)]
+pub(super) struct Debt {
+    pub(super) lease: LeaseId,
+    pub(super) scope: Arc<Scope>,
+    pub(super) provider: &'static str,
+    pub(super) handle: Option<Handle>,
+    pub(super) issued: Timestamp,
+    pub(super) expires: Option<Timestamp>,
+    /// When its issuer ends it by itself.
+    pub(super) ends: Expiry,
+    /// Why, by whom, and how often it was tried before.
+    pub(super) owed: Owed,
+}
 
 impl Inner {
     /// Revokes a lease that nobody is given any more. Called exactly once for each.
     pub(super) fn revoke(
         self: &Arc<Self>,
         entry: &Arc<Entry>,
-        live: Arc<Live>,
+        live: &Live,
         reason: Reason,
-        by: Option<Arc<str>>,
+        by: Option<&str>,
     ) {
-        if live.issuer_expires.is_past(self.clock.now()) {
+        let debt = Debt {
+            lease: live.id().clone(),
+            scope: Arc::clone(&live.scope),
+            provider: live.provider(),
+            handle: live.handle.clone(),
+            issued: live.issued.wall,
+            expires: live.expires.wall(),
+            ends: live.issuer_expires,
+            owed: Owed {
+                reason,
+                by: by.map(Into::into),
+                attempts: 0,
+            },
+        };
+        self.settle(entry, debt);
+    }
+
+    /// Revokes what is owed, in the background.
+    pub(super) fn settle(self: &Arc<Self>, entry: &Arc<Entry>, mut debt: Debt) {
+        if debt.ends.is_past(self.clock.now()) {
             return;
         }
-        let Some(handle) = live.handle.clone() else {
-            self.report(
-                entry,
-                &live,
-                (reason, Revoked::Unsupported, 1),
-                by.as_deref(),
-            );
+        let Some(handle) = debt.handle.clone() else {
+            debt.owed.attempts = 1;
+            self.report(entry, &debt, Revoked::Unsupported);
             return;
         };
-        let info = live.info(LeaseState::Revoking);
-        self.revoking.lock().insert(live.id().clone(), info);
+        let info = debt.info();
+        self.revoking.lock().insert(debt.lease.clone(), info);
         entry.meters.pending.inc();
         let (inner, entry) = (Arc::clone(self), Arc::clone(entry));
         self.tracker.spawn(async move {
-            inner
-                .try_until_done(&entry, &live, &handle, (reason, by.as_deref()))
-                .await;
-            inner.revoking.lock().remove(live.id());
+            inner.try_until_done(&entry, &mut debt, &handle).await;
+            inner.revoking.lock().remove(&debt.lease);
             entry.meters.pending.dec();
         });
     }
 
-    async fn try_until_done(
-        &self,
-        entry: &Entry,
-        live: &Live,
-        handle: &Handle,
-        (reason, by): (Reason, Option<&str>),
-    ) {
+    async fn try_until_done(&self, entry: &Entry, debt: &mut Debt, handle: &Handle) {
         let mut pause = FIRST_PAUSE;
-        for attempt in 1.. {
+        loop {
             let answer = {
                 let _turn = self.revokers.acquire().await;
                 timeout(entry.spec.deadline, entry.provider.revoke(handle)).await
@@ -62,37 +88,53 @@ impl Inner {
                 Ok(Err(RevokeError::Unsupported)) => Revoked::Unsupported,
                 Ok(Err(RevokeError::Failed)) | Err(_) => Revoked::Pending,
             };
-            self.report(entry, live, (reason, outcome, attempt), by);
+            debt.owed.attempts = debt.owed.attempts.saturating_add(1);
+            self.report(entry, debt, outcome);
             match outcome {
-                Revoked::Revoked | Revoked::Unsupported => return,
+                Revoked::Revoked | Revoked::Unsupported => break,
                 Revoked::Pending => {}
             }
-            warn!(credential = %live.credential(), lease = %live.id(), attempt, "a revocation was not confirmed");
+            warn!(credential = %debt.scope.credential, lease = %debt.lease, attempt = debt.owed.attempts, "a revocation was not confirmed");
+            if self.journal.lasts() {
+                // Without this the next process begins to count anew, and nothing else.
+                self.journal.owe(&debt.lease, &debt.owed).await.ok();
+            }
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
-            if live.issuer_expires.is_past(self.clock.now()) {
-                return;
+            if debt.ends.is_past(self.clock.now()) {
+                break;
             }
+        }
+        if self.journal.lasts() {
+            // A note that stays is revoked once more after the next start, which an issuer takes for done.
+            self.journal.remove(&debt.lease).await.ok();
         }
     }
 
-    fn report(
-        &self,
-        entry: &Entry,
-        live: &Live,
-        (reason, outcome, attempt): (Reason, Revoked, u32),
-        by: Option<&str>,
-    ) {
+    fn report(&self, entry: &Entry, debt: &Debt, outcome: Revoked) {
         entry.meters.revocation(outcome.word());
         self.events.revoked(&Revoking {
-            scope: live.scope(),
-            lease: live.id(),
-            provider: live.provider(),
-            reason,
+            scope: &debt.scope,
+            lease: &debt.lease,
+            provider: debt.provider,
+            reason: debt.owed.reason,
             outcome,
-            attempt,
-            by,
+            attempt: debt.owed.attempts,
+            by: debt.owed.by.as_deref(),
         });
+    }
+}
+
+impl Debt {
+    fn info(&self) -> LeaseInfo {
+        LeaseInfo {
+            id: self.lease.clone(),
+            provider: self.provider,
+            scope: Arc::clone(&self.scope),
+            issued: self.issued,
+            expires: self.expires,
+            state: LeaseState::Revoking,
+        }
     }
 }
 

@@ -88,15 +88,7 @@ impl Source {
                 deadline,
                 max_output,
                 ttl: _,
-            } => {
-                command::run(
-                    argv,
-                    *deadline,
-                    *max_output,
-                    &command::Surroundings::of(env),
-                )
-                .await
-            }
+            } => command::run(argv, *deadline, *max_output, &command::surroundings(env)).await,
             Self::Keyring { service, user } => keyring::read(service, user).await,
         }
     }

@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use super::super::Superseded;
-use super::command::Surroundings;
+use super::command::{self, Surroundings};
 use super::file::{self, Fingerprint};
 use super::{Env, Source, SourceError};
 use crate::clock::{Clock, Now};
@@ -98,7 +98,7 @@ impl Watcher {
         let now = self.0.clock.now();
         let watch = Arc::new(Watch {
             source: source.clone(),
-            surroundings: Surroundings::of(env),
+            surroundings: command::surroundings(env),
             reading: ArcSwap::from_pointee(Reading::of(Err(SourceError::Empty))),
             follow: Mutex::default(),
         });
@@ -231,7 +231,7 @@ impl Watch {
                 max_output,
                 ttl,
             } => {
-                let run = super::command::run(argv, *deadline, *max_output, &self.surroundings);
+                let run = command::run(argv, *deadline, *max_output, &self.surroundings);
                 (*ttl, run.await)
             }
             Source::Keyring { service, user } => {

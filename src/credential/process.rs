@@ -1,0 +1,166 @@
+//! A command that gives a secret: its output within a length, in a process group of its own that does not outlive it.
+
+use std::ffi::OsString;
+use std::io;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
+use zeroize::Zeroizing;
+
+use super::source::Env;
+
+/// What a command gets of keyward's environment. All else may hold secrets.
+#[derive(Debug, Clone)]
+pub(super) struct Surroundings(Vec<(Box<str>, OsString)>);
+
+/// What a command gave, whole.
+pub(super) struct Output {
+    pub(super) stdout: Zeroizing<Vec<u8>>,
+    pub(super) status: ExitStatus,
+    /// How much it wrote to its standard error, as far as it was read, in bytes. What it wrote is not kept.
+    pub(super) complained: u64,
+}
+
+/// Why there is no output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Broken {
+    NotStarted(io::ErrorKind),
+    TooLong,
+    Unread,
+}
+
+impl Surroundings {
+    /// Those of `names` that are set.
+    pub(super) fn keeping<'n>(env: Env<'_>, names: impl IntoIterator<Item = &'n str>) -> Self {
+        let set = |name: &'n str| env(name).map(|value| (name.into(), value));
+        Self(names.into_iter().filter_map(set).collect())
+    }
+}
+
+/// Runs a command, writes `input` to it, and takes its standard output. At too much output, and when the future is
+/// dropped, its whole process group is killed; the caller sets the deadline.
+///
+/// A child of the command that keeps the output open is waited for: what it may yet print belongs to the answer.
+pub(super) async fn run(
+    argv: &[String],
+    input: &[u8],
+    max_output: usize,
+    surroundings: &Surroundings,
+) -> Result<Output, Broken> {
+    let not_started = |error: io::Error| Broken::NotStarted(error.kind());
+    let [program, arguments @ ..] = argv else {
+        return Err(Broken::NotStarted(io::ErrorKind::InvalidInput));
+    };
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .env_clear()
+        .envs(surroundings.0.iter().map(|(name, value)| (&**name, value)))
+        .stdin(if input.is_empty() {
+            Stdio::null()
+        } else {
+            Stdio::piped()
+        })
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .kill_on_drop(true);
+    let mut child = command.spawn().map_err(not_started)?;
+    let mut group = Group::of(&child);
+    let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
+    let mut complaints = Complaints {
+        from: child.stderr.take(),
+        count: 0,
+    };
+    let stdout = stdout.ok_or(Broken::Unread)?;
+    let answer = async {
+        // To the end of the output first, then wait: until then the child's process id cannot become another's.
+        let ((), stdout) = tokio::join!(tell(stdin, input), read(stdout, max_output));
+        let stdout = stdout?;
+        let status = child.wait().await.map_err(|_| Broken::Unread)?;
+        Ok((stdout, status))
+    };
+    let (stdout, status) = tokio::select! {
+        answer = answer => answer?,
+        never = complaints.listen() => match never {},
+    };
+    // What it wrote last may still be on its way here.
+    tokio::time::timeout(LAST_WORDS, complaints.listen())
+        .await
+        .ok();
+    if status.success() {
+        group.0 = None;
+    }
+    Ok(Output {
+        stdout,
+        status,
+        complained: complaints.count,
+    })
+}
+
+/// Writes the input. A command that does not read it is judged by what it answers.
+async fn tell(stdin: Option<ChildStdin>, input: &[u8]) {
+    if let Some(mut stdin) = stdin {
+        stdin.write_all(input).await.ok();
+        stdin.shutdown().await.ok();
+    }
+}
+
+async fn read(stdout: ChildStdout, max_output: usize) -> Result<Zeroizing<Vec<u8>>, Broken> {
+    // Room for all of it from the start: a buffer that grows leaves copies behind.
+    let mut buffer = Zeroizing::new(Vec::with_capacity(max_output.saturating_add(1)));
+    let limit = (max_output as u64).saturating_add(1);
+    stdout
+        .take(limit)
+        .read_to_end(&mut buffer)
+        .await
+        .map_err(|_| Broken::Unread)?;
+    if buffer.len() > max_output {
+        return Err(Broken::TooLong);
+    }
+    Ok(buffer)
+}
+
+/// The standard error, read so that the command does not stall on it, and thrown away: secrets stand in such texts.
+struct Complaints {
+    from: Option<ChildStderr>,
+    count: u64,
+}
+
+impl Complaints {
+    async fn listen(&mut self) -> std::convert::Infallible {
+        let mut piece = Zeroizing::new([0; 4096]);
+        while let Some(from) = &mut self.from {
+            match from.read(&mut *piece).await {
+                Ok(0) | Err(_) => self.from = None,
+                Ok(length) => self.count += length as u64,
+            }
+        }
+        std::future::pending().await
+    }
+}
+
+/// The process group of a command that has not ended well; killed when dropped.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn of(child: &Child) -> Self {
+        let id = child.id().and_then(|id| i32::try_from(id).ok());
+        Self(id.and_then(Pid::from_raw))
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(group) = self.0 {
+            // ESRCH: nobody is left in it.
+            let _gone = kill_process_group(group, Signal::KILL);
+        }
+    }
+}
+
+/// How long the standard error of a command that has ended is still read.
+const LAST_WORDS: Duration = Duration::from_millis(5);

@@ -1,0 +1,174 @@
+//! What the broker writes down, and when.
+
+use std::sync::atomic::AtomicBool;
+
+use super::*;
+
+/// A journal that remembers what it was told, and fails on demand.
+#[derive(Debug, Default)]
+struct Book {
+    down: AtomicBool,
+    left: Mutex<Vec<Note>>,
+    told: Mutex<Vec<String>>,
+    lost: AtomicBool,
+}
+
+impl Book {
+    fn tell(&self, what: String) -> Result<(), OutOfReach> {
+        if self.down.load(Ordering::SeqCst) {
+            return Err(OutOfReach);
+        }
+        self.told.lock().push(what);
+        Ok(())
+    }
+
+    fn of(&self, word: &str) -> usize {
+        let told = self.told.lock();
+        told.iter().filter(|line| line.starts_with(word)).count()
+    }
+}
+
+#[async_trait]
+impl Journal for Book {
+    fn lasts(&self) -> bool {
+        true
+    }
+    async fn put(&self, note: &Note) -> Result<(), OutOfReach> {
+        assert!(!note.handle.content().is_empty());
+        self.tell(format!("put {}", note.scope.credential))
+    }
+    async fn owe(&self, _: &LeaseId, owed: &Owed) -> Result<(), OutOfReach> {
+        self.tell(format!("owe {} {}", owed.reason.word(), owed.attempts))
+    }
+    async fn remove(&self, _: &LeaseId) -> Result<(), OutOfReach> {
+        self.tell("remove".into())
+    }
+    async fn beat(&self) -> Result<Pulse, OutOfReach> {
+        self.tell("beat".into())?;
+        Ok(if self.lost.swap(false, Ordering::SeqCst) {
+            Pulse::New
+        } else {
+            Pulse::Known
+        })
+    }
+    async fn adopt(&self, _: &[Name]) -> Result<Vec<Note>, OutOfReach> {
+        self.tell("adopt".into())?;
+        Ok(std::mem::take(&mut *self.left.lock()))
+    }
+    async fn leave(&self) -> Result<(), OutOfReach> {
+        self.tell("leave".into())
+    }
+}
+
+fn with(book: &Arc<Book>) -> Scene {
+    let mut scene = Scene::new(|_| {});
+    scene.broker = Broker::with_journal(
+        vec![(scene.spec.clone(), scene.fake.clone())],
+        scene.clock.clone(),
+        scene.heard.clone(),
+        book.clone(),
+    );
+    scene
+}
+
+fn left(id: &str, owed: Option<Owed>) -> Note {
+    Note {
+        lease: LeaseId::from(id),
+        scope: Scope {
+            credential: "crm".parse().unwrap(),
+            holder: Holder::Agent("a".parse().unwrap()),
+            person: None,
+            narrow: Arc::default(),
+        },
+        handle: Handle::new(Arc::new(Secret::from(format!("handle-{id}")))),
+        issued: "2026-11-20T11:00:00Z".parse().unwrap(),
+        ends: None,
+        owed,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_is_written_down_before_it_is_used_and_taken_out_when_it_is_revoked() {
+    let book = Arc::new(Book::default());
+    let scene = with(&book);
+    scene.lease("a", "s1").await.unwrap();
+    assert_eq!((book.of("put crm"), book.of("remove")), (1, 0));
+    scene.lease("a", "s1").await.unwrap();
+    assert_eq!(book.of("put"), 1);
+    scene
+        .fake
+        .revokes
+        .lock()
+        .push_back(Err(RevokeError::Failed));
+    scene.broker.end_session(&"s1".into());
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(
+        (book.of("owe session-end 1"), book.of("remove")),
+        (1, 1),
+        "{book:?}"
+    );
+    scene.broker.shutdown(Duration::from_secs(1)).await;
+    assert_eq!(book.of("leave"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_cannot_be_written_down_is_revoked_and_not_used() {
+    let book = Arc::new(Book::default());
+    let scene = with(&book);
+    settle().await;
+    book.down.store(true, Ordering::SeqCst);
+    let error = scene.lease("a", "s1").await.unwrap_err();
+    assert_eq!(
+        (error, error.word()),
+        (IssueError::Store, "store-unavailable")
+    );
+    settle().await;
+    assert_eq!(scene.calls(), 1, "asking the issuer again would not help");
+    assert_eq!(scene.fake.revoked.lock().len(), 1);
+    assert_eq!(scene.heard.of("issued"), [""; 0]);
+    assert_eq!(scene.heard.of("failed"), ["failed first store-unavailable"]);
+    assert_eq!(scene.heard.of("revoked"), ["revoked store revoked 1"]);
+    book.down.store(false, Ordering::SeqCst);
+    scene.pass(5.0).await;
+    assert!(scene.lease("a", "s1").await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_dead_left_is_revoked_at_the_start_and_later_with_its_count() {
+    let book = Arc::new(Book::default());
+    let ordered = Owed {
+        reason: Reason::Order,
+        by: Some("alice".into()),
+        attempts: 2,
+    };
+    let mut ended = left("l3", None);
+    ended.ends = Some("2026-11-20T11:59:59Z".parse().unwrap());
+    *book.left.lock() = vec![left("l1", None), left("l2", Some(ordered)), ended];
+    let scene = with(&book);
+    settle().await;
+    let mut revoked = scene.fake.revoked.lock().clone();
+    revoked.sort();
+    assert_eq!(revoked, [b"handle-l1", b"handle-l2"]);
+    let mut heard = scene.heard.of("revoked");
+    heard.sort();
+    assert_eq!(
+        heard,
+        ["revoked order revoked 3", "revoked shutdown revoked 1"]
+    );
+    assert_eq!(book.of("remove"), 2);
+    book.left.lock().push(left("l4", None));
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert_eq!(scene.fake.revoked.lock().len(), 3);
+    assert!(scene.broker.snapshot().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_was_held_to_be_dead_drops_its_leases() {
+    let book = Arc::new(Book::default());
+    let scene = with(&book);
+    let old = scene.lease("a", "s1").await.unwrap();
+    settle().await;
+    book.lost.store(true, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert_ne!(scene.lease("a", "s1").await.unwrap().id(), old.id());
+}

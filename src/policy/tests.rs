@@ -1,0 +1,138 @@
+//! What injects is what is enforced: the decision beside one computed from the texts alone.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::{Conditions, Policy, Query, Verdict};
+use crate::clock::{Clock as _, ManualClock};
+use crate::head::Head;
+use crate::host::Target;
+use crate::inject::Placement;
+use crate::route::{MethodSet, Route, Table};
+
+const HOSTS: [&str; 4] = ["api.test", "www.api.test", "*.test", "*.api.test"];
+const ASKED: [&str; 4] = ["api.test", "www.api.test", "other.test", "api.example"];
+const METHODS: [&str; 3] = ["GET", "POST", "DELETE"];
+const PATTERNS: [&str; 5] = ["/**", "/a/**", "/a/*", "/a/b", "/b"];
+const PATHS: [&str; 6] = ["/", "/a", "/a/b", "/a/b/c", "/b", "/ab"];
+const AGENTS: [&str; 2] = ["one", "two"];
+const CREDENTIALS: [&str; 2] = ["mail", "files"];
+
+/// A route as its author writes it.
+#[derive(Debug, Clone)]
+struct Written {
+    host: &'static str,
+    method: Option<&'static str>,
+    path: Option<&'static str>,
+    agent: Option<&'static str>,
+    credential: Option<&'static str>,
+}
+
+impl Written {
+    fn route(&self, index: usize) -> Route {
+        Route {
+            name: format!("route-{}", index + 1).into(),
+            index,
+            hosts: vec![self.host.parse().unwrap()],
+            methods: self
+                .method
+                .map(|method| MethodSet::parse([method]).unwrap()),
+            paths: self
+                .path
+                .map(|path| path.parse().unwrap())
+                .into_iter()
+                .collect(),
+            agents: self
+                .agent
+                .map(|agent| agent.parse().unwrap())
+                .into_iter()
+                .collect(),
+            credential: self.credential.map(|name| name.parse().unwrap()),
+            placements: vec![Placement::Bearer],
+            slot: 0,
+            ranges: false,
+            encoded_slash: false,
+            websocket: true,
+            preset: None,
+            narrow: Arc::default(),
+        }
+    }
+
+    /// The same question, answered by comparing texts.
+    fn speaks_of(&self, host: &str, method: &str, path: &str, agent: &str) -> bool {
+        let host_fits = match self.host.strip_prefix("*.") {
+            Some(rest) => host.split_once('.').is_some_and(|(_, tail)| tail == rest),
+            None => self.host == host,
+        };
+        let path_fits = match self.path {
+            None | Some("/**") => true,
+            Some("/a/**") => path == "/a" || path.starts_with("/a/"),
+            Some("/a/*") => path
+                .strip_prefix("/a/")
+                .is_some_and(|last| !last.is_empty() && !last.contains('/')),
+            Some(exact) => exact == path,
+        };
+        host_fits
+            && path_fits
+            && self.method.is_none_or(|own| own == method)
+            && self.agent.is_none_or(|own| own == agent)
+    }
+}
+
+fn one_of<const N: usize>(choices: [&'static str; N]) -> impl Strategy<Value = &'static str> {
+    (0..N).prop_map(move |index| choices[index])
+}
+
+fn written() -> impl Strategy<Value = Written> {
+    (
+        one_of(HOSTS),
+        proptest::option::of(one_of(METHODS)),
+        proptest::option::of(one_of(PATTERNS)),
+        proptest::option::of(one_of(AGENTS)),
+        proptest::option::of(one_of(CREDENTIALS)),
+    )
+        .prop_map(|(host, method, path, agent, credential)| Written {
+            host,
+            method,
+            path,
+            agent,
+            credential,
+        })
+}
+
+proptest! {
+    /// HOST-18: a credential goes with a request if and only if the first route that speaks of it names that
+    /// credential; what no route of the host speaks of is refused.
+    #[test]
+    fn the_route_that_injects_is_the_route_that_judged(
+        file in proptest::collection::vec(written(), 1..6),
+        (host, method) in (one_of(ASKED), one_of(METHODS)),
+        (path, agent) in (one_of(PATHS), one_of(AGENTS)),
+    ) {
+        let routes: Vec<Route> = file.iter().enumerate().map(|(at, one)| one.route(at)).collect();
+        let policy = Policy::new(vec![Conditions::default(); routes.len()]);
+        let target = Arc::new(Target::from_connect(&format!("{host}:443")).unwrap());
+        let agent_id = agent.parse().unwrap();
+        let candidates = Table::new(routes).candidates(&target, &agent_id);
+        let request = http::Request::builder().method(method).uri(path).header("host", host);
+        let head = Head::clean(request.body(()).unwrap().into_parts().0, &target).unwrap();
+        let query = Query {
+            agent: &agent_id,
+            session: &"s".into(),
+            person: None,
+            target: &target,
+            source: None,
+            now: ManualClock::new("2026-11-20T12:00:00Z".parse().unwrap()).now(),
+            candidates: &candidates,
+        };
+        let expected = file.iter().find(|one| one.speaks_of(host, method, path, agent));
+        match policy.evaluate(&query, head) {
+            Verdict::Allow(permit) => {
+                let expected = expected.expect("a route speaks of what is allowed");
+                prop_assert_eq!(permit.credential().map(crate::agent::Name::as_str), expected.credential);
+            }
+            Verdict::Deny(..) => prop_assert!(expected.is_none()),
+        }
+    }
+}

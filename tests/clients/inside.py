@@ -1,0 +1,116 @@
+"""Agents inside `keyward run`: each as its user starts it, with its key in the environment and nothing else set up.
+
+Each has a folder and a home of its own. It is asked to call a tool that shows its whole environment and every process
+that it can see; the model's answers hold the key that arrived. So the key would be found in what it printed or kept,
+wherever it leaked. The file that `run` is given holds `[upstream]` alone: it leads the real names to servers of this
+machine, and everything else is what `run` does without a file. `--strict` keeps the agents from calling anybody else.
+"""
+
+import json
+import os
+import subprocess
+import tempfile
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from clients import HOSTS, PRESETS
+
+CACHE = Path(os.environ.get("KEYWARD_CACHE") or Path.home() / ".cache/keyward")
+MODULES = CACHE / "node-agents/node_modules"
+SENT = {"ANTHROPIC_API_KEY": "anthropic", "OPENAI_API_KEY": "openai", "GEMINI_API_KEY": "gemini"}
+MASKED = "********"
+
+
+@dataclass
+class Agent:
+    name: str
+    # The one variable that its user sets.
+    variable: str
+    host: str
+    # Below node_modules; `*` stands for the machine's kind.
+    program: str
+    words: tuple[str, ...]
+    version: tuple[str, ...] = ("--version",)
+    # Its transport is a WebSocket, in which the mock's answers do not hold the key.
+    echoes: bool = True
+    # The path of the conversation.
+    path: str = ""
+
+
+AGENTS = [
+    Agent("Claude Code", "ANTHROPIC_API_KEY", "api.anthropic.com", "@anthropic-ai/claude-code-linux-*/claude",
+          ("-p", "call Bash", "--allowedTools", "Bash", "--output-format", "stream-json", "--verbose"),
+          path="/v1/messages"),
+    Agent("Codex CLI", "OPENAI_API_KEY", "api.openai.com", "@openai/codex-linux-*/vendor/*/bin/codex",
+          ("exec", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox", "--json", "call exec_command"),
+          echoes=False, path="/v1/responses"),
+    Agent("Gemini CLI", "GEMINI_API_KEY", "generativelanguage.googleapis.com", "@google/gemini-cli/bundle/gemini.js",
+          ("--skip-trust", "--yolo", "-m", "gemini-2.5-flash", "-o", "stream-json", "-p", "call run_shell_command"),
+          path="/v1beta/models/"),
+]
+
+
+def network(stage) -> Path:
+    """The file that leads the names of the services to the servers of this machine."""
+    file = stage.dir / "network.toml"
+    targets = ", ".join(f'"{host}:443" = "127.0.0.1:{stage.ports[peer]}"' for host, (peer, _) in HOSTS.items())
+    file.write_text(f'[upstream]\ntrust = ["{stage.dir}/ca.pem"]\nconnect-to = {{ {targets} }}\n')
+    return file
+
+
+def program(agent: Agent, node: Path) -> list[Path]:
+    found = sorted(MODULES.glob(agent.program))
+    if not found:
+        raise FileNotFoundError(f"{agent.program} is not installed: run tests/peers/install.sh")
+    return [node, found[0]] if found[0].suffix == ".js" else [found[0]]
+
+
+def placeholder_of(agent: Agent) -> str:
+    return tomllib.loads((PRESETS / f"{SENT[agent.variable]}.toml").read_text())["key"][0]["placeholder"]
+
+
+def look(stage, agent: Agent, binary: str, node: Path, leaks, carries) -> tuple[bool, str, str]:
+    """Runs one agent to its end: whether all held, its version, and what it did or what went wrong."""
+    home = Path(tempfile.mkdtemp(dir=stage.dir, prefix="agent-"))
+    folder = home / "project"
+    folder.mkdir()
+    base = {"PATH": f"{node.parent}:{os.environ['PATH']}", "HOME": str(home)}
+    command = program(agent, node)
+    told = subprocess.run([*command, *agent.version], env=base, cwd=folder, stdin=subprocess.DEVNULL,
+                          capture_output=True, text=True, timeout=60).stdout
+    version = next((word for word in told.split() if word[0].isdigit()), "")
+    start = len(stage.seen("llm", 0))
+    words = [binary, "run", "--strict", "-c", network(stage), "--", *command, *agent.words]
+    done = subprocess.run(words, env=base | {agent.variable: stage.key}, cwd=folder, stdin=subprocess.DEVNULL,
+                          capture_output=True, timeout=120)
+    out, errors = done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
+    kept = [file for file in home.rglob("*") if file.is_file()]
+    reached = done.stdout + done.stderr + b"".join(file.read_bytes() for file in kept)
+    seen = stage.seen("llm", start)
+    faults = [] if done.returncode == 0 else [f"exit code {done.returncode}: {errors[-300:]}"]
+    if "the-tool-ran" not in out:
+        faults.append(f"the tool did not run: {out[-200:]}")
+    if f"{agent.variable}={placeholder_of(agent)}" not in out:
+        faults.append("the tool did not see the placeholder in its environment")
+    if not ("all done." in out if agent.echoes else "done." in out):
+        faults.append("the model's last answer is not in the output")
+    if agent.echoes and MASKED not in out:
+        faults.append("no masked key in the answer, so nothing was scrubbed")
+    asked = [request for request in seen if request["path"].startswith(agent.path)]
+    if not asked:
+        faults.append(f"no request for {agent.path}")
+    bare = [request["path"] for request in seen if not carries(stage.key, request)]
+    if bare:
+        faults.append(f"{len(bare)} requests without the real key: {bare[:3]}")
+    if placeholder_of(agent) in json.dumps(seen):
+        faults.append("the placeholder went upstream")
+    if found := leaks(stage.key, reached):
+        faults.append(f"the real key reached the agent: {', '.join(found)}")
+    last = errors.strip().splitlines()[-1:] or [""]
+    if SENT[agent.variable] not in last[0].partition("credentials used:")[2]:
+        faults.append(f"the line at the end is: {last[0]}")
+    protocols = sorted({request["protocol"] for request in asked})
+    upgraded = " over a WebSocket" if any(request["status"] == 101 for request in asked) else ""
+    did = f"a conversation with a tool call{upgraded} ({len(seen)} requests seen, {', '.join(protocols)})"
+    return not faults, version, "; ".join(faults) or did
