@@ -1,6 +1,8 @@
 //! How many leases one core hands out: the hit path, with one key and with ten thousand sessions.
 //!
-//! `cargo bench --bench broker`. The last lines put the map beside the two that could stand in its place.
+//! `cargo bench --bench broker`. The last lines put the map beside the two that could stand in its place, and say what
+//! resident leases cost: each of ten thousand agents holds one of every credential, each with a secret of its own.
+//! `cargo bench --bench broker -- 100` makes it a hundred credentials (10 where nothing is said).
 
 #![allow(clippy::indexing_slicing, reason = "a benchmark may panic")]
 
@@ -8,6 +10,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::hint::black_box;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -26,6 +29,8 @@ use keyward::secret::Secret;
 const SESSIONS: usize = 10_000;
 const ROUNDS: usize = 5_000_000;
 
+static ISSUED: AtomicUsize = AtomicUsize::new(0);
+
 #[derive(Debug)]
 struct Issuer;
 
@@ -35,8 +40,10 @@ impl CredentialProvider for Issuer {
         "bench"
     }
     async fn issue(&self, _: &Scope) -> Result<Issued, IssueError> {
+        let number = ISSUED.fetch_add(1, Ordering::Relaxed);
+        let secret = format!("secret-{number:033x}").into_bytes();
         Ok(Issued {
-            material: Material::Token(Arc::new(Secret::new(vec![b'x'; 40]))),
+            material: Material::Token(Arc::new(Secret::new(secret))),
             life: Life::For(Duration::from_hours(1)),
             handle: None,
             superseded: None,
@@ -57,8 +64,12 @@ impl Events for Silent {
 }
 
 fn spec(share: Share) -> Spec {
+    named("crm", share)
+}
+
+fn named(name: &str, share: Share) -> Spec {
     Spec {
-        name: "crm".parse().expect("a name"),
+        name: name.parse().expect("a name"),
         share,
         on_failure: OnFailure::Refuse,
         max_life: None,
@@ -73,6 +84,10 @@ fn spec(share: Share) -> Spec {
 }
 
 fn permits(count: usize) -> Vec<Permit> {
+    permits_for(count, "crm")
+}
+
+fn permits_for(count: usize, credential: &str) -> Vec<Permit> {
     let target = Arc::new(Target::from_connect("api.test:443").expect("a target"));
     let route = Route {
         name: "route-1".into(),
@@ -81,7 +96,7 @@ fn permits(count: usize) -> Vec<Permit> {
         methods: None,
         paths: vec![],
         agents: vec![],
-        credential: Some("crm".parse().expect("a name")),
+        credential: Some(credential.parse().expect("a name")),
         placements: vec![Placement::Bearer],
         slot: 0,
         ranges: false,
@@ -89,6 +104,7 @@ fn permits(count: usize) -> Vec<Permit> {
         websocket: true,
         preset: None,
         narrow: Arc::default(),
+        answer: None,
     };
     let agent = "agent".parse().expect("a name");
     let candidates = Table::new(vec![route]).candidates(&target, &agent);
@@ -102,6 +118,8 @@ fn permits(count: usize) -> Vec<Permit> {
                 agent: &agent,
                 session: &session(number),
                 person: None,
+                scope: &keyward::delegation::Scope::ALL,
+                permissions: &keyward::delegation::Scope::ALL,
                 target: &target,
                 source: None,
                 now: SystemClock.now(),
@@ -171,7 +189,7 @@ async fn main() {
         let name = spec(share).name;
         measure("  patterns for an answer", |round| {
             let permit = &permits[round % permits.len()];
-            black_box(broker.patterns(permit.agent(), permit.session(), [&name]));
+            black_box(broker.patterns(permit.agent(), permit.session(), None, [&name]));
             async {}
         })
         .await;
@@ -182,6 +200,58 @@ async fn main() {
     })
     .await;
     alternatives().await;
+    drop((few, many));
+    resident().await;
+}
+
+/// Ten thousand sessions with a lease of every credential: how much memory each takes, and what a lookup among them
+/// costs.
+async fn resident() {
+    let count: usize = std::env::args()
+        .find_map(|word| word.parse().ok())
+        .unwrap_or(10);
+    let names: Vec<String> = (0..count).map(|number| format!("c{number}")).collect();
+    let permits: Vec<Vec<Permit>> = names
+        .iter()
+        .map(|name| permits_for(SESSIONS, name))
+        .collect();
+    let before = resident_bytes();
+    let entries = names
+        .iter()
+        .map(|name| {
+            let provider = Arc::new(Issuer) as Arc<dyn CredentialProvider>;
+            (named(name, Share::Session), provider)
+        })
+        .collect();
+    let broker = Broker::new(entries, Arc::new(SystemClock), Arc::new(Silent));
+    let began = Instant::now();
+    for permit in permits.iter().flatten() {
+        broker.lease(permit).await.expect("a lease");
+    }
+    let took = began.elapsed();
+    let leases = SESSIONS * count;
+    let each = resident_bytes().saturating_sub(before) / leases.max(1) as u64;
+    report(&format!(
+        "{leases} resident leases: {each} bytes each, issued in {took:?}"
+    ));
+    measure("lease, among the resident", |round| {
+        let permit = &permits[round % count][round / count % SESSIONS];
+        let broker = &broker;
+        async move {
+            black_box(broker.lease(permit).await.expect("a lease"));
+        }
+    })
+    .await;
+}
+
+/// The process's resident memory (`/proc/self/statm`, pages of 4 KiB); 0 where the system does not say.
+fn resident_bytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = text
+        .split(' ')
+        .nth(1)
+        .and_then(|text| text.parse::<u64>().ok());
+    pages.unwrap_or(0) * 4096
 }
 
 /// The lookup of one of ten thousand keys, without what a lease adds to it.

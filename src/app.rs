@@ -11,6 +11,7 @@ use std::time::Duration;
 use aws_lc_rs::digest::{SHA256, digest};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -21,19 +22,20 @@ use crate::audit::{self, Audit, AuditError, Record, Who};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::credential::{
-    AwsProvider, Broker, CommandProvider, CredentialProvider, Env, Events, Failed, Issue, Kind,
-    Revoking, Scope, Source, Spec, StaticProvider, Watched, Watcher,
+    Around, AwsProvider, AzureProvider, Broker, CommandProvider, CredentialProvider, Events,
+    Failed, GithubAppProvider, Issue, Kind, OauthProvider, Revoking, Scope, Source, Spec,
+    StaticProvider, VaultProvider, Vessel, Watched, Watcher,
 };
 use crate::host::HostPattern;
-use crate::identity::{AgentEntry, Open, Registry, StaticTokens, TrustProvider};
+use crate::identity::{self, AgentEntry, Open, Registry, StaticTokens, TrustProvider};
 use crate::issuer::Network;
 use crate::policy::Policy;
 use crate::proxy::{
-    self, BindError, Bound, Identify, Lasting, ListenerSettings, Proxy, SnapshotParts,
+    self, BindError, Bound, Identify, Lasting, ListenerSettings, Proxy, Services, SnapshotParts,
 };
 use crate::route::Table;
 use crate::secret::Secret;
-use crate::session::Sessions;
+use crate::session::{Keys, Sessions};
 use crate::store::{Store, StoreError};
 use crate::telemetry;
 use crate::tls::{Authority, CaError, CaSettings, Connector, Constraints, Leaves, TrustError};
@@ -41,12 +43,16 @@ use crate::tls::{Authority, CaError, CaSettings, Connector, Constraints, Leaves,
 /// keyward's environment as `main` captured it.
 pub type Environment = Arc<HashMap<String, OsString>>;
 
-/// How long a session may be idle (`[session] idle`).
-const SESSION_IDLE: Duration = Duration::from_mins(10);
 /// How often changed tokens are looked for.
 const TOKENS_EVERY: Duration = Duration::from_millis(250);
-/// How often idle connections and sessions are looked for.
+/// How often idle connections are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
+/// How often it is asked what other replicas did.
+const HEAR_EVERY: Duration = Duration::from_millis(250);
+/// How often signing keys are looked at.
+const KEYS_EVERY: Duration = Duration::from_mins(1);
+/// How often sessions that are over are looked for: what lives by one is cut within 100 ms of its end.
+const SESSIONS_EVERY: Duration = Duration::from_millis(50);
 
 /// A running keyward.
 #[derive(Debug)]
@@ -54,10 +60,12 @@ pub struct App {
     proxy: Proxy,
     audit: Arc<Audit>,
     broker: Arc<Broker>,
+    sessions: Arc<Sessions>,
     store: Store,
     leaves: Arc<Leaves>,
     watcher: Watcher,
     tokens: Arc<Tokens>,
+    attestations: identity::Metrics,
     environment: Environment,
     clock: Arc<dyn Clock>,
     tracker: TaskTracker,
@@ -65,6 +73,8 @@ pub struct App {
     state: Arc<State>,
     listeners: Vec<(Name, Vec<String>, Vec<SocketAddr>)>,
     admin: Option<SocketAddr>,
+    operators: Arc<admin::Operators>,
+    wishes: Mutex<Option<mpsc::Receiver<admin::Asked>>>,
     ca: CaSettings,
     running: Mutex<String>,
     reloads: prometheus_client::metrics::family::Family<
@@ -103,9 +113,15 @@ pub enum StartError {
     /// The admin listener cannot be opened.
     #[error("cannot listen on {0} for [admin]: {1}")]
     Admin(SocketAddr, std::io::Error),
+    /// No key for session tokens can be made.
+    #[error("no key for session tokens can be made: {0}")]
+    Keys(String),
     /// The store cannot be opened.
     #[error("[store]: {0}")]
     Store(#[from] StoreError),
+    /// The admin socket cannot be opened.
+    #[error("cannot open {0} for [admin]: {1}")]
+    Socket(String, std::io::Error),
     /// A secret that a credential needs at start cannot be used.
     #[error("{0}")]
     Secret(String),
@@ -165,14 +181,18 @@ impl App {
         let audit = Arc::new(open(config.audit.as_ref().unwrap_or(&audit), &clock)?);
         let store = Store::open(&config.store, &lookup(&environment)).await?;
         let watcher = Watcher::new(Arc::clone(&clock));
+        let vessel: Arc<dyn Vessel> = Arc::new(store.clone());
         let network = Network::new(connector.clone(), config.upstream.connect_to.clone());
-        let entries = providers(
-            &config.credentials,
-            &watcher,
-            &environment,
-            (&network, &clock),
-        )
-        .await;
+        let look = lookup(&environment);
+        let around = Around {
+            watcher: &watcher,
+            env: &look,
+            network: &network,
+            clock: &clock,
+            vessel: &vessel,
+            agents: None,
+        };
+        let entries = providers(&config.credentials, &around).await;
         let events = Arc::new(Recorder(Arc::clone(&audit)));
         let journal = Arc::new(store.clone());
         let broker = Broker::with_journal(entries, Arc::clone(&clock), events, journal);
@@ -195,6 +215,13 @@ impl App {
             ),
             None => None,
         };
+        let admin_socket = match &config.admin.socket {
+            Some(path) => Some(
+                admin::Socket::open(path)
+                    .map_err(|error| StartError::Socket(path.display().to_string(), error))?,
+            ),
+            None => None,
+        };
         let admin_address = admin_listener
             .as_ref()
             .and_then(|listener| listener.local_addr().ok());
@@ -202,23 +229,35 @@ impl App {
         own.extend(admin_address);
 
         let metrics = Arc::new(proxy::Metrics::default());
-        let sessions = Arc::new(Sessions::new(SESSION_IDLE));
+        let sessions = Arc::new(Sessions::new(config.session.clone()));
+        let keys = Keys::new(&clock.now()).map_err(|error| StartError::Keys(error.to_string()))?;
+        let issuer = issuer(&config, admin_address, &own);
         let lasting = Lasting {
             audit: Arc::clone(&audit),
             broker: Arc::clone(&broker),
             sessions: Arc::clone(&sessions),
+            keys: Arc::new(keys),
+            session_store: Arc::new(store.clone()),
+            issuer,
             clock: Arc::clone(&clock),
             tracker: tracker.clone(),
             metrics: Arc::clone(&metrics),
             own,
         };
-        let proxy = Proxy::new(lasting, parts(&config, &leaves, &tokens, connector));
+        let attestations = identity::Metrics::default();
+        let about = (&connector, &clock, &attestations);
+        let trust = trust(&config, about, (&tokens, &watcher, &environment)).await;
+        let proxy = Proxy::new(lasting, parts(&config, &leaves, &trust, connector));
+        if proxy.load_keys().await.is_err() || proxy.hear().await.is_err() {
+            return Err(StartError::Keys("the store does not answer".into()));
+        }
         let reloads = prometheus_client::metrics::family::Family::default();
         let telemetry = telemetry::Metrics::gather(|registry| {
             metrics.register(registry);
             audit.metrics().register(registry);
             leaves.metrics().register(registry);
             broker.register(registry);
+            attestations.register(registry);
             registry.register(
                 "keyward_config_reloads",
                 "Reloads by outcome",
@@ -234,14 +273,22 @@ impl App {
             .iter()
             .map(|one| (one.name().clone(), one.shown(), one.addresses()))
             .collect();
-        if let Some(listener) = admin_listener {
-            admin::serve(
-                listener,
-                Arc::clone(&state) as Arc<dyn admin::State>,
-                &tracker,
-                stop.clone(),
-            );
-        }
+        let operators = Arc::new(admin::Operators::new(Arc::clone(&tokens.provider)));
+        operators.replace(watched(&config.admin.tokens, &watcher, &environment).await);
+        let (reload, wishes) = admin::Reload::new();
+        let parts: Vec<Arc<dyn admin::Part>> = vec![
+            Arc::new(admin::Leases::new(Arc::clone(&broker))),
+            Arc::new(reload),
+        ];
+        let gate = Arc::clone(&operators) as Arc<dyn admin::Gate>;
+        let api = admin::Api::new(gate, parts, config.admin.public_url.as_deref());
+        let asked = (Arc::clone(&state) as Arc<dyn admin::State>, api);
+        admin::serve(
+            (admin_listener, admin_socket),
+            asked,
+            &tracker,
+            stop.clone(),
+        );
         for listener in bound {
             proxy.serve(listener);
         }
@@ -253,10 +300,12 @@ impl App {
             proxy,
             audit,
             broker,
+            sessions,
             store,
             leaves,
             watcher,
             tokens,
+            attestations,
             environment,
             clock,
             tracker,
@@ -264,6 +313,8 @@ impl App {
             state,
             listeners,
             admin: admin_address,
+            operators,
+            wishes: Mutex::new(Some(wishes)),
             ca: config.ca,
             running: Mutex::new(fingerprint),
             reloads,
@@ -297,6 +348,15 @@ impl App {
         Ok(())
     }
 
+    /// Begins the session of `run`, which lasts until keyward ends; its token.
+    ///
+    /// # Errors
+    /// [`StartError::Keys`] where no token can be signed.
+    pub fn begin_run(&self, agent: &AgentId) -> Result<String, StartError> {
+        let minted = self.proxy.begin_run(agent);
+        minted.map_err(|error| StartError::Keys(error.to_string()))
+    }
+
     /// Where the admin side listens.
     pub fn admin(&self) -> Option<SocketAddr> {
         self.admin
@@ -317,6 +377,14 @@ impl App {
     /// # Errors
     /// [`StartError`]: nothing has changed then.
     pub async fn reload(&self, config: &Config) -> Result<(), StartError> {
+        self.reload_by(config, None).await
+    }
+
+    /// As [`App::reload`]; the record says which operator ordered it.
+    ///
+    /// # Errors
+    /// [`StartError`]: nothing has changed then.
+    pub async fn reload_by(&self, config: &Config, by: Option<&str>) -> Result<(), StartError> {
         let connector = Connector::new(&config.upstream.trust, None, Arc::clone(&self.clock))?;
         let names = constraints(config);
         if *self.leaves.authority().names() != names {
@@ -326,27 +394,37 @@ impl App {
             };
             self.leaves.replace(Arc::new(authority));
         }
+        let vessel: Arc<dyn Vessel> = Arc::new(self.store.clone());
         let network = Network::new(connector.clone(), config.upstream.connect_to.clone());
-        let around = (&network, &self.clock);
-        let entries = providers(
-            &config.credentials,
-            &self.watcher,
-            &self.environment,
-            around,
-        )
-        .await;
+        let look = lookup(&self.environment);
+        let around = Around {
+            watcher: &self.watcher,
+            env: &look,
+            network: &network,
+            clock: &self.clock,
+            vessel: &vessel,
+            agents: None,
+        };
+        let entries = providers(&config.credentials, &around).await;
         self.tokens
             .watch(&config.agents, &self.watcher, &self.environment)
             .await;
-        let fresh = parts(config, &self.leaves, &self.tokens, connector);
-        let cut = self
-            .proxy
-            .reload(fresh, || self.broker.reconfigure(entries));
-        end_by_token(&self.proxy, &self.broker, &self.tokens);
+        let about = (&connector, &self.clock, &self.attestations);
+        let read = (&*self.tokens, &self.watcher, &self.environment);
+        let trust = trust(config, about, read).await;
+        let fresh = parts(config, &self.leaves, &trust, connector);
+        let cut = self.proxy.reload(fresh, || {
+            self.broker.reconfigure(entries);
+            self.sessions.reconfigure(config.session.clone());
+        });
+        end_by_token(&self.proxy, &self.tokens);
         self.reloads
             .get_or_create(&ReloadLabels { outcome: "loaded" })
             .inc();
+        self.operators
+            .replace(watched(&config.admin.tokens, &self.watcher, &self.environment).await);
         let mut record = Record::config("loaded");
+        record.by = by;
         let fingerprint = fingerprint(config);
         record.digest = Some(&fingerprint);
         self.audit.append(&record);
@@ -360,14 +438,21 @@ impl App {
         *self.running.lock() == fingerprint(config)
     }
 
-    /// Records that a configuration was not taken.
-    pub fn rejected(&self) {
+    /// The reloads that operators ask for. Whoever takes them does them; they can be taken once.
+    pub fn wishes(&self) -> Option<mpsc::Receiver<admin::Asked>> {
+        self.wishes.lock().take()
+    }
+
+    /// Records that a configuration was not taken; `by` is the operator who ordered it.
+    pub fn rejected(&self, by: Option<&str>) {
         self.reloads
             .get_or_create(&ReloadLabels {
                 outcome: "rejected",
             })
             .inc();
-        self.audit.append(&Record::config("rejected"));
+        let mut record = Record::config("rejected");
+        record.by = by;
+        self.audit.append(&record);
     }
 
     /// Stops accepting, lets what runs finish for this long, revokes, and closes the trail. `reason` stands in the
@@ -383,9 +468,7 @@ impl App {
         {
             warn!("some requests did not finish in time; they are cut");
         }
-        for session in self.proxy.end_sessions(reason) {
-            self.broker.end_session(session.id());
-        }
+        self.proxy.end_sessions(reason);
         self.proxy.cut();
         tokio::time::timeout(Duration::from_secs(2), self.tracker.wait())
             .await
@@ -397,29 +480,54 @@ impl App {
 
     /// Regular work: changed tokens, idle connections and sessions.
     fn look_after(&self) {
-        let (proxy, broker, tokens, stop) = (
+        let (proxy, tokens, stop) = (
             self.proxy.clone(),
-            Arc::clone(&self.broker),
             Arc::clone(&self.tokens),
             self.stop.clone(),
         );
         self.tracker.spawn(async move {
             let mut looking = tokio::time::interval(TOKENS_EVERY);
             let mut sweeping = tokio::time::interval(SWEEP_EVERY);
+            let mut ending = tokio::time::interval(SESSIONS_EVERY);
             loop {
                 tokio::select! {
                     () = stop.cancelled() => return,
-                    _ = looking.tick() => end_by_token(&proxy, &broker, &tokens),
-                    _ = sweeping.tick() => {
-                        proxy.sweep();
-                        for session in proxy.sweep_sessions() {
-                            broker.end_session(session.id());
-                        }
-                    }
+                    _ = looking.tick() => end_by_token(&proxy, &tokens),
+                    _ = ending.tick() => proxy.sweep_sessions(),
+                    _ = sweeping.tick() => proxy.sweep(),
+                }
+            }
+        });
+        let (proxy, stop) = (self.proxy.clone(), self.stop.clone());
+        self.tracker.spawn(async move {
+            let mut hearing = tokio::time::interval(HEAR_EVERY);
+            let mut noting = tokio::time::interval(SWEEP_EVERY);
+            let mut rotating = tokio::time::interval(KEYS_EVERY);
+            loop {
+                // What fails here was said by the store, and is tried again.
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    _ = hearing.tick() => { proxy.hear().await.ok(); }
+                    _ = noting.tick() => proxy.note_uses().await,
+                    _ = rotating.tick() => { proxy.load_keys().await.ok(); }
                 }
             }
         });
     }
+}
+
+/// `iss` of session tokens: how the admin side is reached from outside, else where the agents' side listens.
+fn issuer(config: &Config, admin: Option<SocketAddr>, own: &[SocketAddr]) -> Arc<str> {
+    let listening = || {
+        admin
+            .as_ref()
+            .or(own.first())
+            .map(|own| format!("http://{own}"))
+    };
+    let written = config.admin.public_url.clone().or_else(listening);
+    written
+        .unwrap_or_else(|| "http://localhost".to_owned())
+        .into()
 }
 
 fn unbound(error: BindError) -> StartError {
@@ -430,11 +538,9 @@ fn unbound(error: BindError) -> StartError {
 }
 
 /// Takes up changed tokens; what was opened with one that is no longer good ends.
-fn end_by_token(proxy: &Proxy, broker: &Broker, tokens: &Tokens) {
+fn end_by_token(proxy: &Proxy, tokens: &Tokens) {
     for agent in tokens.settle() {
-        for session in proxy.end_sessions_by_token(&agent) {
-            broker.end_session(session.id());
-        }
+        proxy.end_sessions_by_token(&agent);
     }
 }
 
@@ -463,35 +569,66 @@ pub fn roots_file(ca: &CaSettings) -> Option<PathBuf> {
 
 async fn providers(
     specs: &[Spec],
-    watcher: &Watcher,
-    environment: &Environment,
-    (network, clock): (&Network, &Arc<dyn Clock>),
+    around: &Around<'_>,
 ) -> Vec<(Spec, Arc<dyn CredentialProvider>)> {
-    let look = lookup(environment);
     let mut entries: Vec<(Spec, Arc<dyn CredentialProvider>)> = Vec::with_capacity(specs.len());
     for spec in specs {
         let provider: Arc<dyn CredentialProvider> = match &spec.kind {
             Kind::Static { value } => {
-                let watched = watcher.watch(value, &look).await;
+                let watched = around.watcher.watch(value, around.env).await;
                 if let Err(error) = watched.current() {
                     warn!(credential = %spec.name, %error, "the credential has no value yet; requests that need it are refused");
                 }
                 Arc::new(StaticProvider::new(watched))
             }
             Kind::Aws(aws) => {
-                let (secrets, clock): ((&Watcher, Env<'_>), _) =
-                    ((watcher, &look), Arc::clone(clock));
-                Arc::new(AwsProvider::open(aws, &spec.name, secrets, network, clock).await)
+                let (secrets, clock) = ((around.watcher, around.env), Arc::clone(around.clock));
+                let opened = AwsProvider::open(aws, &spec.name, secrets, around.network, clock);
+                Arc::new(opened.await)
+            }
+            Kind::Oauth(settings) => {
+                let settings = (**settings).clone();
+                Arc::new(OauthProvider::open(&spec.name, settings, around).await)
+            }
+            Kind::GithubApp(settings) => {
+                Arc::new(GithubAppProvider::open((**settings).clone(), around).await)
+            }
+            Kind::Azure(settings) => {
+                let settings = (**settings).clone();
+                Arc::new(AzureProvider::open(&spec.name, settings, around).await)
             }
             Kind::Command(settings) => Arc::new(CommandProvider::new(
                 spec.name.clone(),
                 settings.clone(),
-                &look,
+                around.env,
             )),
+            Kind::Vault(settings) => {
+                let (name, clock) = (spec.name.clone(), Arc::clone(around.clock));
+                let secrets = (around.watcher, around.env);
+                Arc::new(VaultProvider::open(name, settings, secrets, around.network, clock).await)
+            }
         };
         entries.push((spec.clone(), provider));
     }
     entries
+}
+
+/// Tokens, each followed as its source changes.
+async fn watched(
+    tokens: &[(Name, Source)],
+    watcher: &Watcher,
+    environment: &Environment,
+) -> Vec<(Name, Watched)> {
+    let look = lookup(environment);
+    let mut found = Vec::with_capacity(tokens.len());
+    for (name, source) in tokens {
+        let token = watcher.watch(source, &look).await;
+        if let Err(error) = token.current() {
+            warn!(operator = %name, %error, "the operator's token has no value yet; it opens nothing");
+        }
+        found.push((name.clone(), token));
+    }
+    found
 }
 
 fn lookup(environment: &Environment) -> impl Fn(&str) -> Option<OsString> + Send + Sync + use<> {
@@ -502,7 +639,7 @@ fn lookup(environment: &Environment) -> impl Fn(&str) -> Option<OsString> + Send
 fn parts(
     config: &Config,
     leaves: &Arc<Leaves>,
-    tokens: &Arc<Tokens>,
+    providers: &[Arc<dyn TrustProvider>],
     connector: Connector,
 ) -> SnapshotParts {
     let mut agents: Vec<AgentEntry> = config
@@ -512,11 +649,11 @@ fn parts(
         .collect();
     let mut trust: HashMap<Name, Vec<Arc<dyn TrustProvider>>> = HashMap::new();
     for listener in &config.listeners {
-        let provider: Arc<dyn TrustProvider> = match listener.identify {
-            Identify::Required => Arc::clone(&tokens.provider) as Arc<dyn TrustProvider>,
-            Identify::Open => Arc::new(Open(open_agent(listener, &mut agents))),
+        let asked: Vec<Arc<dyn TrustProvider>> = match listener.identify {
+            Identify::Required => providers.to_vec(),
+            Identify::Open => vec![Arc::new(Open(open_agent(listener, &mut agents)))],
         };
-        trust.insert(listener.name.clone(), vec![provider]);
+        trust.insert(listener.name.clone(), asked);
     }
     SnapshotParts {
         table: Table::new(config.routes.clone()),
@@ -524,8 +661,46 @@ fn parts(
         registry: Registry::new(agents),
         trust,
         leaves: Arc::clone(leaves),
+        services: Services::of(&config.routes, &config.presets()),
         upstream: config.upstream.clone(),
         connector,
+    }
+}
+
+/// The trust providers in the order in which they are asked: the file's, and static tokens last.
+async fn trust(
+    config: &Config,
+    (connector, clock, metrics): (&Connector, &Arc<dyn Clock>, &identity::Metrics),
+    (tokens, watcher, environment): (&Tokens, &Watcher, &Environment),
+) -> Vec<Arc<dyn TrustProvider>> {
+    let network = Network::new(connector.clone(), config.upstream.connect_to.clone());
+    let look = lookup(environment);
+    let mut asked: Vec<Arc<dyn TrustProvider>> = Vec::new();
+    for table in &config.trust {
+        let token = match &table.token {
+            Some(source) => Some(watcher.watch(source, &look).await),
+            None => None,
+        };
+        let parts = identity::Parts {
+            network: &network,
+            clock,
+            metrics,
+            token: token.map(|token| Arc::new(OwnToken(token)) as Arc<dyn identity::Token>),
+        };
+        asked.push(identity::provider(&table.settings, &parts));
+    }
+    let last = Arc::clone(&tokens.provider) as Arc<dyn TrustProvider>;
+    asked.push(Arc::new(identity::Counted::new(last, "token", metrics)));
+    asked
+}
+
+/// A token of keyward's own that it shows to a trust provider's issuer.
+#[derive(Debug)]
+struct OwnToken(Watched);
+
+impl identity::Token for OwnToken {
+    fn current(&self) -> Option<Arc<Secret>> {
+        self.0.current().ok()
     }
 }
 
@@ -635,6 +810,7 @@ fn who(scope: &Scope) -> Who<'_> {
     Who {
         session: scope.holder.session().map(|session| &**session),
         agent: scope.holder.agent().map(AgentId::as_str),
+        user: scope.person.as_ref().map(|person| &*person.user.name),
         chain: scope.holder.agent().map(std::slice::from_ref),
         ..Who::default()
     }
@@ -648,6 +824,11 @@ impl Events for Recorder {
             issue.provider,
             "issued",
         );
+        let scopes = issue.scope.narrow.scopes.as_ref().map(|scopes| {
+            let texts = scopes.iter().map(ToString::to_string);
+            texts.collect::<Vec<_>>()
+        });
+        record.scopes = scopes.as_deref();
         record.lease = Some(issue.lease.as_str());
         record.expires = issue.expires;
         record.cause = Some(issue.cause.word());
@@ -694,9 +875,13 @@ impl fmt::Display for StartHint<'_> {
             StartError::Trust(_) => f.write_str("check [upstream] trust"),
             StartError::Store(StoreError::WrongKey) => f.write_str("name the key that the store was made with, or begin with an empty one: leases and tokens of the old one are lost then"),
             StartError::Store(_) => f.write_str("check [store]: the file's folder or the server, and the sources of its secrets"),
+            StartError::Socket(..) => {
+                f.write_str("check [admin] socket: its folder must exist and be writable, and no other keyward listen there")
+            }
             StartError::Bind(..) | StartError::Admin(..) => {
                 f.write_str("choose another address, or stop what listens there")
             }
+            StartError::Keys(_) => f.write_str("the system's random generator must answer"),
             StartError::Secret(_) => f.write_str("check the credential's source"),
         }
     }

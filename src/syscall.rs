@@ -1,12 +1,12 @@
 //! What the process asks of the kernel for itself: the only file that may write `unsafe`.
 //!
-//! Nearly all of it is a safe wrapper of rustix. Three things have none. A signal's disposition (rustix leaves it to
-//! the C library, so `libc::signal` is called here), a process group that may be 0, and `unshare`, which rustix marks
-//! unsafe for one flag that [`unshare`] takes away.
+//! Nearly all of it is a safe wrapper of rustix. Four things have none. A signal's disposition (rustix leaves it to
+//! the C library, so `libc::signal` is called here), a process group that may be 0, the handle of a socket's peer, and
+//! `unshare`, which rustix marks unsafe for one flag that [`unshare`] takes away.
 
 #![expect(
     unsafe_code,
-    reason = "signal dispositions, process groups and unshare have no safe wrapper; each block says why it is sound"
+    reason = "signal dispositions, process groups, a peer's handle and unshare have no safe wrapper; each block says why it is sound"
 )]
 
 use std::fmt;
@@ -258,6 +258,45 @@ pub fn unshare(namespaces: Namespaces) -> io::Result<()> {
     // SAFETY: unshare(2) is unsound only where it splits the table of file descriptors among threads
     // (CLONE_FILES), and that flag has been taken away.
     Ok(unsafe { rustix::thread::unshare_unsafe(namespaces) }?)
+}
+
+/// The process that connected this unix socket, as a handle that stays its own when its number is given away
+/// (`SO_PEERPIDFD`, Linux 6.5).
+///
+/// # Errors
+/// Where the kernel does not know it, or the process is gone.
+#[cfg(target_os = "linux")]
+pub fn peer_process(socket: &impl AsRawFd) -> io::Result<std::os::fd::OwnedFd> {
+    use std::os::fd::FromRawFd as _;
+    /// `asm-generic/socket.h`; the C library's headers do not have it yet.
+    const SO_PEERPIDFD: libc::c_int = 77;
+    let mut handle: libc::c_int = -1;
+    let mut length = libc::socklen_t::try_from(size_of::<libc::c_int>())
+        .map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: the kernel writes at most `length` bytes to `handle`, which has that many, and the length it wrote.
+    let done = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PEERPIDFD,
+            (&raw mut handle).cast(),
+            &raw mut length,
+        )
+    };
+    if done != 0 || handle < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just opened it for this call, and nobody else owns it.
+    Ok(unsafe { std::os::fd::OwnedFd::from_raw_fd(handle) })
+}
+
+/// No other system has it.
+///
+/// # Errors
+/// Always.
+#[cfg(not(target_os = "linux"))]
+pub fn peer_process(_: &impl AsRawFd) -> io::Result<std::os::fd::OwnedFd> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 #[cfg(test)]

@@ -1,4 +1,11 @@
-//! The admin listener: health, readiness and metrics for everybody; nothing of an agent's opens anything here.
+//! The operators' side: health, readiness and metrics for everybody, the API for operators; nothing of an agent's opens
+//! anything here.
+
+mod api;
+mod leases;
+mod operators;
+mod reload;
+mod socket;
 
 use std::convert::Infallible;
 use std::fmt;
@@ -6,16 +13,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, WWW_AUTHENTICATE};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+pub use api::{Api, Ask, Fault, Part, Reply};
+pub use leases::Leases;
+pub use operators::{Bearer, Gate, Operators};
+pub use reload::{Asked, Reload};
+pub use socket::Socket;
 
 /// What the admin side asks of the running daemon.
 pub trait State: fmt::Debug + Send + Sync {
@@ -25,92 +39,163 @@ pub trait State: fmt::Debug + Send + Sync {
     fn metrics(&self) -> (String, &'static str);
 }
 
-/// Serves the admin side until `stop`.
-pub fn serve(
-    listener: TcpListener,
+/// How a caller came in.
+#[derive(Debug, Clone)]
+enum Door {
+    /// The listener: an operator's token is needed.
+    Tcp,
+    /// The socket, by its owner or root: none is.
+    Socket(Arc<str>),
+    /// The socket, by somebody else.
+    Stranger,
+}
+
+/// What every connection shares.
+#[derive(Debug)]
+struct Side {
     state: Arc<dyn State>,
+    api: Api,
+    stop: CancellationToken,
+    tracker: TaskTracker,
+}
+
+/// How long a head may take, and a body.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the loop rests after an error such as EMFILE.
+const REST: Duration = Duration::from_millis(50);
+
+/// Serves the admin side on the listener and the socket until `stop`.
+pub fn serve(
+    (listener, socket): (Option<TcpListener>, Option<Socket>),
+    (state, api): (Arc<dyn State>, Api),
     tracker: &TaskTracker,
     stop: CancellationToken,
 ) {
-    let connections = tracker.clone();
-    tracker.spawn(async move {
-        loop {
-            let accepted = tokio::select! {
-                () = stop.cancelled() => return,
-                accepted = listener.accept() => accepted,
-            };
-            let Ok((stream, _)) = accepted else {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            };
-            let (state, stop) = (Arc::clone(&state), stop.clone());
-            connections.spawn(async move {
-                let service = service_fn(move |request: Request<Incoming>| {
-                    let response = answer(&*state, &request);
-                    async move { Ok::<_, Infallible>(response) }
-                });
-                let connection = http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(Duration::from_secs(10))
-                    .serve_connection(TokioIo::new(stream), service);
-                tokio::select! {
-                    () = stop.cancelled() => {}
-                    _ = connection => {}
-                }
-            });
-        }
+    let side = Arc::new(Side {
+        state,
+        api,
+        stop,
+        tracker: tracker.clone(),
     });
+    if let Some(listener) = listener {
+        let side = Arc::clone(&side);
+        tracker.spawn(async move {
+            while let Some(accepted) = side.stop.run_until_cancelled(listener.accept()).await {
+                match accepted {
+                    Ok((stream, _)) => side.clone().connection(stream, Door::Tcp),
+                    Err(_) => tokio::time::sleep(REST).await,
+                }
+            }
+        });
+    }
+    if let Some(socket) = socket {
+        tracker.spawn(async move {
+            while let Some(accepted) = side.stop.run_until_cancelled(socket.accept()).await {
+                match accepted {
+                    Ok((stream, door)) => side.clone().connection(stream, door),
+                    Err(_) => tokio::time::sleep(REST).await,
+                }
+            }
+        });
+    }
 }
 
-fn answer(state: &dyn State, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-    let known = matches!(request.uri().path(), "/healthz" | "/readyz" | "/metrics");
-    if known && !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return problem(StatusCode::METHOD_NOT_ALLOWED, "method", "Use GET.");
+impl Side {
+    fn connection<S>(self: Arc<Self>, stream: S, door: Door)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let tracker = self.tracker.clone();
+        tracker.spawn(async move {
+            let side = Arc::clone(&self);
+            let service = service_fn(move |request: Request<Incoming>| {
+                let (side, door) = (Arc::clone(&side), door.clone());
+                async move { Ok::<_, Infallible>(side.answer(request, &door).await) }
+            });
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(PATIENCE)
+                .serve_connection(TokioIo::new(stream), service);
+            let mut connection = std::pin::pin!(connection);
+            tokio::select! {
+                _ = connection.as_mut() => {}
+                () = self.stop.cancelled() => {
+                    // An answer that is under way is finished: whoever ordered the stop waits for one.
+                    connection.as_mut().graceful_shutdown();
+                    tokio::time::timeout(Duration::from_secs(1), connection).await.ok();
+                }
+            }
+        });
     }
-    match request.uri().path() {
-        "/healthz" => text(StatusCode::OK, "ok\n".into(), "text/plain; charset=utf-8"),
-        "/readyz" => match state.unready() {
-            None => text(
-                StatusCode::OK,
-                "ready\n".into(),
-                "text/plain; charset=utf-8",
-            ),
-            Some(why) => text(
-                StatusCode::SERVICE_UNAVAILABLE,
-                format!("{why}\n"),
-                "text/plain; charset=utf-8",
-            ),
-        },
-        "/metrics" => {
-            let (metrics, media_type) = state.metrics();
-            text(StatusCode::OK, metrics, media_type)
+
+    async fn answer(&self, request: Request<Incoming>, door: &Door) -> Response<Full<Bytes>> {
+        let path = request.uri().path();
+        if let Some(below) = path.strip_prefix("/api/v1/") {
+            let below = below.to_owned();
+            return self.api.answer(request, &below, door).await.response();
         }
-        _ => problem(
-            StatusCode::NOT_FOUND,
-            "not-found",
-            "Here are /healthz, /readyz and /metrics.",
-        ),
+        let known = matches!(path, "/healthz" | "/readyz" | "/metrics");
+        if known && !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return Reply::refused(Fault::Method, "Use GET.").response();
+        }
+        match path {
+            "/healthz" => text(StatusCode::OK, "ok\n".into(), PLAIN),
+            "/readyz" => match self.state.unready() {
+                None => text(StatusCode::OK, "ready\n".into(), PLAIN),
+                Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n"), PLAIN),
+            },
+            "/metrics" => {
+                let (metrics, media_type) = self.state.metrics();
+                text(StatusCode::OK, metrics, media_type)
+            }
+            _ => Reply::refused(
+                Fault::NotFound,
+                "Here are /healthz, /readyz, /metrics and /api/v1/.",
+            )
+            .response(),
+        }
     }
 }
+
+const PLAIN: &str = "text/plain; charset=utf-8";
+/// The same header that refusals of the proxy carry.
+const REFUSAL: HeaderName = HeaderName::from_static("keyward-refusal");
 
 fn text(status: StatusCode, body: String, media_type: &'static str) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
-    response
-        .headers_mut()
-        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 
-fn problem(status: StatusCode, word: &'static str, detail: &'static str) -> Response<Full<Bytes>> {
-    let body = serde_json::json!({
-        "type": format!("urn:keyward:refusal:{word}"),
-        "title": status.canonical_reason(),
-        "status": status.as_u16(),
-        "detail": detail,
-    });
-    text(status, body.to_string(), "application/problem+json")
+impl Reply {
+    fn response(self) -> Response<Full<Bytes>> {
+        let (status, word) = match self.fault {
+            None if self.body.is_none() => (StatusCode::NO_CONTENT, None),
+            None => (StatusCode::OK, None),
+            Some(fault) => {
+                let (status, word) = fault.status();
+                (status, Some(word))
+            }
+        };
+        let body = self.body.map(|body| body.to_string()).unwrap_or_default();
+        let media_type = match word {
+            None => "application/json",
+            Some(_) => "application/problem+json",
+        };
+        let mut response = text(status, body, media_type);
+        let headers = response.headers_mut();
+        if status == StatusCode::NO_CONTENT {
+            headers.remove(CONTENT_TYPE);
+        }
+        if let Some(word) = word {
+            headers.insert(REFUSAL, HeaderValue::from_static(word));
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
 }

@@ -4,13 +4,15 @@ use std::fmt;
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use super::run::url;
 use super::{FileArg, NO, UNAVAILABLE, absolute, acting, ca, complain, consult};
 use crate::agent::AgentId;
 use crate::app::{Environment, roots_file};
 use crate::config::Config;
 use crate::credential::Source;
-use crate::preset::Presets;
+use crate::preset::Preset;
 use crate::proxy::{Identify, ListenAddr, ListenerSettings, Unmatched};
 use crate::secret::Secret;
 
@@ -28,6 +30,9 @@ pub struct EnvArgs {
     /// Where the agent finds the root's PEM file [default: ca.pem in the folder of [ca] dir]
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
+    /// Lead SDKs that know no proxy to `http://ADDRESS/PRESET/…`, with the agent's token for their key
+    #[arg(long)]
+    base_url: bool,
     /// Write the system's roots and keyward's to FILE, for agents that reach other hosts too
     #[arg(long, value_name = "FILE")]
     bundle: Option<PathBuf>,
@@ -87,8 +92,12 @@ enum Fault {
     NoAddress,
     #[error("agent {0} is not in this file")]
     Unknown(AgentId),
+    #[error("agent {0} has no token in this file, and a base URL needs one in place of the key")]
+    NoToken(AgentId),
     #[error("the token of agent {0} cannot be read: {1}")]
     Token(AgentId, String),
+    #[error("the listener serves no base URLs: write base-url = true in [proxy]")]
+    NoBaseUrls,
     #[error("{}", ca::IN_MEMORY)]
     InMemory,
     #[error("{}: {error}", path.display())]
@@ -108,7 +117,9 @@ pub fn run(args: &EnvArgs, environment: &Environment, out: &mut dyn Write) -> u8
             print(&lines, shell, out).ok();
             0
         }
-        Err(fault @ (Fault::Unknown(_) | Fault::InMemory)) => {
+        Err(
+            fault @ (Fault::Unknown(_) | Fault::NoBaseUrls | Fault::NoToken(_) | Fault::InMemory),
+        ) => {
             complain(&fault);
             NO
         }
@@ -147,7 +158,16 @@ fn lines(config: &Config, args: &EnvArgs, environment: &Environment) -> Result<V
     }
     lines.push(Line::Set("NODE_USE_ENV_PROXY".into(), "1".into()));
     trust(listener, args, &roots, &mut lines)?;
-    placeholders(config, &agent, &mut lines);
+    if args.base_url {
+        if !listener.base_url {
+            return Err(Fault::NoBaseUrls);
+        }
+        let token = token(config, &agent, environment)?.ok_or(Fault::NoToken(agent.clone()))?;
+        let token = std::str::from_utf8(token.expose()).unwrap_or_default();
+        bases(config, &agent, (&address.to_string(), token), &mut lines);
+    } else {
+        placeholders(config, &agent, &mut lines);
+    }
     Ok(lines)
 }
 
@@ -183,20 +203,30 @@ fn user(
     if listener.identify == Identify::Open {
         return Ok(String::new());
     }
-    let entry = config.agents.iter().find(|(entry, _)| entry.id == *agent);
-    let (_, source) = entry.ok_or_else(|| Fault::Unknown(agent.clone()))?;
-    let Some(source) = source else {
+    let Some(token) = token(config, agent, environment)? else {
         complain(&format_args!(
             "agent {agent} has no token in this file: the proxy variables name none, and keyward asks for one"
         ));
         return Ok(String::new());
     };
-    let token = read(source, environment).map_err(|why| Fault::Token(agent.clone(), why))?;
     complain(&format_args!(
         "these lines hold the proxy token of agent {agent}: keep them where only it can read them"
     ));
     // The agent's own token, for the agent: this is the one secret that the command line prints.
     Ok(format!("{agent}:{}@", percent(token.expose())))
+}
+
+/// The agent's own token, where the file has one.
+fn token(
+    config: &Config,
+    agent: &AgentId,
+    environment: &Environment,
+) -> Result<Option<Secret>, Fault> {
+    let entry = config.agents.iter().find(|(entry, _)| entry.id == *agent);
+    let (_, source) = entry.ok_or_else(|| Fault::Unknown(agent.clone()))?;
+    let read = source.as_ref().map(|source| read(source, environment));
+    read.transpose()
+        .map_err(|why| Fault::Token(agent.clone(), why))
 }
 
 fn read(source: &Source, environment: &Environment) -> Result<Secret, String> {
@@ -275,23 +305,64 @@ fn combine(roots: &Path, bundle: &Path) -> Result<(), Fault> {
     std::fs::rename(&draft, bundle).map_err(at(bundle))
 }
 
+/// The services for which this agent has a credential, each once.
+fn services(config: &Config, agent: &AgentId) -> Vec<Arc<Preset>> {
+    let presets = config.presets();
+    let lent = (config.routes.iter())
+        .filter(|route| route.admits(agent) && route.credential.is_some())
+        .filter_map(|route| presets.get(route.preset.as_ref()?.as_str()));
+    let mut found: Vec<Arc<Preset>> = Vec::new();
+    for preset in lent {
+        if !found.contains(preset) {
+            found.push(Arc::clone(preset));
+        }
+    }
+    found
+}
+
+/// Base URLs and the token for services whose SDKs take them; placeholders for the others.
+fn bases(config: &Config, agent: &AgentId, (address, token): (&str, &str), lines: &mut Vec<Line>) {
+    let what = "SDKs that know no proxy call keyward itself; the agent's token is their key.";
+    lines.push(Line::Comment(what.into()));
+    let mut seen: Vec<String> = Vec::new();
+    for preset in services(config, agent) {
+        let base = preset.base_url.as_ref();
+        let urls = base.iter().flat_map(|base| &base.env);
+        let url = url(&preset, address);
+        let mut pairs: Vec<(&str, &str)> = urls.map(|name| (&**name, url.as_str())).collect();
+        for key in &preset.keys {
+            let value = if base.is_some() {
+                token
+            } else {
+                &*key.placeholder
+            };
+            pairs.extend(key.env.iter().map(|name| (&**name, value)));
+        }
+        for (name, value) in pairs {
+            if !seen.iter().any(|known| known == name) {
+                seen.push(name.to_owned());
+                lines.push(Line::Set(name.to_owned(), value.to_owned()));
+            }
+        }
+    }
+}
+
 /// SDKs fail without a key before they connect; these hold none.
 fn placeholders(config: &Config, agent: &AgentId, lines: &mut Vec<Line>) {
-    let presets = config
-        .routes
-        .iter()
-        .filter(|route| route.admits(agent) && route.credential.is_some())
-        .filter_map(|route| Presets::shipped().get(route.preset.as_ref()?.as_str()));
-    let mut seen: Vec<&str> = Vec::new();
-    for key in presets.flat_map(|preset| &preset.keys) {
-        for name in &key.env {
+    let mut seen: Vec<Box<str>> = Vec::new();
+    for preset in services(config, agent) {
+        for (key, name) in preset
+            .keys
+            .iter()
+            .flat_map(|key| key.env.iter().map(move |name| (key, name)))
+        {
             if seen.is_empty() {
                 let what =
                     "No secrets: SDKs want something here, and keyward puts the real one in.";
                 lines.push(Line::Comment(what.into()));
             }
-            if !seen.contains(&&**name) {
-                seen.push(name);
+            if !seen.contains(name) {
+                seen.push(name.clone());
                 lines.push(Line::Set(name.to_string(), key.placeholder.to_string()));
             }
         }

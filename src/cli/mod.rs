@@ -5,8 +5,13 @@ pub mod ca;
 pub mod check;
 pub mod completions;
 pub mod demo;
+pub mod doctor;
 pub mod env;
 pub mod explain;
+pub mod init;
+pub mod lease;
+pub mod man;
+pub mod operator;
 pub mod preset;
 pub mod run;
 pub mod serve;
@@ -19,7 +24,7 @@ use clap::{Parser, Subcommand};
 
 use crate::agent::AgentId;
 use crate::app::Environment;
-use crate::config::{self, Config, Loaded};
+use crate::config::{self, Config, Loaded, Report};
 use crate::credential::Source;
 
 /// Asked, and the answer is no.
@@ -52,8 +57,12 @@ enum Command {
     Run(run::RunArgs),
     /// Run the daemon: sidecar, VM, gateway
     Serve(serve::ServeArgs),
+    /// Write a first file from what this machine has: keys, proxies, roots, logins
+    Init(init::InitArgs),
     /// Show every fault of a configuration file, with line, column and caret
     Check(check::CheckArgs),
+    /// Try what users get wrong: trust in each runtime, proxy variables, clock, reachability, file modes
+    Doctor(doctor::DoctorArgs),
     /// Say what would happen to one request, and why, offline
     Explain(explain::ExplainArgs),
     /// Show the whole path on loopback, with nothing to set up
@@ -64,10 +73,14 @@ enum Command {
     Ca(ca::CaArgs),
     /// Verify or query an audit trail, offline
     Audit(audit::AuditArgs),
+    /// List or revoke the leases of a running keyward
+    Lease(lease::LeaseArgs),
     /// List or show the services that are built in
     Preset(preset::PresetArgs),
     /// Print the completions of a shell
     Completions(completions::CompletionsArgs),
+    /// Write the pages of the manual
+    Man(man::ManArgs),
 }
 
 /// The name of the file that a subcommand reads.
@@ -104,6 +117,9 @@ pub fn main(environment: Environment) -> ExitCode {
         Command::Demo(args) => demo::run(args, &environment, &mut out),
         Command::Env(args) => env::run(args, &environment, &mut out),
         Command::Ca(args) => ca::run(args, &mut out),
+        Command::Init(args) => init::run(args, &environment, &mut out),
+        Command::Doctor(args) => doctor::run(args, &environment, &mut out),
+        Command::Man(args) => man::run(args, &mut out),
         Command::Completions(args) => {
             completions::run(args, &mut out);
             0
@@ -112,6 +128,7 @@ pub fn main(environment: Environment) -> ExitCode {
             complain(&error);
             UNAVAILABLE
         }),
+        Command::Lease(args) => lease::run(args, &environment, &mut out),
         Command::Preset(args) => {
             match preset::run(args, crate::preset::Presets::shipped(), &mut out) {
                 Ok(()) => 0,
@@ -166,7 +183,7 @@ pub(crate) fn absolute(path: &Path) -> PathBuf {
 /// # Errors
 /// The exit code, where the file does not hold.
 pub(crate) fn load(path: &Path) -> Result<Config, u8> {
-    let Loaded { config, warnings } = read(path)?;
+    let Loaded { config, warnings } = read(path).map_err(|report| shown(&report))?;
     if !warnings.is_empty() {
         write!(std::io::stderr(), "{warnings}").ok();
     }
@@ -178,12 +195,16 @@ pub(crate) fn load(path: &Path) -> Result<Config, u8> {
 /// # Errors
 /// The exit code, where the file does not hold.
 pub(crate) fn consult(path: &Path) -> Result<Config, u8> {
-    read(path).map(|loaded| loaded.config)
+    read(path)
+        .map(|loaded| loaded.config)
+        .map_err(|report| shown(&report))
 }
 
-fn read(path: &Path) -> Result<Loaded, u8> {
-    config::load(path, &**crate::preset::Presets::shipped()).map_err(|report| {
-        write!(std::io::stderr(), "{report}").ok();
-        CONFIG
-    })
+fn read(path: &Path) -> Result<Loaded, Report> {
+    config::load(path, &**crate::preset::Presets::shipped())
+}
+
+fn shown(report: &Report) -> u8 {
+    write!(std::io::stderr(), "{report}").ok();
+    CONFIG
 }

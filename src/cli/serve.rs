@@ -1,5 +1,6 @@
 //! `keyward serve`: the daemon, from its first line of log to the end of its drain.
 
+use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use tracing::{error, info, warn};
 use super::{BUG, CONFIG, FileArg, UNAVAILABLE, complain, load};
 use crate::app::{App, Environment, StartError, StartHint, Surroundings};
 use crate::audit::{self, Sink};
-use crate::config::Config;
+use crate::config::{Config, Loaded};
 use crate::syscall::{self, Role};
 use crate::telemetry;
 
@@ -92,6 +93,7 @@ async fn serve(path: &Path, config: Config, surroundings: Surroundings) -> u8 {
         info!(%address, "admin listening");
     }
     let mut last = Look::at(path).await;
+    let mut wishes = app.wishes();
     ready();
     loop {
         tokio::select! {
@@ -101,9 +103,15 @@ async fn serve(path: &Path, config: Config, surroundings: Surroundings) -> u8 {
                 if let Err(error) = app.audit().reopen() {
                     error!(%error, "the audit file cannot be reopened");
                 }
-                reload(&app, path, &listeners, true).await;
+                reload(&app, path, &listeners, Why::Signal).await.ok();
             }
-            () = changed(path, &mut last) => reload(&app, path, &listeners, false).await,
+            Some(wish) = async { wishes.as_mut()?.recv().await }, if wishes.is_some() => {
+                let done = reload(&app, path, &listeners, Why::Operator(&wish.by)).await;
+                wish.done.send(done).ok();
+            }
+            () = changed(path, &mut last) => {
+                reload(&app, path, &listeners, Why::Changed).await.ok();
+            }
         }
     }
     sd_notify::notify(&[sd_notify::NotifyState::Stopping]).ok();
@@ -120,24 +128,54 @@ async fn received(signal: &mut Signal) {
     }
 }
 
+/// Why the file is read again.
+#[derive(Debug, Clone, Copy)]
+enum Why<'a> {
+    /// It is another than it was.
+    Changed,
+    /// SIGHUP.
+    Signal,
+    /// This operator asked for it.
+    Operator(&'a str),
+}
+
 /// Takes a valid file up whole; a bad one is shown, and the old configuration stays.
-async fn reload(app: &App, path: &Path, listeners: &[crate::proxy::ListenerSettings], asked: bool) {
-    match load(path) {
-        Ok(config) if !asked && app.is_running(&config) => {}
-        Ok(config) => {
-            if config.listeners != listeners {
-                warn!("listeners changed in the file; they change with a restart only");
+async fn reload(
+    app: &App,
+    path: &Path,
+    listeners: &[crate::proxy::ListenerSettings],
+    why: Why<'_>,
+) -> Result<(), serde_json::Value> {
+    let by = match why {
+        Why::Operator(by) => Some(by),
+        Why::Changed | Why::Signal => None,
+    };
+    let config = match super::read(path) {
+        Ok(Loaded { config, warnings }) => {
+            if !warnings.is_empty() {
+                write!(std::io::stderr(), "{warnings}").ok();
             }
-            if let Err(error) = app.reload(&config).await {
-                app.rejected();
-                error!(%error, hint = %StartHint(&error), "configuration rejected; the old one stays");
-            }
+            config
         }
-        Err(_) => {
-            app.rejected();
+        Err(report) => {
+            write!(std::io::stderr(), "{report}").ok();
+            app.rejected(by);
             error!("configuration rejected; the old one stays");
+            return Err(serde_json::from_str(&report.to_json()).unwrap_or_default());
         }
+    };
+    if matches!(why, Why::Changed) && app.is_running(&config) {
+        return Ok(());
     }
+    if config.listeners != listeners {
+        warn!("listeners changed in the file; they change with a restart only");
+    }
+    if let Err(error) = app.reload_by(&config, by).await {
+        app.rejected(by);
+        error!(%error, hint = %StartHint(&error), "configuration rejected; the old one stays");
+        return Err(serde_json::json!([{ "message": error.to_string() }]));
+    }
+    Ok(())
 }
 
 pub(super) fn exit_code(error: &StartError) -> u8 {
@@ -145,8 +183,10 @@ pub(super) fn exit_code(error: &StartError) -> u8 {
         StartError::Ca(_) | StartError::Trust(_) | StartError::Secret(_) => CONFIG,
         StartError::Store(error) if error.is_of_configuration() => CONFIG,
         StartError::Store(_)
+        | StartError::Keys(_)
         | StartError::Audit(_)
         | StartError::Bind(..)
+        | StartError::Socket(..)
         | StartError::Admin(..) => UNAVAILABLE,
     }
 }

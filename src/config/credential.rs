@@ -3,6 +3,7 @@
 //! A new kind is a [`Section`], a function, and a line in [`KINDS`] and [`CREDENTIAL`].
 
 use super::key::{HOUR, Kind as K, Need, Section, key, millis, secs};
+use super::oauth;
 use super::reader::Reader;
 use super::source;
 use crate::agent::Name;
@@ -17,6 +18,12 @@ pub(super) static CREDENTIAL: Section = Section {
             Need::OneOf,
             "A value that somebody else rotates.",
         ),
+        oauth::CLIENT_CREDENTIALS_KEY,
+        oauth::EXCHANGE_KEY,
+        oauth::BEARER_KEY,
+        oauth::REFRESH_KEY,
+        oauth::GITHUB_KEY,
+        oauth::AZURE_KEY,
         key(
             "aws",
             K::Table(&super::aws::AWS),
@@ -28,6 +35,12 @@ pub(super) static CREDENTIAL: Section = Section {
             K::Table(&super::plugin::COMMAND),
             Need::OneOf,
             "A plug-in in any language that issues and revokes.",
+        ),
+        key(
+            "vault",
+            K::Table(&super::vault::VAULT),
+            Need::OneOf,
+            "OpenBao or HashiCorp Vault: a KV field, or what an engine issues.",
         ),
         key(
             "share",
@@ -78,12 +91,17 @@ pub(super) static STATIC: Section = Section {
     )],
 };
 
-type ReadKind = fn(&Reader<'_, '_>) -> Option<Kind>;
+/// Kind tables by their key, each with what reads it.
+pub(super) type Kinds = &'static [(&'static str, fn(&Reader<'_, '_>) -> Option<Kind>)];
 
-const KINDS: &[(&str, ReadKind)] = &[
-    ("static", static_value),
-    ("aws", super::aws::read),
-    ("command", super::plugin::read),
+const KINDS: [Kinds; 2] = [
+    &[
+        ("static", static_value),
+        ("aws", super::aws::read),
+        ("command", super::plugin::read),
+        ("vault", super::vault::read),
+    ],
+    oauth::KINDS,
 ];
 
 fn static_value(reader: &Reader<'_, '_>) -> Option<Kind> {
@@ -95,9 +113,20 @@ fn static_value(reader: &Reader<'_, '_>) -> Option<Kind> {
 pub(super) fn read(reader: &Reader<'_, '_>, name: Name) -> Option<Spec> {
     let kind = reader.chosen().and_then(|word| {
         let below = reader.table(word)?;
-        let (_, read) = KINDS.iter().find(|(kind, _)| *kind == word)?;
+        let (_, read) = KINDS
+            .iter()
+            .copied()
+            .flatten()
+            .find(|(kind, _)| *kind == word)?;
         read(&below)
     });
+    if kind.as_ref().is_some_and(Kind::names_agent) && reader.choice("share") == Some("all") {
+        let message = "a token that names the agent cannot serve every agent";
+        let help = "write share = \"session\" or \"agent\"";
+        reader
+            .desk
+            .fault_with(&reader.key_span("share"), message, help);
+    }
     let max_life = reader.optional_duration("max-life");
     let deadline = reader.duration("deadline");
     if max_life.is_some_and(|life| life <= deadline) {

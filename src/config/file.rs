@@ -1,6 +1,7 @@
 //! The file as a whole: its sections, the names that connect them, and the configuration that comes of both.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use toml::Spanned;
 use toml::de::DeTable;
@@ -9,13 +10,14 @@ use super::fault::{Desk, Span};
 use super::key::{HOUR, Kind, Need, Section, key, secs};
 use super::reader::Reader;
 use super::{
-    Admin, Config, Presets, admin, agent, audit, ca, credential, lint, listener, route, store,
-    upstream,
+    Admin, Config, Presets, Trust, admin, agent, audit, ca, credential, lint, listener, narrow,
+    preset, route, session, store, trust, upstream,
 };
 use crate::credential::{Source, Spec};
 use crate::identity::AgentEntry;
 use crate::inject::Placement;
 use crate::proxy::{ListenAddr, ListenerSettings, UpstreamSettings};
+use crate::route::Narrow;
 
 pub(super) static ROOT: Section = Section {
     title: "the top of the file",
@@ -75,10 +77,28 @@ pub(super) static ROOT: Section = Section {
             "The registry of agents.",
         ),
         key(
+            "trust",
+            Kind::Named(&trust::TRUST),
+            Need::Optional,
+            "Who else proves to be an agent; asked in the file's order, tokens of `[agent.ID]` last.",
+        ),
+        key(
+            "session",
+            Kind::Table(&session::SESSION),
+            Need::Optional,
+            "How long sessions live, and how far they may be handed on.",
+        ),
+        key(
             "credential",
             Kind::Named(&credential::CREDENTIAL),
             Need::Optional,
             "The credentials; exactly one kind table below each.",
+        ),
+        key(
+            "preset",
+            Kind::Named(&preset::PRESET),
+            Need::Optional,
+            "Services of your own, or in place of known ones, for `preset` of routes.",
         ),
         key(
             "route",
@@ -99,9 +119,18 @@ pub(super) fn read(
 ) -> Config {
     let reader = Reader::open(desk, &ROOT, "the file".into(), 0..0, root);
     let mut credentials = credentials(&reader);
-    let mut routes = routes(&reader, presets);
+    for (spec, span) in &credentials {
+        if spec.kind.needs_store() && !reader.has("store") {
+            let message = format!("\"{}\" needs a [store] that lasts", spec.name);
+            let help = "each refresh token is good once: the next one must outlive a restart";
+            desk.fault_with(span, message, help);
+        }
+    }
+    let own = preset::Own::read(&reader, presets);
+    let mut routes = routes(&reader, &own);
     assign_slots(desk, &mut routes, &mut credentials);
     let agents = agents(&reader, &routes);
+    let trust = trust::all(&reader, &agents);
     let listeners = listeners(&reader, agents.len());
     let admin = reader
         .table("admin")
@@ -110,8 +139,10 @@ pub(super) fn read(
         listeners,
         admin,
         agents,
+        trust,
         credentials,
         routes,
+        services: own.into_services(),
     };
     if is_whole && !desk.has_faults() {
         lint::look(desk, &parts);
@@ -126,8 +157,10 @@ pub(super) struct Parts {
     pub(super) listeners: Vec<(ListenerSettings, Option<Span>)>,
     pub(super) admin: Option<(Admin, Span)>,
     pub(super) agents: Vec<((AgentEntry, Option<Source>), Span)>,
+    pub(super) trust: Vec<Trust>,
     pub(super) credentials: Vec<(Spec, Span)>,
     pub(super) routes: Vec<route::Written>,
+    pub(super) services: Vec<crate::preset::Preset>,
 }
 
 fn resolve(reader: &Reader<'_, '_>, parts: Parts) -> Config {
@@ -155,6 +188,7 @@ fn resolve(reader: &Reader<'_, '_>, parts: Parts) -> Config {
         audit: reader.table("audit").map(|below| audit::read(&below)),
         upstream: upstream.map_or_else(UpstreamSettings::default, |below| upstream::read(&below)),
         agents: parts.agents.into_iter().map(|(agent, _)| agent).collect(),
+        trust: parts.trust,
         credentials: parts
             .credentials
             .into_iter()
@@ -162,6 +196,11 @@ fn resolve(reader: &Reader<'_, '_>, parts: Parts) -> Config {
             .collect(),
         routes,
         conditions,
+        services: parts.services,
+        session: reader
+            .table("session")
+            .map(|below| session::read(&below))
+            .unwrap_or_default(),
         drain: reader.duration("drain"),
     }
 }
@@ -234,12 +273,23 @@ fn is_table(reader: &Reader<'_, '_>, name: &str) -> bool {
 
 /// Gives each distinct placement list of a credential a slot, in the order of the routes.
 fn assign_slots(desk: &Desk, routes: &mut [route::Written], credentials: &mut [(Spec, Span)]) {
+    let mut known_narrows: Vec<Arc<Narrow>> = Vec::new();
     for written in routes {
         let route = &mut written.route;
+        // What is equal is one: the broker then need not compare.
+        match known_narrows.iter().find(|known| **known == route.narrow) {
+            Some(known) => route.narrow = Arc::clone(known),
+            None => known_narrows.push(Arc::clone(&route.narrow)),
+        }
         let of_route = |spec: &&mut (Spec, Span)| Some(&spec.0.name) == route.credential.as_ref();
         let Some((spec, _)) = credentials.iter_mut().find(of_route) else {
+            // A credential that is not there was told already.
+            if route.credential.is_none() && !written.names_credential {
+                narrow::look(desk, &written.narrow, None);
+            }
             continue;
         };
+        narrow::look(desk, &written.narrow, Some(spec));
         let asks_user = |p: &Placement| matches!(p, Placement::Basic { user } if user.is_empty());
         if !spec.kind.brings_user() && route.placements.iter().any(asks_user) {
             let message = format!(
@@ -251,6 +301,15 @@ fn assign_slots(desk: &Desk, routes: &mut [route::Written], credentials: &mut [(
                 message,
                 "write the user name: inject = { basic = \"USER\" }",
             );
+        }
+        let bearer = route.placements.iter().all(|p| *p == Placement::Bearer);
+        if spec.kind.is_bound() && !bearer {
+            let message = format!(
+                "the tokens of \"{}\" are bound by DPoP, and go as bearer only",
+                spec.name
+            );
+            let help = "write inject = \"bearer\", or leave out `dpop`";
+            desk.fault_with(&written.inject, message, help);
         }
         super::aws::look_at(desk, written, spec);
         let route = &mut written.route;

@@ -3,9 +3,10 @@
 
 use super::fault::Desk;
 use super::file::Parts;
+use crate::agent::AgentId;
 use crate::host::Scheme;
 use crate::host::{HostMatch, HostPattern, Target};
-use crate::identity::Status;
+use crate::identity::{Mapping, Status};
 use crate::proxy::Identify;
 use crate::route::{MethodSet, PathPattern, Route};
 
@@ -101,13 +102,20 @@ fn unreachable_agents(desk: &Desk, parts: &Parts) {
     let Some(written) = parts.listeners.iter().find_map(|(_, span)| span.as_ref()) else {
         return;
     };
+    let proves = |id: &AgentId| {
+        let mut tables = parts.trust.iter();
+        tables.any(|table| match &table.settings.agent {
+            Mapping::Claim(_) => true,
+            mapping => mapping.agents().contains(&id),
+        })
+    };
     if parts.agents.is_empty() {
         let message = "nobody can authenticate here: the file has no [agent.ID]";
         let help = "`keyward run` brings an agent and a token of its own; for `keyward serve` add [agent.ID] with a token";
         desk.warn(written, message, help);
     }
     for ((agent, token), span) in &parts.agents {
-        if token.is_none() && agent.status != Status::Suspended {
+        if token.is_none() && agent.status != Status::Suspended && !proves(&agent.id) {
             let message = format!(
                 "nobody can authenticate as \"{}\": it has no token",
                 agent.id

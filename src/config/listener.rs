@@ -33,6 +33,12 @@ pub(super) static LISTENER: Section = Section {
             "Whether agents must prove who they are. `open` asks nothing: only on loopback and unix sockets, with at most one `[agent.ID]`.",
         ),
         key(
+            "base-url",
+            Kind::Flag,
+            Need::Default("false"),
+            "Serves the services of routes with a `preset` under `http://ADDRESS/PRESET/…`, for SDKs that know no proxy; the agent's token is their key. Only on loopback and unix sockets, with `identify = \"required\"`.",
+        ),
+        key(
             "max-connections",
             Kind::Count(1, 1_000_000),
             Need::Default("10000"),
@@ -76,6 +82,7 @@ pub(super) fn unwritten() -> ListenerSettings {
             .collect(),
         unmatched: Unmatched::Refuse,
         identify: Identify::Required,
+        base_url: false,
         limits: Limits::default(),
     }
 }
@@ -95,9 +102,14 @@ pub(super) fn read(reader: &Reader<'_, '_>, name: Name, agents: usize) -> Listen
     if identify == Identify::Open {
         look_at_open(reader, &listen, agents);
     }
+    let base_url = reader.flag("base-url");
+    if base_url {
+        look_at_base_url(reader, &listen, identify);
+    }
     ListenerSettings {
         name,
         identify,
+        base_url,
         unmatched: match reader.choice("unmatched") {
             Some("tunnel") => Unmatched::Tunnel,
             _ => Unmatched::Refuse,
@@ -185,6 +197,31 @@ fn address_help(text: &str) -> String {
         Ok(port) => format!("did you mean \"127.0.0.1:{port}\"?"),
         Err(_) if text.starts_with('/') => format!("did you mean \"unix:{text}\"?"),
         Err(_) => forms.into(),
+    }
+}
+
+/// Base URLs are spoken in clear text, so the token on them must not leave the machine; and without a token any web page
+/// could try.
+fn look_at_base_url(reader: &Reader<'_, '_>, listen: &[(ListenAddr, Span)], identify: Identify) {
+    let span = reader.key_span("base-url");
+    for (addr, _) in listen {
+        let message = match addr {
+            ListenAddr::Tcp(addr) if !addr.ip().is_loopback() => {
+                format!("base-url = true would have tokens sent to {addr} without TLS")
+            }
+            ListenAddr::Systemd(_) => {
+                "base-url = true needs an address that is known to be local, and systemd's is not"
+                    .into()
+            }
+            ListenAddr::Tcp(_) | ListenAddr::Unix(_) => continue,
+        };
+        let help = "listen on 127.0.0.1, [::1] or a unix socket, or leave base-url out";
+        reader.desk.fault_with(&span, message, help);
+    }
+    if identify == Identify::Open {
+        let message = "base-url = true needs an agent's token in place of the key".to_owned();
+        let help = "write identify = \"required\", or leave base-url out";
+        reader.desk.fault_with(&span, message, help);
     }
 }
 

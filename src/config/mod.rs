@@ -18,6 +18,8 @@ mod key;
 mod lint;
 mod listener;
 mod machine;
+mod narrow;
+mod oauth;
 mod placement;
 mod plugin;
 mod preset;
@@ -25,12 +27,15 @@ mod reader;
 mod report;
 mod route;
 mod schema;
+mod session;
 mod source;
 mod store;
 mod syntax;
 mod text;
+mod trust;
 mod upstream;
 mod values;
+mod vault;
 
 #[cfg(test)]
 mod tests;
@@ -47,6 +52,7 @@ use toml::de::DeTable;
 pub use admin::Admin;
 pub use report::{Note, Report, Severity};
 pub use schema::schema;
+pub use trust::Trust;
 
 use crate::audit::Settings as AuditSettings;
 use crate::credential::{Source, Spec};
@@ -54,9 +60,10 @@ use crate::host::HostPattern;
 use crate::identity::AgentEntry;
 use crate::inject::Placement;
 use crate::policy::Conditions;
-use crate::preset::Preset;
+use crate::preset::{self as preset_room, Preset};
 use crate::proxy::{ListenerSettings, UpstreamSettings};
 use crate::route::{PathPattern, Route};
+use crate::session::Settings as SessionSettings;
 use crate::store::Settings as StoreSettings;
 use crate::tls::CaSettings;
 use fault::{Desk, Draft};
@@ -78,12 +85,18 @@ pub struct Config {
     pub upstream: UpstreamSettings,
     /// `[agent.ID]`, each with the source of its static token.
     pub agents: Vec<(AgentEntry, Option<Source>)>,
+    /// `[trust.NAME]`, in the file's order.
+    pub trust: Vec<Trust>,
     /// `[credential.NAME]`, with the placement lists of their routes.
     pub credentials: Vec<Spec>,
     /// `[[route]]`, in the order of decision.
     pub routes: Vec<Route>,
     /// The guards of each route, in the routes' order.
     pub conditions: Vec<Conditions>,
+    /// `[preset.NAME]`: services of the operator's own, or in place of known ones.
+    pub services: Vec<Preset>,
+    /// `[session]`.
+    pub session: SessionSettings,
     /// `drain`: how long requests under way may take to end.
     pub drain: Duration,
 }
@@ -157,6 +170,7 @@ pub fn load(path: &Path, presets: &dyn Presets) -> Result<Loaded, Report> {
     if config.is_some() {
         machine::look(&desk);
     }
+    let config = config.filter(|_| !desk.has_faults());
     finish(desk, config, &shown, &text)
 }
 
@@ -191,6 +205,15 @@ fn finish(desk: Desk, config: Option<Config>, file: &str, text: &str) -> Result<
 }
 
 impl Config {
+    /// The services that routes can name: those that come with the program, and the file's own.
+    pub fn presets(&self) -> Arc<preset_room::Presets> {
+        let shipped = preset_room::Presets::shipped();
+        if self.services.is_empty() {
+            return Arc::clone(shipped);
+        }
+        Arc::new(shipped.with(self.services.clone()))
+    }
+
     /// The environment variables that sources name: `run` takes them out of its child's environment.
     pub fn env_names(&self) -> Vec<&str> {
         let specs = self.credentials.iter();

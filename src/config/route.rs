@@ -9,6 +9,7 @@ use super::condition::{self, WHEN};
 use super::fault::Span;
 use super::hosts;
 use super::key::{Kind, Need, Section, key};
+use super::narrow;
 use super::placement::{self, INJECT};
 use super::reader::Reader;
 use super::text::{nearest, quoted};
@@ -16,7 +17,7 @@ use super::{PresetRoute, Presets};
 use crate::agent::Name;
 use crate::inject::Placement;
 use crate::policy::Conditions;
-use crate::route::{BadMethod, MethodSet, PathPattern, Route};
+use crate::route::{BadMethod, MethodSet, PLACEHOLDER, PathPattern, Route, TokenAnswer};
 
 pub(super) static ROUTE: Section = Section {
     title: "[[route]]",
@@ -79,6 +80,36 @@ pub(super) static ROUTE: Section = Section {
             "Where the credential goes: `\"bearer\"`, `\"sigv4\"` (an AWS signature), a table, or a list of them. Required with `credential`, unless `preset` gives it.",
         ),
         key(
+            "scopes",
+            Kind::List(&Kind::Text("a scope")),
+            Need::Optional,
+            "Narrows the lease to these scopes: a subset of the credential's. Routes that narrow differently have leases of their own.",
+        ),
+        key(
+            "repositories",
+            Kind::List(&Kind::Text("a repository's name")),
+            Need::Optional,
+            "Narrows a `github-app` credential to these repositories.",
+        ),
+        key(
+            "permissions",
+            Kind::Map(&Kind::Choice(&["read", "write", "admin"])),
+            Need::Optional,
+            "Narrows a `github-app` credential to these permissions.",
+        ),
+        key(
+            "session-policy",
+            Kind::Path,
+            Need::Optional,
+            "Narrows an `aws` credential by this policy, a JSON file.",
+        ),
+        key(
+            "answer",
+            Kind::Choice(&["token"]),
+            Need::Optional,
+            "keyward answers itself, and nothing goes upstream: `token`, a placeholder as a token endpoint would give it (for libraries that refresh by themselves).",
+        ),
+        key(
             "when",
             Kind::Table(&WHEN),
             Need::Optional,
@@ -126,6 +157,10 @@ pub(super) struct Written {
     pub(super) span: Span,
     /// `inject`, or what stands for it.
     pub(super) inject: Span,
+    /// What it narrows.
+    pub(super) narrow: narrow::Places,
+    /// Whether it names a credential, known or not.
+    pub(super) names_credential: bool,
 }
 
 /// The names that a route can refer to.
@@ -158,6 +193,8 @@ pub(super) fn read(reader: &Reader<'_, '_>, index: usize, known: &Known<'_>) -> 
         Some((_, preset)) if !reader.has("paths") => preset.paths.clone(),
         _ => reader.list_of::<PathPattern>("paths"),
     };
+    let (narrow, narrowed) = narrow::read(reader);
+    let answer = answer(reader);
     let route = Route {
         name: name(reader, index)?,
         index,
@@ -179,7 +216,8 @@ pub(super) fn read(reader: &Reader<'_, '_>, index: usize, known: &Known<'_>) -> 
         },
         credential,
         preset: preset.map(|(name, _)| name),
-        narrow: Arc::default(),
+        narrow: Arc::new(narrow),
+        answer,
     };
     let span = if reader.has("name") {
         reader.key_span("name")
@@ -191,7 +229,23 @@ pub(super) fn read(reader: &Reader<'_, '_>, index: usize, known: &Known<'_>) -> 
         conditions,
         span,
         inject: reader.key_span("inject"),
+        narrow: narrowed,
+        names_credential: reader.has("credential"),
     })
+}
+
+/// A route that answers by itself has nothing to inject.
+fn answer(reader: &Reader<'_, '_>) -> Option<TokenAnswer> {
+    reader.choice("answer")?;
+    if reader.has("credential") {
+        let message =
+            "\"answer\" and \"credential\" in one route: what keyward answers itself is never sent";
+        let help = "leave one of them out";
+        reader
+            .desk
+            .fault_with(&reader.key_span("answer"), message, help);
+    }
+    Some(TokenAnswer::new(PLACEHOLDER))
 }
 
 fn name(reader: &Reader<'_, '_>, index: usize) -> Option<Arc<str>> {

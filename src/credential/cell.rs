@@ -367,9 +367,11 @@ impl Failure {
     pub(super) fn of(error: IssueError, now: Now, memory: Duration) -> Self {
         let asked = match error {
             IssueError::Unavailable { retry_after } => retry_after.unwrap_or_default(),
-            IssueError::Refused | IssueError::Sealed | IssueError::TimedOut | IssueError::Store => {
-                Duration::ZERO
-            }
+            IssueError::Refused
+            | IssueError::Sealed
+            | IssueError::TimedOut
+            | IssueError::UserRequired
+            | IssueError::Store => Duration::ZERO,
         };
         Self {
             error,
@@ -390,6 +392,7 @@ impl Failure {
             error @ (IssueError::Refused
             | IssueError::Sealed
             | IssueError::TimedOut
+            | IssueError::UserRequired
             | IssueError::Store) => error,
         })
     }

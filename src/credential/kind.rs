@@ -1,6 +1,7 @@
 //! What is the same of every kind of provider: its word, and the secrets that it needs itself.
 
-use super::{Kind, Source};
+use super::oauth::Grant;
+use super::{AzureSettings, Kind, Source};
 
 impl Kind {
     /// The name of its kind table (`static`, `vault` …).
@@ -9,6 +10,10 @@ impl Kind {
             Self::Static { .. } => "static",
             Self::Aws(_) => "aws",
             Self::Command(_) => "command",
+            Self::Vault(_) => "vault",
+            Self::Oauth(settings) => settings.grant.kind(),
+            Self::GithubApp(_) => "github-app",
+            Self::Azure(_) => "azure",
         }
     }
 
@@ -18,13 +23,51 @@ impl Kind {
             Self::Static { value } => vec![value],
             Self::Aws(aws) => aws.sources(),
             Self::Command(_) => Vec::new(),
+            Self::Vault(settings) => settings.sources(),
+            Self::Oauth(settings) => settings.sources(),
+            Self::GithubApp(settings) => vec![&settings.key],
+            Self::Azure(settings) => match &**settings {
+                AzureSettings::Client(settings) => settings.sources(),
+                AzureSettings::Machine { .. } => Vec::new(),
+            },
         }
     }
 
     /// Whether its leases bring a user name, for `inject = { basic = "" }`.
     pub fn brings_user(&self) -> bool {
         match self {
-            Self::Static { .. } | Self::Aws(_) | Self::Command(_) => false,
+            Self::Vault(settings) => settings.brings_user(),
+            // `x-access-token`, as git says it.
+            Self::GithubApp(_) => true,
+            Self::Static { .. }
+            | Self::Aws(_)
+            | Self::Command(_)
+            | Self::Oauth(_)
+            | Self::Azure(_) => false,
+        }
+    }
+
+    /// Whether its tokens are bound to a key (RFC 9449).
+    pub fn is_bound(&self) -> bool {
+        match self {
+            Self::Oauth(settings) => settings.dpop,
+            _ => false,
+        }
+    }
+
+    /// Whether it keeps a secret that must outlast the process.
+    pub fn needs_store(&self) -> bool {
+        match self {
+            Self::Oauth(settings) => matches!(settings.grant, Grant::Refresh(_)),
+            _ => false,
+        }
+    }
+
+    /// Whether a lease names the agent that it is for.
+    pub fn names_agent(&self) -> bool {
+        match self {
+            Self::Oauth(settings) => settings.grant.names_agent(),
+            _ => false,
         }
     }
 
@@ -44,7 +87,7 @@ impl Kind {
                 &[]
             }
             Self::Command(settings) => &settings.env,
-            Self::Static { .. } => &[],
+            _ => &[],
         };
         own.extend(named.chain(kept.iter().map(String::as_str)));
         own

@@ -27,7 +27,7 @@ pub struct Live {
 }
 
 /// The name of a lease in records and lists: random, and no secret.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LeaseId(Arc<str>);
 
 /// A lease as lists show it; there is nothing secret in it.

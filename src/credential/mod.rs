@@ -4,22 +4,27 @@
 //! the bookkeeping of revocation live in the broker, so that no provider can get them wrong.
 
 mod aws;
+mod azure;
 mod broker;
 mod cell;
 mod command;
 mod events;
 mod fixed;
+mod github_app;
 mod given;
+mod grants;
 mod journal;
 mod kind;
 mod lease;
 mod life;
 mod metrics;
+pub mod oauth;
 mod process;
 mod sessions;
 mod settings;
 mod shards;
 pub mod source;
+mod vault;
 mod vessel;
 
 #[cfg(test)]
@@ -33,15 +38,20 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 pub use aws::{AwsProvider, AwsSource, AwsSpec};
+pub use azure::{AzureProvider, AzureSettings};
 pub use broker::{Broker, Order};
 pub use command::{CommandProvider, CommandSettings};
 pub use events::{Cause, Events, Failed, Issue, Reason, Revoked, Revoking};
 pub use fixed::StaticProvider;
+pub use github_app::{GithubAppProvider, GithubAppSettings};
+pub use grants::{Bound, Grants};
 pub use journal::{Journal, NoJournal, Note, OutOfReach, Owed, Pulse};
 pub use lease::{LeaseId, LeaseInfo, LeaseState, Live};
 pub use life::{Expiry, Life, NotPositive};
+pub use oauth::{AgentJwt, Around, OauthProvider};
 pub use settings::{Kind, OnFailure, Share, Source, Spec};
 pub use source::{Env, SourceError, Watched, Watcher};
+pub use vault::{VaultLogin, VaultProvider, VaultRead, VaultSettings};
 pub use vessel::{Kept, Vessel};
 
 use crate::agent::{AgentId, Name};
@@ -204,6 +214,9 @@ pub enum IssueError {
     /// The issuer did not answer within the credential's deadline.
     #[error("the issuer did not answer in time")]
     TimedOut,
+    /// The credential is a person's, and the session acts for none.
+    #[error("the session has no user")]
+    UserRequired,
     /// What must outlast a crash cannot be written down, or read: nothing is issued then.
     #[error("the store is out of reach")]
     Store,
@@ -217,6 +230,7 @@ impl IssueError {
             Self::Unavailable { .. } => "broker-unavailable",
             Self::Sealed => "broker-sealed",
             Self::TimedOut => "broker-timeout",
+            Self::UserRequired => "user-required",
             Self::Store => "store-unavailable",
         }
     }
@@ -224,7 +238,7 @@ impl IssueError {
     /// Whether it speaks of the issuer as a whole, not of the one for whom was asked.
     fn is_of_issuer(self) -> bool {
         match self {
-            Self::Refused | Self::Store => false,
+            Self::Refused | Self::Store | Self::UserRequired => false,
             Self::Unavailable { .. } | Self::Sealed | Self::TimedOut => true,
         }
     }

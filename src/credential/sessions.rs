@@ -4,35 +4,51 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::agent::AgentId;
+use crate::agent::{AgentId, User};
+use crate::policy::Person;
 
 /// The sessions that the broker knows.
 #[derive(Debug, Default)]
 pub(super) struct Sessions {
-    live: HashMap<Arc<str>, AgentId>,
-    agents: HashMap<AgentId, usize>,
+    live: HashMap<Arc<str>, Who>,
+    /// How many sessions an agent has for each user, or for none.
+    agents: HashMap<Who, usize>,
+    /// How many sessions of any agent act for each user, or for none.
+    users: HashMap<Option<User>, usize>,
     /// Ended not long ago: a request of theirs that is still under way gets no new lease.
     ended: HashMap<Arc<str>, Instant>,
 }
 
+/// An agent, and the user for whom it acts.
+type Who = (AgentId, Option<User>);
+
 /// What a session's end leaves behind.
 #[derive(Debug)]
 pub(super) struct Ended {
-    /// Its agent, where no other session of that agent lives.
-    pub(super) last_of: Option<AgentId>,
-    /// No session lives any more.
+    /// Its agent, and the user for whom it acted; `None` of a session that nobody knew.
+    pub(super) who: Option<Who>,
+    /// No other session of that agent for that user lives.
+    pub(super) last_of: bool,
+    /// No other session of anybody for that user lives.
     pub(super) last: bool,
 }
 
 impl Sessions {
     /// Notes that a session lives; `false` if it has ended.
-    pub(super) fn join(&mut self, session: &Arc<str>, agent: &AgentId) -> bool {
+    pub(super) fn join(
+        &mut self,
+        session: &Arc<str>,
+        agent: &AgentId,
+        person: Option<&Arc<Person>>,
+    ) -> bool {
         if self.ended.contains_key(session) {
             return false;
         }
         if !self.live.contains_key(session) {
-            self.live.insert(Arc::clone(session), agent.clone());
-            *self.agents.entry(agent.clone()).or_default() += 1;
+            let who = (agent.clone(), person.map(|person| person.user.clone()));
+            *self.users.entry(who.1.clone()).or_default() += 1;
+            *self.agents.entry(who.clone()).or_default() += 1;
+            self.live.insert(Arc::clone(session), who);
         }
         true
     }
@@ -42,20 +58,17 @@ impl Sessions {
         if self.ended.insert(Arc::clone(session), now).is_some() {
             return None;
         }
-        let agent = self.live.remove(session);
-        let last_of = agent.filter(|agent| {
-            let left = self.agents.get_mut(agent).map_or(0, |count| {
-                *count = count.saturating_sub(1);
-                *count
+        let Some(who) = self.live.remove(session) else {
+            return Some(Ended {
+                who: None,
+                last_of: false,
+                last: false,
             });
-            if left == 0 {
-                self.agents.remove(agent);
-            }
-            left == 0
-        });
+        };
         Some(Ended {
-            last: last_of.is_some() && self.live.is_empty(),
-            last_of,
+            last: count_down(&mut self.users, &who.1),
+            last_of: count_down(&mut self.agents, &who),
+            who: Some(who),
         })
     }
 
@@ -64,6 +77,18 @@ impl Sessions {
         self.ended
             .retain(|_, at| now.saturating_duration_since(*at) < after);
     }
+}
+
+/// Counts one less; `true` where none is left.
+fn count_down<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K) -> bool {
+    let left = counts.get_mut(key).map_or(0, |count| {
+        *count = count.saturating_sub(1);
+        *count
+    });
+    if left == 0 {
+        counts.remove(key);
+    }
+    left == 0
 }
 
 #[cfg(test)]
@@ -76,15 +101,16 @@ mod tests {
         let ids: Vec<Arc<str>> = ["1", "2", "3"].map(Arc::from).into();
         let now = Instant::now();
         let mut sessions = Sessions::default();
-        assert!(sessions.join(&ids[0], &a) && sessions.join(&ids[0], &a));
-        assert!(sessions.join(&ids[1], &a) && sessions.join(&ids[2], &b));
-        assert!(sessions.end(&ids[0], now).unwrap().last_of.is_none());
+        assert!(sessions.join(&ids[0], &a, None) && sessions.join(&ids[0], &a, None));
+        assert!(sessions.join(&ids[1], &a, None) && sessions.join(&ids[2], &b, None));
+        assert!(!sessions.end(&ids[0], now).unwrap().last_of);
         assert!(sessions.end(&ids[0], now).is_none(), "it ends once");
         let ended = sessions.end(&ids[1], now).unwrap();
-        assert_eq!((ended.last_of, ended.last), (Some(a.clone()), false));
+        assert_eq!((ended.last_of, ended.last), (true, false));
+        assert_eq!(ended.who, Some((a.clone(), None)));
         assert!(sessions.end(&ids[2], now).unwrap().last);
         assert!(
-            !sessions.join(&ids[2], &b),
+            !sessions.join(&ids[2], &b, None),
             "an ended session is not begun again"
         );
         sessions.prune(now + Duration::from_secs(601), Duration::from_mins(10));

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::aws::AwsSpec;
+use super::oauth;
 use crate::agent::Name;
 use crate::inject::Placement;
 
@@ -93,4 +94,12 @@ pub enum Kind {
     Aws(Box<AwsSpec>),
     /// `[credential.NAME.command]`: a plug-in in any language.
     Command(super::CommandSettings),
+    /// `[credential.NAME.vault]`: OpenBao or HashiCorp Vault.
+    Vault(Box<super::VaultSettings>),
+    /// `[credential.NAME.oauth-client-credentials]`, `token-exchange`, `jwt-bearer`: a token of an OAuth issuer.
+    Oauth(Box<oauth::Settings>),
+    /// `[credential.NAME.github-app]`: an installation token of a GitHub App.
+    GithubApp(Box<super::GithubAppSettings>),
+    /// `[credential.NAME.azure]`: a token of Microsoft Entra ID.
+    Azure(Box<super::AzureSettings>),
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
-/// Text to shared values.
+/// Keys to shared values.
 #[derive(Debug)]
 pub(super) struct Shards<V>(Box<[Shard<V>]>);
 
@@ -18,7 +18,7 @@ struct Shard<V> {
     writing: Mutex<()>,
 }
 
-type Map<V> = HashMap<Arc<str>, Arc<V>>;
+type Map<V> = HashMap<Arc<[u8]>, Arc<V>>;
 
 impl<V> Shards<V> {
     /// An empty map in `count` shards, at least one.
@@ -31,12 +31,12 @@ impl<V> Shards<V> {
     }
 
     /// Applies `read` to the value under `key`. No lock, no allocation.
-    pub(super) fn with<R>(&self, key: &str, read: impl FnOnce(&Arc<V>) -> R) -> Option<R> {
+    pub(super) fn with<R>(&self, key: &[u8], read: impl FnOnce(&Arc<V>) -> R) -> Option<R> {
         self.shard(key)?.map.load().get(key).map(read)
     }
 
     /// The value under `key`, made where there is none.
-    pub(super) fn get_or_insert(&self, key: &str, make: impl FnOnce() -> V) -> Arc<V> {
+    pub(super) fn get_or_insert(&self, key: &[u8], make: impl FnOnce() -> V) -> Arc<V> {
         if let Some(value) = self.with(key, Arc::clone) {
             return value;
         }
@@ -56,7 +56,7 @@ impl<V> Shards<V> {
     }
 
     /// Takes out all entries that `gone` names, copying each shard once and only where it changes.
-    pub(super) fn remove(&self, mut gone: impl FnMut(&str, &Arc<V>) -> bool) {
+    pub(super) fn remove(&self, mut gone: impl FnMut(&[u8], &Arc<V>) -> bool) {
         for shard in &self.0 {
             let _writing = shard.writing.lock();
             let old = shard.map.load();
@@ -72,7 +72,7 @@ impl<V> Shards<V> {
     }
 
     /// Takes out the value under `key`, if it is the one that is meant.
-    pub(super) fn remove_one(&self, key: &str, meant: impl FnOnce(&Arc<V>) -> bool) {
+    pub(super) fn remove_one(&self, key: &[u8], meant: impl FnOnce(&Arc<V>) -> bool) {
         let Some(shard) = self.shard(key) else { return };
         let _writing = shard.writing.lock();
         let old = shard.map.load();
@@ -91,10 +91,10 @@ impl<V> Shards<V> {
             .collect()
     }
 
-    /// FNV-1a over the key: keys are ours (session ids, agent ids), nobody can choose them to collide.
-    fn shard(&self, key: &str) -> Option<&Shard<V>> {
-        let hash = key.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    /// FNV-1a over the key: keys are ours (session ids, agent ids); a user's name in one makes a shard longer at worst.
+    fn shard(&self, key: &[u8]) -> Option<&Shard<V>> {
+        let hash = key.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
         });
         let count = self.0.len() as u64;
         self.0.get(usize::try_from(hash % count).unwrap_or(0))
@@ -110,14 +110,14 @@ mod tests {
         let shards = Shards::new(8);
         for n in 0..1000 {
             let key = format!("session-{n}");
-            assert_eq!(*shards.get_or_insert(&key, || n), n);
-            assert_eq!(*shards.get_or_insert(&key, || usize::MAX), n);
+            assert_eq!(*shards.get_or_insert(key.as_bytes(), || n), n);
+            assert_eq!(*shards.get_or_insert(key.as_bytes(), || usize::MAX), n);
         }
         assert_eq!(shards.values().len(), 1000);
-        shards.remove_one("session-7", |_| false);
-        assert_eq!(shards.with("session-7", |value| **value), Some(7));
-        shards.remove_one("session-7", |value| **value == 7);
-        assert_eq!(shards.with("session-7", |_| ()), None);
+        shards.remove_one(b"session-7", |_| false);
+        assert_eq!(shards.with(b"session-7", |value| **value), Some(7));
+        shards.remove_one(b"session-7", |value| **value == 7);
+        assert_eq!(shards.with(b"session-7", |_| ()), None);
         shards.remove(|_, value| **value % 2 == 0);
         assert_eq!(shards.values().len(), 499);
     }

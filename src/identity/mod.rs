@@ -1,15 +1,29 @@
 //! Who is on the other end: trust providers turn evidence into an attested agent, the registry says whether it may act.
 
+mod build;
+mod jwt;
+mod mapping;
+mod metrics;
+mod peer;
+mod refreshed;
 mod registry;
+mod settings;
 mod token;
 
 use std::fmt::Debug;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 
+pub use build::{Parts, Token, provider};
+pub use mapping::{Mapping, Pattern};
+pub use metrics::{Counted, Metrics};
 pub use registry::{AgentEntry, Registry, Status, Unregistered};
+pub use settings::{Algorithm, JwtSettings, PeerSettings, Trust, TrustKind};
 pub use token::{Presented, StaticTokens, presented};
 
 use crate::agent::AgentId;
@@ -17,10 +31,52 @@ use crate::agent::AgentId;
 /// What one connection brings.
 #[derive(Debug, Clone, Copy)]
 pub struct Evidence<'a> {
-    /// What stood in `Proxy-Authorization`, if anything.
+    /// What was presented, if anything.
     pub presented: Option<&'a Presented>,
+    /// As what it was presented.
+    pub presented_as: TokenType,
     /// The peer.
     pub peer: &'a Peer,
+    /// What else is known of its connection.
+    pub link: &'a Link,
+}
+
+impl<'a> Evidence<'a> {
+    /// What a connection to a proxy listener brings.
+    pub fn of(presented: Option<&'a Presented>, peer: &'a Peer, link: &'a Link) -> Self {
+        Self {
+            presented,
+            presented_as: TokenType::Any,
+            peer,
+            link,
+        }
+    }
+}
+
+/// As what a token was presented.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TokenType {
+    /// In `Proxy-Authorization`, or as a client's secret: it may be any. Peer and certificate count as well.
+    #[default]
+    Any,
+    /// `urn:ietf:params:oauth:token-type:jwt`.
+    Jwt,
+    /// `urn:keyward:token-type:aws-identity-document`.
+    AwsIdentityDocument,
+    /// `urn:keyward:token-type:aws-caller-identity`.
+    AwsCallerIdentity,
+}
+
+/// What kernel and TLS say of a connection beside the peer's address.
+#[derive(Debug, Default)]
+pub struct Link {
+    /// Of TCP: our address, and the peer's.
+    pub tcp: Option<(SocketAddr, SocketAddr)>,
+    /// Of a unix socket: who connected.
+    pub unix: Option<Arc<UnixPeer>>,
+    /// Of a `tls:` listener: the certificates that the peer presented, its own first, in DER. It has proved that the
+    /// first one's key is its own; nobody has looked yet at who issued them.
+    pub certificates: Vec<Box<[u8]>>,
 }
 
 /// The other end of a connection, as the kernel tells it.
@@ -33,6 +89,19 @@ pub enum Peer {
         /// Its user id.
         uid: u32,
     },
+}
+
+/// The process that connected to a unix socket.
+#[derive(Debug)]
+pub struct UnixPeer {
+    /// Its number here; 0 where it is in a PID namespace that we do not see.
+    pub pid: u32,
+    /// Its effective user, when it connected.
+    pub uid: u32,
+    /// Its effective group, when it connected.
+    pub gid: u32,
+    /// A handle that is never another process's (`SO_PEERPIDFD`), where the kernel has it.
+    pub handle: Option<OwnedFd>,
 }
 
 impl Peer {
@@ -62,6 +131,39 @@ pub struct Attested {
     pub agent: AgentId,
     /// The trust provider that says so (`token`, `open`, or NAME of `[trust.NAME]`).
     pub trust: Arc<str>,
+    /// The SHA-256 of the evidence, where it is one that ends: a session is of one agent and one evidence.
+    pub evidence: Option<[u8; 32]>,
+    /// When the evidence ends.
+    pub expires: Option<Timestamp>,
+    /// To what a session by this evidence is bound beside the peer's address.
+    pub bound: Option<Bound>,
+}
+
+/// What a stolen session token would lack.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Bound {
+    /// A process: its user and its executable.
+    Process {
+        /// The effective user id.
+        uid: u32,
+        /// The executable's path; left out where it is not known.
+        executable: Option<Arc<Path>>,
+    },
+    /// The SHA-256 of an X.509 certificate, which is `x5t#S256` of RFC 8705 §3.1.
+    Certificate([u8; 32]),
+}
+
+impl Attested {
+    /// An agent by evidence that does not end by itself and binds nothing.
+    pub fn new(agent: AgentId, trust: Arc<str>) -> Self {
+        Self {
+            agent,
+            trust,
+            evidence: None,
+            expires: None,
+            bound: None,
+        }
+    }
 }
 
 /// Why evidence does not hold.
@@ -90,9 +192,6 @@ pub struct Open(pub AgentId);
 #[async_trait]
 impl TrustProvider for Open {
     async fn attest(&self, _: Evidence<'_>) -> Result<Option<Attested>, AttestError> {
-        Ok(Some(Attested {
-            agent: self.0.clone(),
-            trust: "open".into(),
-        }))
+        Ok(Some(Attested::new(self.0.clone(), "open".into())))
     }
 }

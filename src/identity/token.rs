@@ -10,6 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use http::HeaderMap;
 use http::header::PROXY_AUTHORIZATION;
+use zeroize::Zeroizing;
 
 use super::{AttestError, Attested, Evidence, TrustProvider};
 use crate::agent::AgentId;
@@ -22,9 +23,39 @@ const MAX_PRESENTED: usize = 16 * 1024;
 #[derive(Debug)]
 pub struct Presented {
     token: Secret,
+    digest: [u8; 32],
 }
 
 impl Presented {
+    /// A token that came another way than in `Proxy-Authorization`, and is one.
+    ///
+    /// # Errors
+    /// [`AttestError::Bad`] for one that is empty, too long, or not of visible ASCII.
+    pub fn of(token: &[u8]) -> Result<Self, AttestError> {
+        let visible = token.iter().all(|b| (0x21..0x7f).contains(b));
+        if token.is_empty() || token.len() > MAX_PRESENTED || !visible {
+            return Err(AttestError::Bad);
+        }
+        Ok(Self::new(Secret::new(token.to_vec())))
+    }
+
+    /// A token of our own making.
+    pub fn new(token: Secret) -> Self {
+        let digest = sha256(&token);
+        Self { token, digest }
+    }
+
+    /// Its SHA-256: what it is looked up by.
+    pub fn digest(&self) -> &[u8; 32] {
+        &self.digest
+    }
+
+    /// Whether it can be a JWT in compact form (RFC 7515 §7.1): two dots, and a head that begins as JSON does.
+    pub fn is_jwt(&self) -> bool {
+        let token = self.token.expose();
+        token.starts_with(b"eyJ") && token.split(|b| *b == b'.').count() == 3
+    }
+
     /// The token. `Secret` still: it is the agent's own credential (asset S4).
     pub fn token(&self) -> &Secret {
         &self.token
@@ -58,12 +89,7 @@ pub fn presented(headers: &HeaderMap) -> Result<Option<Presented>, AttestError> 
     } else {
         return Err(AttestError::Bad);
     };
-    if token.is_empty() || !token.iter().all(|b| (0x21..0x7f).contains(b)) {
-        return Err(AttestError::Bad);
-    }
-    Ok(Some(Presented {
-        token: Secret::new(token),
-    }))
+    Presented::of(&Zeroizing::new(token)).map(Some)
 }
 
 /// The tokens of `[agent.ID]` entries, kept as SHA-256 digests: looking one up tells nothing by its timing but whether
@@ -77,6 +103,11 @@ impl StaticTokens {
         let tokens_by_digest = Self::default();
         tokens_by_digest.replace(tokens);
         tokens_by_digest
+    }
+
+    /// Whose the token is.
+    pub fn whose(&self, token: &Secret) -> Option<AgentId> {
+        self.0.load().get(&sha256(token)).cloned()
     }
 
     /// Puts another set in place: a token file changed.
@@ -102,11 +133,8 @@ impl TrustProvider for StaticTokens {
         let Some(presented) = evidence.presented else {
             return Ok(None);
         };
-        let agent = self.0.load().get(&sha256(presented.token())).cloned();
-        Ok(agent.map(|agent| Attested {
-            agent,
-            trust: "token".into(),
-        }))
+        let agent = self.0.load().get(presented.digest()).cloned();
+        Ok(agent.map(|agent| Attested::new(agent, "token".into())))
     }
 }
 

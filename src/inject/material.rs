@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::DpopKey;
 use super::sigv4::Keys;
 use crate::secret::Secret;
 
@@ -20,13 +21,20 @@ pub enum Material {
     },
     /// AWS keys, which sign and are never sent; the session token is.
     Aws(Keys),
+    /// A token that is good only with a proof of its key (RFC 9449).
+    Dpop {
+        /// The token.
+        token: Arc<Secret>,
+        /// The key. It never leaves, so no answer can hold it.
+        key: Arc<DpopKey>,
+    },
 }
 
 impl Material {
     /// Every byte string of it that must never reach an agent.
     pub fn secrets(&self) -> impl Iterator<Item = &Secret> {
         let (first, second) = match self {
-            Self::Token(token) => (token, None),
+            Self::Token(token) | Self::Dpop { token, .. } => (token, None),
             Self::UserPass { password, .. } => (password, None),
             Self::Aws(keys) => (&keys.secret, keys.token.as_ref()),
         };

@@ -5,6 +5,7 @@
 //! placed slot is removed first, always.
 
 mod apply;
+mod dpop;
 mod material;
 mod sigv4;
 
@@ -12,7 +13,8 @@ use std::fmt;
 
 use http::HeaderName;
 
-pub use apply::{BodyEdit, Injection, Misplaced, Unfit};
+pub use apply::{BodyEdit, Bound, Injection, Misplaced, Unfit};
+pub use dpop::{DpopKey, NoProof, Proof};
 pub use material::Material;
 pub use sigv4::{BadChunks, Chunks, Keys, MAX_CHUNK, Signer, SigningScope, Unsignable, Unsigned};
 

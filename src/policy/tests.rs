@@ -56,6 +56,7 @@ impl Written {
             websocket: true,
             preset: None,
             narrow: Arc::default(),
+            answer: None,
         }
     }
 
@@ -121,6 +122,8 @@ proptest! {
             agent: &agent_id,
             session: &"s".into(),
             person: None,
+            scope: &crate::delegation::Scope::ALL,
+            permissions: &crate::delegation::Scope::ALL,
             target: &target,
             source: None,
             now: ManualClock::new("2026-11-20T12:00:00Z".parse().unwrap()).now(),

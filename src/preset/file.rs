@@ -35,6 +35,7 @@ pub struct File {
     #[serde(default)]
     encoded_slash: bool,
     note: Option<String>,
+    #[serde(default)]
     source: String,
     checked: Option<Text<jiff::civil::Date>>,
 }

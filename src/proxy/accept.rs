@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::{debug, warn};
 
@@ -15,7 +15,8 @@ use super::Shared;
 use super::connect::{self, Front};
 use super::settings::{Identify, ListenAddr, ListenerSettings};
 use super::stream::AgentStream;
-use crate::identity::Peer;
+use crate::identity::{Link, Peer, UnixPeer};
+use crate::syscall;
 
 /// A listener with its sockets open.
 #[derive(Debug)]
@@ -195,7 +196,7 @@ async fn accept(
         let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
             return;
         };
-        let (stream, peer) = match next(&socket).await {
+        let (stream, peer, link) = match next(&socket).await {
             Ok(accepted) => accepted,
             Err(error) if is_of_peer(&error) => {
                 debug!(%error, "a connection was gone before it was accepted");
@@ -208,7 +209,12 @@ async fn accept(
             }
         };
         let seat = Arc::new(Seat::take(&shared, permit));
-        let front = Front::new(Arc::clone(&shared), Arc::clone(&settings), peer, seat);
+        let front = Front::new(
+            Arc::clone(&shared),
+            Arc::clone(&settings),
+            (peer, link),
+            seat,
+        );
         shared.tracker.spawn(connect::serve(front, stream));
     }
 }
@@ -236,19 +242,41 @@ impl Drop for Seat {
     }
 }
 
-async fn next(socket: &Socket) -> io::Result<(AgentStream, Peer)> {
+async fn next(socket: &Socket) -> io::Result<(AgentStream, Peer, Link)> {
     match socket {
         Socket::Tcp(listener) => {
             let (stream, address) = listener.accept().await?;
             stream.set_nodelay(true)?;
-            Ok((AgentStream::Tcp(stream), Peer::Tcp(address.ip())))
+            let link = Link {
+                tcp: Some((stream.local_addr()?, address)),
+                ..Link::default()
+            };
+            Ok((AgentStream::Tcp(stream), Peer::Tcp(address.ip()), link))
         }
         Socket::Unix(listener, _) => {
             let (stream, _) = listener.accept().await?;
-            let uid = stream.peer_cred()?.uid();
-            Ok((AgentStream::Unix(stream), Peer::Unix { uid }))
+            let peer = unix_peer(&stream)?;
+            let uid = peer.uid;
+            let link = Link {
+                unix: Some(Arc::new(peer)),
+                ..Link::default()
+            };
+            Ok((AgentStream::Unix(stream), Peer::Unix { uid }, link))
         }
     }
+}
+
+fn unix_peer(stream: &UnixStream) -> io::Result<UnixPeer> {
+    let credentials = stream.peer_cred()?;
+    Ok(UnixPeer {
+        pid: credentials
+            .pid()
+            .and_then(|pid| pid.try_into().ok())
+            .unwrap_or(0),
+        uid: credentials.uid(),
+        gid: credentials.gid(),
+        handle: syscall::peer_process(stream).ok(),
+    })
 }
 
 /// Whether the error is of one connection, and not of us.

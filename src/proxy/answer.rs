@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use http::header::{
-    ALT_SVC, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderMap,
-    HeaderName, HeaderValue, LAST_MODIFIED, TRANSFER_ENCODING,
+    ALT_SVC, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG,
+    HeaderMap, HeaderName, HeaderValue, LAST_MODIFIED, TRANSFER_ENCODING,
 };
 use http::{Method, Response, StatusCode};
 use hyper::body::{Body as _, Incoming};
@@ -14,6 +14,7 @@ use super::body::{Answer, Body, BodyError, Stages};
 use super::record::Entry;
 use super::refusal::Refusal;
 use super::upstream::Checkout;
+use crate::route::TokenAnswer;
 use crate::scrub::{Decoder, Patterns, Scrubber};
 
 /// How much of a body is read ahead to know whether its validators still hold, in bytes.
@@ -27,6 +28,15 @@ const DIGESTS: [HeaderName; 5] = [
     HeaderName::from_static("repr-digest"),
     HeaderName::from_static("x-goog-hash"),
 ];
+
+/// What a token endpoint would say, with a placeholder (RFC 6749 §5.1).
+pub(super) fn token(answer: &TokenAnswer) -> Response<Body> {
+    let mut response = Response::new(Body::full(answer.body()));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
 
 /// Passes an upstream's answer on to the agent.
 ///

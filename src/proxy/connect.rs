@@ -5,15 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue, TRANSFER_ENCODING,
-};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
@@ -21,10 +18,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::accept::Seat;
+use super::base_url;
 use super::body::Body;
-use super::gate::Gate;
+use super::gate::{Gate, bare};
+use super::identify::identify;
 use super::intercept::{self, announce, close_after};
 use super::live::{Connection, Place};
+use super::own;
 use super::plain::{self, Forwarding};
 use super::refusal::Refusal;
 use super::settings::{ListenerSettings, Unmatched};
@@ -35,8 +35,8 @@ use crate::audit::{Record, Who};
 use crate::clock::Now;
 use crate::head;
 use crate::host::Target;
-use crate::identity::{self, Evidence, Peer};
-use crate::session::Hold;
+use crate::identity::{Link, Peer};
+use crate::session::{Hold, Session};
 use crate::tls::{AcceptError, Acceptor};
 
 /// One connection of an agent, before it is known whose it is.
@@ -46,6 +46,10 @@ pub(super) struct Front {
     pub(super) listener: Arc<ListenerSettings>,
     pub(super) peer: Peer,
     pub(super) seat: Arc<Seat>,
+    /// What else is known of the connection.
+    pub(super) link: Link,
+    /// The peer as sessions are bound to it.
+    pub(super) from: Box<str>,
     /// An absolute-form request has shown whose the connection is.
     pub(super) known: Arc<AtomicBool>,
     /// The absolute-form request under way.
@@ -106,7 +110,8 @@ impl Drop for ConnectRecord {
         let who = Who {
             session: session.map(|session| &**session.id()),
             agent: session.map(|session| session.agent().as_str()),
-            chain: session.map(|session| std::slice::from_ref(session.agent())),
+            user: session.and_then(|session| session.user()),
+            chain: session.map(|session| session.chain()),
             ..Who::default()
         };
         let host = self
@@ -235,14 +240,6 @@ async fn proceed(next: Next) {
     drop(place);
 }
 
-/// The stream below hyper; `None` where the agent sent anything before its 200 (RFC 9110 §9.3.6, CVE-2025-64763).
-async fn bare(upgrade: OnUpgrade) -> Option<AgentStream> {
-    let upgraded: Upgraded = upgrade.await.ok()?;
-    let parts = upgraded.downcast::<TokioIo<Gate<AgentStream>>>().ok()?;
-    let (stream, held) = parts.io.into_inner().into_parts();
-    (parts.read_buf.is_empty() && held.is_empty()).then_some(stream)
-}
-
 /// Copies both ways untouched, and counts.
 async fn blind(
     agent: AgentStream,
@@ -265,7 +262,10 @@ async fn answer(front: Arc<Front>, request: Request<Incoming>) -> Response<Body>
     match *request.method() {
         Method::CONNECT => connect(&front, request).await,
         _ if absolute => plain::forward(&front, request).await,
-        _ => own(&front, &request),
+        _ => match base_url::answer(&front, request).await {
+            Ok(response) => response,
+            Err(request) => own::serve(&front, request).await,
+        },
     }
 }
 
@@ -329,14 +329,14 @@ async fn grant(
     let snapshot = shared.snapshot.load_full();
     let hold = identify(front, &snapshot, request.headers()).await?;
     record.hold = Some(shared.sessions.hold(hold.session()));
-    let agent = hold.session().agent().clone();
-    snapshot.registry.admit(&agent)?;
+    let session = Arc::clone(hold.session());
+    snapshot.registry.admit_all(session.chain())?;
     let most = front.listener.limits.max_connections_per_agent;
     let mut place = shared
         .live
-        .enter(&agent, most)
+        .enter(session.agent(), most)
         .ok_or(Refusal::TooManyConnections)?;
-    match Grant::find(shared, &snapshot, &agent, &target) {
+    match Grant::find(shared, &snapshot, &session, &target) {
         Ok(granted) => {
             snapshot.upstream.precheck(&target)?;
             let acceptor = snapshot
@@ -355,9 +355,10 @@ async fn grant(
             Ok((Plan::Intercept(tunnel, acceptor), place))
         }
         Err(Refusal::NoRoute) if lets_through(front, &snapshot, &target) => {
+            look_at_scope(&snapshot, &session)?;
             let cut = hold.session().ended().child_token();
             place.runs(Connection::Blind {
-                agent: agent.clone(),
+                session,
                 target: Arc::clone(&target),
                 cut: cut.clone(),
             });
@@ -367,7 +368,7 @@ async fn grant(
             }
             let stream = tokio::select! {
                 () = cut.cancelled() => return Err(Refusal::NoRoute),
-                stream = snapshot.upstream.tunnel(&target, &agent) => stream?,
+                stream = snapshot.upstream.tunnel(&target, hold.session().agent()) => stream?,
             };
             shared.metrics.tunnels.inc();
             let idle = front.listener.limits.idle_timeout;
@@ -385,6 +386,17 @@ pub(super) fn lets_through(front: &Front, snapshot: &Snapshot, target: &Target) 
         && !target.host.is_single_label()
 }
 
+/// A session of bounded scope goes to no host that no route names.
+fn look_at_scope(snapshot: &Snapshot, session: &Session) -> Result<(), Refusal> {
+    let permissions = snapshot.registry.admit_all(session.chain())?;
+    if session.bounds().scope.is_all() && permissions.is_all() {
+        return Ok(());
+    }
+    Err(Refusal::Denied(
+        "The scope of this session covers no host that no route names. Do not retry; ask the operator.",
+    ))
+}
+
 /// Whether a CONNECT's `Host`, where it has one, is its target (RFC 9112 §3.2). Some clients leave the port out there.
 fn names(headers: &http::HeaderMap, target: &Target) -> bool {
     let mut hosts = headers.get_all(HOST).iter();
@@ -399,55 +411,20 @@ fn names(headers: &http::HeaderMap, target: &Target) -> bool {
     }
 }
 
-/// Who is asking: evidence is shown to each trust provider in turn; "mine and bad" ends it.
-pub(super) async fn identify(
-    front: &Front,
-    snapshot: &Snapshot,
-    headers: &http::HeaderMap,
-) -> Result<Hold, Refusal> {
-    let presented = identity::presented(headers)?;
-    let evidence = Evidence {
-        presented: presented.as_ref(),
-        peer: &front.peer,
-    };
-    for provider in snapshot.trust(&front.listener.name) {
-        if let Some(attested) = provider.attest(evidence).await? {
-            return Ok(front.shared.open_session(&attested, &front.peer));
-        }
-    }
-    Err(Refusal::Unidentified)
-}
-
-/// What a proxy listener serves itself, in origin form.
-fn own(front: &Front, request: &Request<Incoming>) -> Response<Body> {
-    if request.method() == Method::GET && request.uri().path() == "/ca.pem" {
-        let snapshot = front.shared.snapshot.load();
-        let pem = Bytes::from(snapshot.leaves.authority().roots_pem().to_string());
-        let mut response = Response::new(Body::full(pem));
-        response.headers_mut().insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static("application/x-pem-file"),
-        );
-        return response;
-    }
-    let refusal = Refusal::Malformed(
-        "This is a proxy. Use it with CONNECT or an absolute http:// URL; it serves GET /ca.pem itself.",
-    );
-    refusal.response(&front.shared.ids.next())
-}
-
 impl Front {
     pub(super) fn new(
         shared: Arc<Shared>,
         listener: Arc<ListenerSettings>,
-        peer: Peer,
+        (peer, link): (Peer, Link),
         seat: Arc<Seat>,
     ) -> Self {
         Self {
             shared,
             listener,
+            from: peer.to_string().into(),
             peer,
             seat,
+            link,
             plain: Mutex::default(),
             gone: CancellationToken::new(),
             next: Mutex::default(),

@@ -17,6 +17,7 @@ use hyper::upgrade::OnUpgrade;
 
 use super::answer;
 use super::body::Body;
+use super::bound;
 use super::record::Entry;
 use super::refusal::Refusal;
 use super::sign::{self, Lied};
@@ -25,7 +26,7 @@ use super::upgrade;
 use crate::credential::Live;
 use crate::head::{Framing, Head};
 use crate::host::Scheme;
-use crate::inject::BodyEdit;
+use crate::inject::{BodyEdit, Injection};
 use crate::policy::{Permit, Query, Verdict};
 use crate::scrub::Patterns;
 use crate::tls::Protocol;
@@ -76,18 +77,32 @@ async fn forward(
     entry: &mut Option<Entry>,
 ) -> Result<Response<Body>, Refusal> {
     let record = entry.as_mut().ok_or(Refusal::Malformed(""))?;
+    if tunnel.session().is_over(&record.began()) {
+        return Err(Refusal::SessionEnded);
+    }
+    if !tunnel.session().is_implicit() {
+        tunnel.shared.believe(&record.began())?;
+    }
     // The grant is taken before the head is looked at: to whom nothing is granted, nothing else is said.
     tunnel.grant()?;
     let head = Head::clean(parts, &tunnel.target)?;
     record.asked(head.method(), Some(head.path_and_query()));
     let (grant, permit, lease) = permitted(tunnel, head, record).await?;
     let lane = grant.lane(permit.route()).ok_or(Refusal::NoRoute)?;
+    if let Some(answer) = &permit.route().answer {
+        read_off(body, record).await?;
+        record.allowed(lane.counters().clone());
+        record.down = answer.body().len() as u64;
+        record.answered(http::StatusCode::OK);
+        return Ok(answer::token(answer));
+    }
     let pool = lane.pool(tunnel, &grant.snapshot);
-    let patterns =
-        tunnel
-            .shared
-            .broker
-            .patterns(permit.agent(), permit.session(), &grant.credentials);
+    let patterns = tunnel.shared.broker.patterns(
+        permit.agent(),
+        permit.session(),
+        permit.person(),
+        &grant.credentials,
+    );
     let route = Arc::clone(permit.route());
     let mut head = permit.into_head();
     // A lease without this route's slot is a fault of assembly: nothing is sent uninjected.
@@ -97,13 +112,18 @@ async fn forward(
     };
     if let Some(injection) = injection {
         injection.apply(&mut head)?;
+        injection.drop_spare(lane.placeholders(), &mut head);
     }
-    let signer = injection.and_then(crate::inject::Injection::signer);
+    let signer = injection.and_then(Injection::signer);
     // The key that signs is never sent, and a session token without it opens nothing: where no other secret is at
     // stake, no slice of an answer can give one away.
     let only_signed = signer.is_some() && grant.credentials.len() < 2;
     let scrubs = (lease.is_some() || !patterns.is_empty()) && !only_signed;
     narrow(&mut head, scrubs && !route.ranges, &patterns);
+    let bound = injection.and_then(Injection::bound);
+    if let Some(bound) = bound {
+        bound::prove(tunnel, bound, &mut head)?;
+    }
     let scrub = (!patterns.is_empty()).then_some(patterns);
     if head.is_websocket() {
         if let Some(signer) = signer {
@@ -112,7 +132,7 @@ async fn forward(
         return upgrade::bridge(tunnel, &grant, head, (upgrade, scrub), entry).await;
     }
     let lied = Lied::default();
-    let edit = injection.and_then(crate::inject::Injection::body);
+    let edit = injection.and_then(Injection::body);
     let body = match signer {
         Some(signer) => sign::outgoing(tunnel, &mut head, body, signer, (record, &lied)).await?,
         None => outgoing(&mut head, body, edit, record).await?,
@@ -127,7 +147,7 @@ async fn forward(
     let method = head.method().clone();
     let deadline = tokio::time::Instant::now() + tunnel.limits.total_timeout;
     let request = rebuild(head, body);
-    let sent = pool.send(request, |request, protocol| {
+    let sent = bound::send(tunnel, &pool, request, bound, |request, protocol| {
         address(tunnel, request, protocol);
     });
     let sent = tokio::time::timeout_at(deadline, sent)
@@ -169,6 +189,8 @@ fn judge(
         agent: session.agent(),
         session: session.id(),
         person: session.person(),
+        scope: &session.bounds().scope,
+        permissions: &grant.permissions,
         target: &tunnel.target,
         source: tunnel.peer.ip(),
         now: tunnel.shared.clock.now(),
@@ -336,6 +358,17 @@ pub(super) async fn read_whole(
     let read = read.to_bytes();
     record.up.add(read.len());
     Ok(read)
+}
+
+/// Reads a body that goes nowhere: the client has sent it, and waits with its next request until it is taken.
+async fn read_off(body: Incoming, record: &Entry) -> Result<(), Refusal> {
+    let read = Limited::new(body, MAX_EDITED_BODY).collect();
+    let read = tokio::time::timeout(MOST_JUDGED_AGO, read).await;
+    let Ok(Ok(read)) = read else {
+        return Err(Refusal::TooLarge);
+    };
+    record.up.add(read.to_bytes().len());
+    Ok(())
 }
 
 /// The request, from parsed parts alone.

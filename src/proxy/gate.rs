@@ -14,10 +14,13 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 use super::line::{Framings, Line, LineFault};
+use super::stream::AgentStream;
 use crate::head::Framing;
 
 /// What the service tells the gate about the request whose head it was just given.
@@ -318,4 +321,12 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Gate<IO> {
     fn is_write_vectored(&self) -> bool {
         self.io.is_write_vectored()
     }
+}
+
+/// The stream below hyper; `None` where the agent sent anything before its 200 (RFC 9110 §9.3.6, CVE-2025-64763).
+pub(super) async fn bare(upgrade: OnUpgrade) -> Option<AgentStream> {
+    let upgraded: Upgraded = upgrade.await.ok()?;
+    let parts = upgraded.downcast::<TokioIo<Gate<AgentStream>>>().ok()?;
+    let (stream, held) = parts.io.into_inner().into_parts();
+    (parts.read_buf.is_empty() && held.is_empty()).then_some(stream)
 }

@@ -10,14 +10,20 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Snapshot;
 use super::body::Body;
-use super::connect::{Front, identify, lets_through};
+use super::connect::{Front, lets_through};
 use super::exchange::exchange;
+use super::identify::identify;
 use super::live::{Connection, Place};
 use super::refusal::Refusal;
 use super::tunnel::{Grant, Tunnel};
 use crate::head;
 use crate::host::Target;
-use crate::session::Hold;
+use crate::session::{Hold, Session};
+
+/// Notes what the connection forwards from now on.
+pub(super) fn begin(front: &Arc<Front>, tunnel: &Arc<Tunnel>, place: Place) {
+    Forwarding::begin(front, tunnel, place);
+}
 
 /// What the connection forwards now: counted as one of its agent's, and cut with its session or its grant.
 #[derive(Debug)]
@@ -53,25 +59,29 @@ pub(super) async fn forward(front: &Arc<Front>, request: Request<Incoming>) -> R
             Forwarding::begin(front, &tunnel, place);
             exchange(tunnel, request).await
         }
-        Err((refusal, hold, target)) => {
-            if let (Some(hold), Some(target)) = (hold, target) {
-                let mut entry = super::record::Entry::begin(
-                    &front.shared,
-                    hold.session(),
-                    &target,
-                    front.shared.clock.now(),
-                );
-                entry.asked(request.method(), request.uri().path_and_query());
-                entry.refused(refusal);
-                return refusal.response(entry.id());
-            }
-            front.shared.metrics.refused("", "", "deny", refusal.word());
-            refusal.response(&front.shared.ids.next())
-        }
+        Err(refused) => refuse(front, &request, refused),
     }
 }
 
-type Refused = (Refusal, Option<Hold>, Option<Arc<Target>>);
+/// Records the refusal, as far as it is known whose it is, and answers with it.
+pub(super) fn refuse(
+    front: &Front,
+    request: &Request<Incoming>,
+    (refusal, hold, target): Refused,
+) -> Response<Body> {
+    if let (Some(hold), Some(target)) = (hold, target) {
+        let now = front.shared.clock.now();
+        let mut entry = super::record::Entry::begin(&front.shared, hold.session(), &target, now);
+        entry.asked(request.method(), request.uri().path_and_query());
+        entry.refused(refusal);
+        return refusal.response(entry.id());
+    }
+    front.shared.metrics.refused("", "", "deny", refusal.word());
+    refusal.response(&front.shared.ids.next())
+}
+
+/// A refusal, and whose it is, as far as that is known.
+pub(super) type Refused = (Refusal, Option<Hold>, Option<Arc<Target>>);
 
 async fn plain_tunnel(
     front: &Arc<Front>,
@@ -94,6 +104,19 @@ async fn plain_tunnel(
     let hold = identify(front, &snapshot, request.headers())
         .await
         .map_err(|refusal| (refusal, None, None))?;
+    open(front, &snapshot, (hold, target), |session, target| {
+        plain_grant(front, &snapshot, (session, target))
+    })
+}
+
+/// Takes the connection's place and opens what its next request goes through.
+pub(super) fn open(
+    front: &Arc<Front>,
+    snapshot: &Arc<Snapshot>,
+    (hold, target): (Hold, Arc<Target>),
+    grant: impl FnOnce(&Session, &Target) -> Result<Grant, Refusal>,
+) -> Result<(Arc<Tunnel>, Place), Refused> {
+    let shared = &front.shared;
     let agent = hold.session().agent().clone();
     // The place of the request before: the one connection has one place.
     drop(front.plain.lock().take());
@@ -101,7 +124,7 @@ async fn plain_tunnel(
     let place = shared.live.enter(&agent, limits.max_connections_per_agent);
     let granted = place
         .ok_or(Refusal::TooManyConnections)
-        .and_then(|place| Ok((plain_grant(front, &snapshot, (&agent, &target))?, place)));
+        .and_then(|place| Ok((grant(hold.session(), &target)?, place)));
     match granted {
         Ok((granted, mut place)) => {
             let end = (front.peer.clone(), Arc::clone(&front.seat));
@@ -110,7 +133,7 @@ async fn plain_tunnel(
             let tunnel = Arc::new(tunnel);
             place.runs(Connection::Intercept(Arc::downgrade(&tunnel)));
             // A reload before this look was taken by the grant; one after it finds the place, and cuts.
-            if !Arc::ptr_eq(&snapshot, &shared.snapshot.load()) {
+            if !Arc::ptr_eq(snapshot, &shared.snapshot.load()) {
                 return Err((Refusal::Draining, None, None));
             }
             Ok((tunnel, place))
@@ -122,16 +145,16 @@ async fn plain_tunnel(
 fn plain_grant(
     front: &Front,
     snapshot: &Arc<Snapshot>,
-    (agent, target): (&crate::agent::AgentId, &Target),
+    (session, target): (&Session, &Target),
 ) -> Result<Grant, Refusal> {
-    snapshot.registry.admit(agent)?;
+    snapshot.registry.admit_all(session.chain())?;
     if snapshot.table.is_credentialed(target) {
         return Err(Refusal::Cleartext);
     }
     snapshot.upstream.precheck(target)?;
-    match Grant::find(&front.shared, snapshot, agent, target) {
+    match Grant::find(&front.shared, snapshot, session, target) {
         Err(Refusal::NoRoute) if lets_through(front, snapshot, target) => {
-            Ok(Grant::unmatched(&front.shared, snapshot, agent))
+            Grant::unmatched(&front.shared, snapshot, session)
         }
         found => found,
     }

@@ -22,6 +22,8 @@ pub struct ListenerSettings {
     pub unmatched: Unmatched,
     /// `identify`.
     pub identify: Identify,
+    /// `base-url`: services answer under `/NAME/`, for SDKs that know no proxy.
+    pub base_url: bool,
     /// The limits.
     pub limits: Limits,
 }

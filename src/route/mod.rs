@@ -3,6 +3,7 @@
 //! One [`Table`] serves injection and enforcement alike: what injects is what is enforced (a rival's bypass of July
 //! 2026 came of two lists that disagreed).
 
+mod answer;
 mod methods;
 mod narrow;
 mod path;
@@ -14,6 +15,7 @@ use crate::agent::{AgentId, Name};
 use crate::host::HostPattern;
 use crate::inject::Placement;
 
+pub use answer::{PLACEHOLDER, TokenAnswer};
 pub use methods::{BadMethod, MethodSet};
 pub use narrow::Narrow;
 pub use path::{BadPath, PathPattern};
@@ -50,6 +52,8 @@ pub struct Route {
     pub preset: Option<Name>,
     /// What it asks for less than the credential may give.
     pub narrow: Arc<Narrow>,
+    /// keyward's own answer (`answer`): nothing goes upstream.
+    pub answer: Option<TokenAnswer>,
 }
 
 impl Route {
@@ -70,6 +74,7 @@ impl Route {
             websocket: true,
             preset: None,
             narrow: Arc::default(),
+            answer: None,
         }
     }
 

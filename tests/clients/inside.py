@@ -8,6 +8,7 @@ machine, and everything else is what `run` does without a file. `--strict` keeps
 
 import json
 import os
+import shutil
 import subprocess
 import tempfile
 import tomllib
@@ -36,6 +37,8 @@ class Agent:
     echoes: bool = True
     # The path of the conversation.
     path: str = ""
+    # Options of `run`.
+    options: tuple[str, ...] = ()
 
 
 AGENTS = [
@@ -49,6 +52,54 @@ AGENTS = [
           ("--skip-trust", "--yolo", "-m", "gemini-2.5-flash", "-o", "stream-json", "-p", "call run_shell_command"),
           path="/v1beta/models/"),
 ]
+
+
+@dataclass
+class Sdk:
+    """A program of this folder that knows no proxy, inside `keyward run --base-url`."""
+
+    name: str
+    variable: str
+    host: str
+    script: str
+    # The preset, which is the path's first segment.
+    preset: str
+
+
+# The machine's own Node may be one whose `fetch` knows no proxy at all (20): exactly those need this.
+SDKS = [
+    Sdk("openai (Node)", "OPENAI_API_KEY", "api.openai.com", "node_openai.cjs", "openai"),
+    Sdk("anthropic (Node)", "ANTHROPIC_API_KEY", "api.anthropic.com", "node_anthropic.cjs", "anthropic"),
+    Sdk("google-genai (Node)", "GEMINI_API_KEY", "generativelanguage.googleapis.com", "node_genai.cjs", "gemini"),
+    Sdk("openai (Python)", "OPENAI_API_KEY", "api.openai.com", "python_openai.py", "openai"),
+    Sdk("anthropic (Python)", "ANTHROPIC_API_KEY", "api.anthropic.com", "python_anthropic.py", "anthropic"),
+]
+
+
+def look_at_sdk(stage, sdk: Sdk, binary: str, leaks, carries) -> tuple[bool, str, str]:
+    """Runs one SDK by base URL alone; as `look`."""
+    home = Path(tempfile.mkdtemp(dir=stage.dir, prefix="sdk-"))
+    node = sdk.script.endswith("cjs")
+    interpreter = shutil.which("node") if node else CACHE / "sdk/bin/python"
+    base = {"PATH": os.environ["PATH"], "HOME": str(home), "NODE_PATH": str(CACHE / "node-sdk/node_modules")}
+    start = len(stage.seen("llm", 0))
+    # Without the proxy's variables: what works then works by the base URL.
+    bare = ["env", *(f"-u{name}" for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"))]
+    words = [binary, "run", "--strict", "--base-url", "-c", network(stage), "--", *bare, interpreter,
+             Path(__file__).resolve().parent / sdk.script, f"https://{sdk.host}"]
+    done = subprocess.run(words, env=base | {sdk.variable: stage.key}, cwd=home, stdin=subprocess.DEVNULL,
+                          capture_output=True, timeout=90)
+    answer = json.loads(done.stdout.splitlines()[-1]) if done.stdout else {"ok": False, "detail": done.stderr.decode()[-300:]}
+    seen = stage.seen("llm", start)
+    faults = [] if answer["ok"] else [answer["detail"]]
+    if not seen or not all(carries(stage.key, request) for request in seen):
+        faults.append(f"of {len(seen)} requests not every one had the real key")
+    if found := leaks(stage.key, done.stdout + done.stderr):
+        faults.append(f"the real key reached the client: {', '.join(found)}")
+    if MASKED not in answer.get("seen", ""):
+        faults.append("no masked key in the answers, so nothing was scrubbed")
+    run_by = subprocess.run([interpreter, "--version"], capture_output=True, text=True, timeout=30).stdout.strip()
+    return not faults, answer.get("version", ""), "; ".join(faults) or f"{answer['detail']} ({len(seen)} requests seen), {run_by}"
 
 
 def network(stage) -> Path:
@@ -81,7 +132,7 @@ def look(stage, agent: Agent, binary: str, node: Path, leaks, carries) -> tuple[
                           capture_output=True, text=True, timeout=60).stdout
     version = next((word for word in told.split() if word[0].isdigit()), "")
     start = len(stage.seen("llm", 0))
-    words = [binary, "run", "--strict", "-c", network(stage), "--", *command, *agent.words]
+    words = [binary, "run", "--strict", *agent.options, "-c", network(stage), "--", *command, *agent.words]
     done = subprocess.run(words, env=base | {agent.variable: stage.key}, cwd=folder, stdin=subprocess.DEVNULL,
                           capture_output=True, timeout=120)
     out, errors = done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")

@@ -30,7 +30,7 @@ import urllib.request
 from pathlib import Path
 
 from clients import BASIC, BEARER, CLIENTS, HOSTS, Client
-from inside import AGENTS, Agent, look
+from inside import AGENTS, SDKS, Agent, Sdk, look, look_at_sdk
 
 HERE = Path(__file__).resolve().parent
 PEERS = HERE.parent / "peers"
@@ -352,8 +352,18 @@ request that the server saw bore the real key, and neither the output nor any fi
 |---|---|---|---|---|
 """
 
+BY_BASE = """
+## By base URL, without a proxy
 
-def page(table: list[tuple[Client, str, bool, str]], inside: list[tuple[Agent, str, bool, str]]) -> str:
+Each ran inside `keyward run --base-url` with the proxy variables taken away again: what works does so by the base URL's
+variable alone, with the session's token for a key. Node is the machine's own.
+
+| client | version | works | the key's variable | what it did |
+|---|---|---|---|---|
+"""
+
+
+def page(table: list[tuple[Client, str, bool, str]], inside: list[tuple[Agent | Sdk, str, bool, str]]) -> str:
     lines = []
     for client, version, ok, detail in table:
         needed = ", ".join(f"`{name}`" for name in client.needs.split()) + (f"; {client.note}" if client.note else "")
@@ -362,9 +372,11 @@ def page(table: list[tuple[Client, str, bool, str]], inside: list[tuple[Agent, s
         works = "no" if not ok else "refused, as it must be" if client.refused else "yes"
         did = " ".join(detail.split()).replace("|", "\\|")[:160]
         lines.append(f"| {client.name} | {version} | {works} | {needed} | {did} |")
-    agents = [f"| {agent.name} | {version} | {'yes' if ok else 'no'} | `{agent.variable}` | {detail[:200]} |"
-              for agent, version, ok, detail in inside]
-    return PAGE + "\n".join(lines) + "\n" + GIT_NOTE + INSIDE + "\n".join(agents) + "\n"
+    def rows(kind: type) -> str:
+        return "\n".join(f"| {one.name} | {version} | {'yes' if ok else 'no'} | `{one.variable}` | {detail[:200]} |"
+                         for one, version, ok, detail in inside if isinstance(one, kind)) + "\n"
+
+    return PAGE + "\n".join(lines) + "\n" + GIT_NOTE + INSIDE + rows(Agent) + BY_BASE + rows(Sdk)
 
 
 def main() -> None:
@@ -394,7 +406,7 @@ def main() -> None:
     stage = Stage()
     rows: list[tuple[str, bool, str]] = []
     table: list[tuple[Client, str, bool, str]] = []
-    inside: list[tuple[Agent, str, bool, str]] = []
+    inside: list[tuple[Agent | Sdk, str, bool, str]] = []
     try:
         stage.start_peers()
         proxy, ca = None, stage.dir / "ca.pem"
@@ -408,13 +420,18 @@ def main() -> None:
             rows.append((f"{client.name} {version}".strip(), ok, detail))
             table.append((client, version, ok, detail))
             print(f"{'ok  ' if ok else 'FAIL'} {rows[-1][0]:28} {time.monotonic() - begun:5.1f} s  {detail}", flush=True)
-        for agent in [agent for agent in AGENTS if mode == "keyward" and (not wanted or agent.name.startswith(wanted))]:
+        inner = [one for one in [*AGENTS, *SDKS] if mode == "keyward" and (not wanted or one.name.startswith(wanted))]
+        for agent in inner:
             begun = time.monotonic()
+            program = str(Path(binary).resolve())
             try:
-                ok, version, detail = look(stage, agent, str(Path(binary).resolve()), NODE, leaks, carries)
-            except (OSError, subprocess.TimeoutExpired) as error:
+                if isinstance(agent, Agent):
+                    ok, version, detail = look(stage, agent, program, NODE, leaks, carries)
+                else:
+                    ok, version, detail = look_at_sdk(stage, agent, program, leaks, carries)
+            except (OSError, ValueError, subprocess.TimeoutExpired) as error:
                 ok, version, detail = False, "", str(error)[:300]
-            rows.append((f"{agent.name} {version}".strip(), ok, detail))
+            rows.append((f"{agent.name} {version}, {'run' if isinstance(agent, Agent) else 'base URL'}", ok, detail))
             inside.append((agent, version, ok, detail))
             print(f"{'ok  ' if ok else 'FAIL'} {rows[-1][0]:28} {time.monotonic() - begun:5.1f} s  {detail}", flush=True)
         if mode == "keyward":

@@ -19,6 +19,11 @@ use super::upstream::{CA, Upstream};
 pub const TOKEN_A: &str = "agent-token-a-0123456789abcdef";
 pub const TOKEN_B: &str = "agent-token-b-0123456789abcdef";
 
+/// 32 bytes in base64.
+pub const STORE_KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+/// The token of the operator alice.
+pub const ALICE: &str = "operator-token-alice-0123456789abcdef";
+
 /// A route that puts the canary into `Authorization: Bearer` at api.test.
 pub const BEARER: &str =
     "[[route]]\nhosts = [\"api.test\"]\ncredential = \"c\"\ninject = \"bearer\"\n";
@@ -27,11 +32,14 @@ pub const BEARER: &str =
 #[derive(Debug, Clone, Default)]
 pub struct Setup {
     proxy: String,
+    admin: String,
     upstream: String,
     connect: String,
     rest: String,
+    agent_a: String,
     open: bool,
     audit_file: Option<std::path::PathBuf>,
+    trusted: String,
 }
 
 /// keyward, running.
@@ -64,10 +72,29 @@ impl Setup {
         self
     }
 
+    /// Lines of `[admin]`.
+    pub fn admin(mut self, lines: &str) -> Self {
+        self.admin.push_str(lines);
+        self.admin.push('\n');
+        self
+    }
+
     /// Lines of `[upstream]`.
     pub fn upstream(mut self, lines: &str) -> Self {
         self.upstream.push_str(lines);
         self.upstream.push('\n');
+        self
+    }
+
+    /// Trusts these certificates beside the CA of the tests' upstreams.
+    pub fn also_trusting(mut self, pem: &str) -> Self {
+        self.trusted.push_str(pem);
+        self
+    }
+
+    /// Lines of `[agent.a]`.
+    pub fn agent_a(mut self, lines: &str) -> Self {
+        self.agent_a.push_str(lines);
         self
     }
 
@@ -93,9 +120,10 @@ impl Setup {
             "listen = [\"127.0.0.1:0\"]\n"
         };
         let mut text = format!(
-            "[proxy]\n{listen}identify = \"{identify}\"\n{}\n[admin]\nlisten = \"127.0.0.1:0\"\n\n\
+            "[proxy]\n{listen}identify = \"{identify}\"\n{}\n[admin]\nlisten = \"127.0.0.1:0\"\n{}\n\
              [upstream]\ntrust = [\"{}\"]\n{}\n",
             self.proxy,
+            self.admin,
             ca.display(),
             self.upstream,
         );
@@ -106,6 +134,7 @@ impl Setup {
             text.push_str(&format!("[upstream.connect-to]\n{}\n", self.connect));
         }
         text.push_str("[agent.a]\ntoken = { env = \"TOKEN_A\" }\n");
+        text.push_str(&self.agent_a);
         if !self.open {
             text.push_str("[agent.b]\ntoken = { env = \"TOKEN_B\" }\n");
         }
@@ -130,7 +159,8 @@ impl Setup {
 
     pub async fn start(self) -> Harness {
         let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("upstream-ca.pem"), &CA.pem).unwrap();
+        let trusted = format!("{}{}", CA.pem, self.trusted);
+        std::fs::write(folder.path().join("upstream-ca.pem"), trusted).unwrap();
         let config = self.parse(folder.path());
         let surroundings = Surroundings {
             environment: Arc::new(environment()),
@@ -155,6 +185,8 @@ pub fn environment() -> HashMap<String, OsString> {
         ("AWS_ID", super::signatures::ID),
         ("TOKEN_A", TOKEN_A),
         ("TOKEN_B", TOKEN_B),
+        ("STORE_KEY", STORE_KEY),
+        ("ALICE", ALICE),
     ]
     .into_iter()
     .map(|(name, value)| (name.to_owned(), value.into()))

@@ -12,6 +12,7 @@
     clippy::format_push_string,
     clippy::format_collect,
     clippy::bool_to_int_with_if,
+    clippy::explicit_write,
     missing_docs,
     unreachable_pub,
     reason = "a test may panic, and spawns and sleeps as its peers would"
@@ -21,19 +22,32 @@ mod agent;
 mod answers;
 mod canary;
 mod channel;
+mod daemon;
 mod h2raw;
 mod harness;
 mod signatures;
 mod upstream;
 
+mod admin;
 mod attacks;
 mod aws;
+mod base_url;
+mod delegation;
 mod leak;
 mod lifecycle;
+mod oauth;
 mod outside;
 mod placement;
 mod plugin;
 mod protocol;
 mod rest;
 mod rules;
+mod session;
+mod session_store;
+mod token;
+mod tokens;
+mod trust;
 mod upgrades;
+mod vault;
+mod vault_faults;
+mod vault_server;

@@ -102,6 +102,15 @@ pub fn tls(names: &[&str], alpn: &[&str]) -> TlsAcceptor {
     TlsAcceptor::from(Arc::new(config))
 }
 
+/// A certificate of the tests' CA for these names, and its key, in PEM.
+pub fn certificate(names: &[&str]) -> (String, String) {
+    let key = KeyPair::generate().unwrap();
+    let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+    let params = CertificateParams::new(names).unwrap();
+    let certificate = params.signed_by(&key, &CA.issuer).unwrap();
+    (certificate.pem(), key.serialize_pem())
+}
+
 const NAMES: &[&str] = &[
     "api.test",
     "other.test",

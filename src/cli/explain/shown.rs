@@ -9,7 +9,6 @@ use super::{Case, Outcome, origin};
 use crate::agent::Name;
 use crate::inject::Placement;
 use crate::policy::{Conditions, Hours};
-use crate::preset::Presets;
 use crate::proxy::{Identify, Refusal, Unmatched};
 use crate::route::{MethodSet, Route};
 
@@ -93,11 +92,9 @@ impl Case<'_> {
             format!("{}: no route names this host", route.name)
         };
         lines.push(("route", text));
-        let preset = route
-            .preset
-            .as_ref()
-            .and_then(|name| Presets::shipped().get(name.as_str()));
-        if let Some(preset) = preset {
+        let presets = self.config.presets();
+        let preset = route.preset.as_ref();
+        if let Some(preset) = preset.and_then(|name| presets.get(name.as_str())) {
             let operation = preset.operation(&self.args.method, self.args.url.path.path());
             let operation = operation
                 .map(|operation| format!(", {} ({})", operation.name, operation.action))

@@ -4,25 +4,23 @@ use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use http::Uri;
-
 use crate::app::Environment;
-use crate::host::{HostMatch, HostPattern, Scheme, Target};
+use crate::host::{HostMatch, HostPattern};
 use crate::inject::Placement;
 use crate::preset::{Key, Preset, Presets};
 use crate::route::PathPattern;
 
 /// What the environment holds, and what became of it.
 #[derive(Debug, Default)]
-pub(super) struct Found {
+pub(crate) struct Found {
     /// The configuration, as a file would say it.
-    pub(super) text: String,
+    pub(crate) text: String,
     /// The variables that leave the environment, with what stands there instead.
-    pub(super) taken: BTreeMap<String, Option<String>>,
+    pub(crate) taken: BTreeMap<String, Option<String>>,
     /// The services that are served.
-    pub(super) served: Vec<Arc<Preset>>,
+    pub(crate) served: Vec<Arc<Preset>>,
     /// What the user should know, a sentence each.
-    pub(super) notes: Vec<String>,
+    pub(crate) notes: Vec<String>,
     /// The credential of each variable that is served.
     credentials: BTreeMap<String, String>,
     /// Hosts all of whose paths have a route.
@@ -30,7 +28,7 @@ pub(super) struct Found {
 }
 
 /// Looks for the keys of every service. `strict`: the paths that a service does not speak of are refused too.
-pub(super) fn look(environment: &Environment, presets: &Presets, strict: bool) -> Found {
+pub(crate) fn look(environment: &Environment, presets: &Presets, strict: bool) -> Found {
     let mut found = Found::default();
     let mut ordered: Vec<&Arc<Preset>> = presets.iter().collect();
     // The first route that matches decides: paths before whole hosts, hosts before patterns of them.
@@ -167,22 +165,11 @@ impl Found {
     /// A base URL elsewhere: what goes there gets no key, or whoever can set a variable would choose who is shown it.
     fn look_at_base_urls(&mut self, environment: &Environment) {
         for preset in &self.served {
-            let vars = preset.base_url.iter().flat_map(|base| &base.env);
-            for var in vars.filter(|var| is_set(environment, var)) {
-                let target = environment
-                    .get(&**var)
-                    .and_then(|value| value.to_str()?.parse::<Uri>().ok())
-                    .filter(|uri| uri.scheme_str() == Some("https"))
-                    .and_then(|uri| {
-                        let authority = uri.authority()?.as_str();
-                        Target::from_authority(Scheme::Https, authority).ok()
-                    });
-                if !target.is_some_and(|target| preset.names(&target)) {
-                    self.notes.push(format!(
-                        "{var} leads elsewhere than to {}: no key is injected there",
-                        preset.title
-                    ));
-                }
+            if let Some(var) = super::bases::elsewhere(preset, environment) {
+                self.notes.push(format!(
+                    "{var} leads elsewhere than to {}: no key is injected there",
+                    preset.title
+                ));
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::Prepared;
 use super::found::{self, Found};
@@ -25,7 +26,9 @@ pub(super) fn nothing(
     environment: &Environment,
     lent: Option<Config>,
 ) -> Result<Prepared, u8> {
-    let presets = Presets::shipped();
+    let presets = &lent
+        .as_ref()
+        .map_or_else(|| Arc::clone(Presets::shipped()), Config::presets);
     let Found {
         text,
         taken,
@@ -39,6 +42,7 @@ pub(super) fn nothing(
         BUG
     })?;
     let found = config.config;
+    let presets = Arc::clone(presets);
     let usual = &found.listeners;
     let (config, tunnels, hidden) = match lent {
         None => (found, !strict, Vec::new()),
@@ -63,6 +67,7 @@ pub(super) fn nothing(
         tunnels,
         taken,
         services: served,
+        presets,
         hidden,
         notes,
     })
@@ -83,8 +88,8 @@ pub(super) fn file(
     strict: bool,
     environment: &Environment,
 ) -> Result<Prepared, u8> {
-    let presets = Presets::shipped();
     let config = load(path)?;
+    let presets = config.presets();
     if is_lent(&config) {
         return nothing(agent, strict, environment, Some(config));
     }
@@ -136,6 +141,7 @@ pub(super) fn file(
         tunnels,
         taken,
         services,
+        presets,
         notes,
     })
 }

@@ -3,29 +3,26 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::Prepared;
 use crate::app::Environment;
-use crate::preset::{Preset, Presets};
+use crate::preset::Preset;
 use crate::sandbox::Mask;
 
 /// The masks for these files, and one sentence about the logins that stay readable.
-pub(super) fn masks(
-    hidden: &[PathBuf],
-    services: &[Arc<Preset>],
-    environment: &Environment,
-) -> (Vec<Mask>, Option<String>) {
+pub(super) fn masks(prepared: &Prepared, environment: &Environment) -> (Vec<Mask>, Option<String>) {
     let home = environment.get("HOME").map(PathBuf::from);
-    let mut paths: Vec<PathBuf> = hidden.to_vec();
+    let mut paths: Vec<PathBuf> = prepared.hidden.clone();
     let of = |preset: &Arc<Preset>| -> Vec<PathBuf> {
         let files = preset.login_files.iter();
         files
             .filter_map(|file| expand(file, home.as_deref()))
             .collect()
     };
-    paths.extend(services.iter().flat_map(of));
+    paths.extend(prepared.services.iter().flat_map(of));
     paths.retain(|path| path.exists());
     paths.sort();
     paths.dedup();
-    let mut open: Vec<String> = (Presets::shipped().iter().flat_map(of))
+    let mut open: Vec<String> = (prepared.presets.iter().flat_map(of))
         .filter(|path| !paths.contains(path) && path.exists())
         .map(|path| path.display().to_string())
         .collect();

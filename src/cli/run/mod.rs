@@ -3,12 +3,13 @@
 //! The keys come from a file's sources, or without a file from the environment. The command gets placeholders, the
 //! proxy, the CA and a token of its own; the session, its listener and its token end with it.
 
+mod bases;
 mod found;
 mod given;
 mod logins;
 mod surroundings;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -21,14 +22,16 @@ use crate::agent::AgentId;
 use crate::app::{App, Environment, StartError, StartHint, Surroundings};
 use crate::audit::{Counts, Settings, Sink};
 use crate::config::{Admin, Config};
-use crate::credential::Source;
 use crate::identity::AgentEntry;
-use crate::preset::Preset;
+use crate::preset::{Preset, Presets};
 use crate::proxy::{Identify, ListenAddr, ListenerSettings, Unmatched};
 use crate::sandbox::{self, Plan, SandboxError};
 use crate::syscall::{self, Role};
 use crate::telemetry;
-use surroundings::{Access, Certificates};
+pub(crate) use bases::url;
+pub(crate) use found::{Found, look};
+use surroundings::Access;
+pub(crate) use surroundings::Certificates;
 
 /// The arguments of `keyward run`.
 #[derive(Debug, clap::Args)]
@@ -46,6 +49,9 @@ pub struct RunArgs {
     /// Give the command a network of its own, whose only way out is keyward
     #[arg(long)]
     isolate: bool,
+    /// Have SDKs that know no proxy call services under `http://127.0.0.1:PORT/PRESET/…`
+    #[arg(long)]
+    base_url: bool,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
     command: Vec<OsString>,
@@ -62,14 +68,14 @@ struct Prepared {
     taken: BTreeMap<String, Option<String>>,
     /// The services for which a key is held: their tools' logins are masked.
     services: Vec<Arc<Preset>>,
+    /// Every service that is known, those of the file too.
+    presets: Arc<Presets>,
     /// Files to mask.
     hidden: Vec<PathBuf>,
     /// What the user should know.
     notes: Vec<String>,
 }
 
-/// The variable that holds the session's token, for the command and for the agent's entry alike.
-const TOKEN: &str = "KEYWARD_TOKEN";
 /// The proxy's port in a network of its own, where every port is free.
 const INSIDE: u16 = 8180;
 /// The command and all that it started are gone by then: what is left are sockets that close.
@@ -113,24 +119,23 @@ async fn session(
     nofile: Option<u64>,
 ) -> Result<u8, u8> {
     let trail = trail(&mut prepared, caller)?;
-    let (token, listener) = (random(), listener(args, &prepared));
+    let listener = listener(args, &prepared);
     let entry = prepared.agent.clone();
     let config = Config {
         listeners: vec![listener.clone()],
         admin: Admin::default(),
-        agents: vec![(entry.clone(), Some(Source::Env(TOKEN.to_owned())))],
+        agents: vec![(entry.clone(), None)],
         ..prepared.config.clone()
     };
-    let mut known: HashMap<String, OsString> = HashMap::clone(caller);
-    known.insert(TOKEN.to_owned(), token.clone().into());
     let surroundings = Surroundings {
-        environment: Arc::new(known),
+        environment: Arc::clone(caller),
         audit: trail,
         handed: Vec::new(),
     };
     let app = App::start_beside(config, surroundings)
         .await
         .map_err(|error| refused(&error))?;
+    let token = app.begin_run(&entry.id).map_err(|error| refused(&error))?;
     let port = app.listeners().iter().find_map(|(_, _, tcp)| tcp.first());
     let access = Access {
         agent: entry.id.as_str(),
@@ -165,15 +170,20 @@ async fn command(
             ));
             UNAVAILABLE
         })?;
-    let (masks, open) = logins::masks(&prepared.hidden, &prepared.services, caller);
+    let (masks, open) = logins::masks(prepared, caller);
+    let bases = listener
+        .base_url
+        .then(|| bases::of(&prepared.services, access, caller));
+    let (bases, elsewhere) = bases.unwrap_or_default();
     let bare = "this system has no certificate store: programs that read one trust keyward alone";
     let bare = (!certificates.has_system).then(|| bare.to_owned());
-    for note in prepared.notes.iter().cloned().chain(open).chain(bare) {
+    let notes = prepared.notes.iter().cloned();
+    for note in notes.chain(elsewhere).chain(open).chain(bare) {
         complain(&note);
     }
     let plan = Plan {
         argv: args.command.clone(),
-        env: surroundings::environment(caller, &prepared.taken, access, &certificates),
+        env: surroundings::environment(caller, &prepared.taken, bases, access, &certificates),
         masks,
         isolate: args.isolate.then_some(access.port),
         nofile,
@@ -251,12 +261,13 @@ fn listener(args: &RunArgs, prepared: &Prepared) -> ListenerSettings {
             Unmatched::Refuse
         },
         identify: Identify::Required,
+        base_url: args.base_url || written.is_some_and(|one| one.base_url),
         limits: written.map(|one| one.limits.clone()).unwrap_or_default(),
     }
 }
 
 /// 128 bits nobody can guess, in hex.
-fn random() -> String {
+pub(crate) fn random() -> String {
     let mut bytes = [0_u8; 16];
     aws_lc_rs::rand::fill(&mut bytes).expect("the system's random generator answers");
     format!("{:032x}", u128::from_be_bytes(bytes))

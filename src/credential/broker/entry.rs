@@ -12,10 +12,11 @@ use super::super::lease::Compiled;
 use super::super::metrics::{Meters, Metrics};
 use super::super::shards::Shards;
 use super::super::{CredentialProvider, Holder, IssueError, Scope, Share, Spec};
-use crate::agent::AgentId;
+use crate::agent::{AgentId, User};
 use crate::clock::Now;
 use crate::inject::{Injection, Material, Unfit};
-use crate::policy::Permit;
+use crate::policy::{Permit, Person};
+use crate::route::Narrow;
 use crate::scrub::Patterns;
 use crate::secret::Secret;
 
@@ -24,8 +25,10 @@ use crate::secret::Secret;
 pub(super) struct Entry {
     pub(super) spec: Spec,
     pub(super) provider: Arc<dyn CredentialProvider>,
-    /// By session id, agent id, or the empty text: what [`Share`] says.
+    /// By [`Key`].
     pub(super) cells: Shards<Cell>,
+    /// What routes narrow it to, in the order in which they were asked for; a cell's lane is the place from 1.
+    lanes: ArcSwap<Vec<Arc<Narrow>>>,
     pub(super) meters: Meters,
     /// It is of an earlier configuration.
     pub(super) closed: AtomicBool,
@@ -59,6 +62,7 @@ impl Entry {
         };
         Self {
             cells: Shards::new(shards),
+            lanes: ArcSwap::default(),
             meters: metrics.of(&spec.name),
             closed: AtomicBool::new(false),
             failure: Mutex::default(),
@@ -68,14 +72,19 @@ impl Entry {
         }
     }
 
-    /// The key of the cell that may serve this permit.
-    pub(super) fn key<'a>(&self, permit: &'a Permit) -> &'a str {
-        self.key_of(permit.agent(), permit.session())
+    /// The cell that may serve this permit, if there is one. No lock, no allocation.
+    pub(super) fn with<R>(&self, permit: &Permit, read: impl FnOnce(&Arc<Cell>) -> R) -> Option<R> {
+        let lane = self.lane(&permit.route().narrow)?;
+        let key = self.key(permit.agent(), permit.session(), permit.person(), lane);
+        self.cells.with(key.bytes(), read)
     }
 
     /// The cell for a permit, made where there is none.
     pub(super) fn cell(&self, permit: &Permit, none: &Arc<Patterns>, now: Now) -> Arc<Cell> {
-        self.cells.get_or_insert(self.key(permit), || {
+        let narrow = &permit.route().narrow;
+        let lane = self.lane(narrow).unwrap_or_else(|| self.new_lane(narrow));
+        let key = self.key(permit.agent(), permit.session(), permit.person(), lane);
+        self.cells.get_or_insert(key.bytes(), || {
             let agent = permit.agent().clone();
             let holder = match self.spec.share {
                 Share::Session => Holder::Session {
@@ -89,18 +98,51 @@ impl Entry {
                 credential: self.spec.name.clone(),
                 holder,
                 person: permit.person().cloned(),
-                narrow: Arc::clone(&permit.route().narrow),
+                narrow: Arc::clone(narrow),
             };
             Cell::new(scope, self.meters.clone(), Arc::clone(none), now)
         })
     }
 
-    /// Adds the patterns of this principal's cell.
-    pub(super) fn find(&self, agent: &AgentId, session: &str, found: &mut Found) {
-        let key = self.key_of(agent, session);
-        if let Some(patterns) = self.cells.with(key, |cell| cell.patterns()) {
-            found.add(patterns);
+    /// Takes a permit's cell out, if it is this one.
+    pub(super) fn remove(&self, permit: &Permit, dead: &Arc<Cell>) {
+        let Some(lane) = self.lane(&permit.route().narrow) else {
+            return;
+        };
+        let key = self.key(permit.agent(), permit.session(), permit.person(), lane);
+        self.cells
+            .remove_one(key.bytes(), |cell| Arc::ptr_eq(cell, dead));
+    }
+
+    /// Adds the patterns of this principal's cells.
+    pub(super) fn find(&self, principal: Principal<'_>, found: &mut Found) {
+        for lane in 0..=self.lanes.load().len() {
+            let key = self.key(principal.agent, principal.session, principal.person, lane);
+            if let Some(patterns) = self.cells.with(key.bytes(), |cell| cell.patterns()) {
+                found.add(patterns);
+            }
         }
+    }
+
+    /// The cells that served this session alone.
+    pub(super) fn of_session(&self, session: &str) -> Vec<Arc<Cell>> {
+        (0..=self.lanes.load().len())
+            .filter_map(|lane| {
+                let key = Key::new(session, None, lane);
+                self.cells.with(key.bytes(), Arc::clone)
+            })
+            .collect()
+    }
+
+    /// The cells that serve all sessions of this agent, or of anybody where it is `None`, for this user.
+    pub(super) fn of_user(&self, agent: Option<&AgentId>, user: Option<&User>) -> Vec<Arc<Cell>> {
+        let holder = agent.map_or("", AgentId::as_str);
+        (0..=self.lanes.load().len())
+            .filter_map(|lane| {
+                let key = Key::new(holder, user, lane);
+                self.cells.with(key.bytes(), Arc::clone)
+            })
+            .collect()
     }
 
     /// The failure of the issuer as a whole, while it is remembered.
@@ -141,11 +183,43 @@ impl Entry {
         Ok(compiled)
     }
 
-    fn key_of<'a>(&self, agent: &'a AgentId, session: &'a str) -> &'a str {
+    /// Which of the credential's narrowings this is: 0 narrows nothing, `None` was not asked for yet.
+    fn lane(&self, narrow: &Arc<Narrow>) -> Option<usize> {
+        if narrow.is_empty() {
+            return Some(0);
+        }
+        let lanes = self.lanes.load();
+        // Routes of one configuration share what is equal; those of the next bring equal ones of their own.
+        let mut places = (1..).zip(lanes.iter());
+        let same = places.clone().find(|(_, known)| Arc::ptr_eq(known, narrow));
+        same.or_else(|| places.find(|(_, known)| *known == narrow))
+            .map(|(place, _)| place)
+    }
+
+    fn new_lane(&self, narrow: &Arc<Narrow>) -> usize {
+        self.lanes.rcu(|lanes| {
+            let mut lanes = Vec::clone(lanes);
+            if !lanes.contains(narrow) {
+                lanes.push(Arc::clone(narrow));
+            }
+            lanes
+        });
+        self.lane(narrow).unwrap_or(0)
+    }
+
+    fn key<'a>(
+        &self,
+        agent: &'a AgentId,
+        session: &'a str,
+        person: Option<&Arc<Person>>,
+        lane: usize,
+    ) -> Key<'a> {
+        let user = person.map(|person| &person.user);
         match self.spec.share {
-            Share::Session => session,
-            Share::Agent => agent.as_str(),
-            Share::All => "",
+            // A session acts for one user from its beginning to its end.
+            Share::Session => Key::new(session, None, lane),
+            Share::Agent => Key::new(agent.as_str(), user, lane),
+            Share::All => Key::new("", user, lane),
         }
     }
 }
@@ -160,7 +234,67 @@ fn is_same(one: &Material, other: &Material) -> bool {
                 && one.token.is_none()
                 && other.token.is_none()
         }
-        (Material::Token(_) | Material::UserPass { .. } | Material::Aws(_), _) => false,
+        (
+            Material::Token(_)
+            | Material::UserPass { .. }
+            | Material::Dpop { .. }
+            | Material::Aws(_),
+            _,
+        ) => false,
+    }
+}
+
+/// Who is served: an agent in a session, for a person or for nobody.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Principal<'a> {
+    pub(super) agent: &'a AgentId,
+    pub(super) session: &'a str,
+    pub(super) person: Option<&'a Arc<Person>>,
+}
+
+/// The key of a cell: whom [`Share`] lets it serve, the user, and the lane. A lease never serves another user, and
+/// never a request that was narrowed otherwise. It is made on the stack: most keys are only looked up.
+#[derive(Debug)]
+enum Key<'a> {
+    Plain(&'a str),
+    Short([u8; SHORT], usize),
+    Long(Vec<u8>),
+}
+
+impl<'a> Key<'a> {
+    fn new(holder: &'a str, user: Option<&User>, lane: usize) -> Self {
+        if lane == 0 && user.is_none() {
+            return Self::Plain(holder);
+        }
+        // Neither holders, lanes nor names of providers hold a slash, and the user's own name comes last.
+        let lane = u32::try_from(lane).unwrap_or(u32::MAX).to_be_bytes();
+        let (provider, name) = user.map_or(("", ""), |user| (user.provider.as_str(), &*user.name));
+        let parts = [
+            holder.as_bytes(),
+            b"/",
+            &lane,
+            provider.as_bytes(),
+            b"/",
+            name.as_bytes(),
+        ];
+        let mut short = [0; SHORT];
+        let mut end = 0;
+        for part in parts {
+            match short.get_mut(end..end + part.len()) {
+                Some(place) => place.copy_from_slice(part),
+                None => return Self::Long(parts.concat()),
+            }
+            end += part.len();
+        }
+        Self::Short(short, end)
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Plain(holder) => holder.as_bytes(),
+            Self::Short(short, end) => short.get(..*end).unwrap_or_default(),
+            Self::Long(long) => long,
+        }
     }
 }
 
@@ -242,5 +376,7 @@ impl Unions {
 
 /// Shorter secrets cannot be told from ordinary text.
 const SCRUBBABLE: usize = 12;
+/// Keys up to this many bytes are made without an allocation.
+const SHORT: usize = 192;
 /// More unions than this are not kept.
 const UNIONS: usize = 1024;

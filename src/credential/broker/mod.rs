@@ -1,4 +1,4 @@
-//! The broker: one lease for each (credential, holder), fetched once for any number of waiters.
+//! The broker: one lease for each (credential, holder, user, narrowing), fetched once for any number of waiters.
 //!
 //! A request that finds a live lease takes no lock and allocates nothing. One that does not joins a flight which runs
 //! as a task of the broker's own, so that the caller who began it may hang up. A sweep in the background refreshes
@@ -32,9 +32,9 @@ use super::{
 };
 use crate::agent::{AgentId, Name};
 use crate::clock::{Clock, Now};
-use crate::policy::Permit;
+use crate::policy::{Permit, Person};
 use crate::scrub::Patterns;
-use entry::{Entry, Unions};
+use entry::{Entry, Principal, Unions};
 
 /// The one door to credentials. Cheap to clone.
 #[derive(Clone)]
@@ -132,10 +132,7 @@ impl Broker {
         {
             let catalog = self.0.catalog.load();
             let entry = catalog.entry(permit)?;
-            let hit = entry
-                .cells
-                .with(entry.key(permit), |cell| cell.hit(now))
-                .flatten();
+            let hit = entry.with(permit, |cell| cell.hit(now)).flatten();
             if let Some(live) = hit {
                 entry.meters.hits.inc();
                 return Ok(live);
@@ -150,17 +147,23 @@ impl Broker {
         &self,
         agent: &AgentId,
         session: &str,
+        person: Option<&Arc<Person>>,
         credentials: impl IntoIterator<Item = &'a Name>,
     ) -> Arc<Patterns> {
         let catalog = self.0.catalog.load();
         let mut found = entry::Found::default();
+        let principal = Principal {
+            agent,
+            session,
+            person,
+        };
         for name in credentials {
             if let Some(entry) = catalog.live.get(name) {
-                entry.find(agent, session, &mut found);
+                entry.find(principal, &mut found);
             }
             for (entry, _) in &catalog.retired {
                 if entry.spec.name == *name {
-                    entry.find(agent, session, &mut found);
+                    entry.find(principal, &mut found);
                 }
             }
         }
@@ -169,8 +172,8 @@ impl Broker {
 
     /// Notes that a session lives. A lease that several sessions share is revoked when the last that was noted here,
     /// or that waited for a lease itself, has ended.
-    pub fn begin_session(&self, session: &Arc<str>, agent: &AgentId) {
-        let _known = self.0.sessions.lock().join(session, agent);
+    pub fn begin_session(&self, session: &Arc<str>, agent: &AgentId, person: Option<&Arc<Person>>) {
+        let _known = self.0.sessions.lock().join(session, agent, person);
     }
 
     /// Revokes what served this session alone, and what no other living session may use. A second call does nothing,
@@ -181,27 +184,24 @@ impl Broker {
             return;
         };
         for entry in self.0.catalog.load().live.values() {
-            let withdrawn = match entry.spec.share {
+            let (cells, dead) = match entry.spec.share {
                 // The cell stays until its secrets are forgotten: answers to the session may still be under way.
-                Share::Session => entry
-                    .cells
-                    .with(session, |cell| cell.withdraw(now, Reason::SessionEnd, true)),
-                Share::Agent => ended.last_of.as_ref().and_then(|agent| {
-                    entry.cells.with(agent.as_str(), |cell| {
-                        cell.withdraw(now, Reason::SessionEnd, false)
-                    })
-                }),
-                Share::All => ended
-                    .last
-                    .then(|| {
-                        entry
-                            .cells
-                            .with("", |cell| cell.withdraw(now, Reason::SessionEnd, false))
-                    })
-                    .flatten(),
+                Share::Session => (entry.of_session(session), true),
+                Share::Agent => match &ended.who {
+                    Some((agent, user)) if ended.last_of => {
+                        (entry.of_user(Some(agent), user.as_ref()), false)
+                    }
+                    _ => continue,
+                },
+                Share::All => match &ended.who {
+                    Some((_, user)) if ended.last => (entry.of_user(None, user.as_ref()), false),
+                    _ => continue,
+                },
             };
-            for live in withdrawn.unwrap_or_default() {
-                self.0.revoke(entry, &live, Reason::SessionEnd, None);
+            for cell in cells {
+                for live in cell.withdraw(now, Reason::SessionEnd, dead) {
+                    self.0.revoke(entry, &live, Reason::SessionEnd, None);
+                }
             }
         }
     }
@@ -268,6 +268,11 @@ impl Broker {
         }
     }
 
+    /// Whether a credential of this name is in service.
+    pub fn serves(&self, credential: &Name) -> bool {
+        self.0.catalog.load().live.contains_key(credential)
+    }
+
     /// The leases that live or are being revoked; nothing secret is in the list.
     pub fn snapshot(&self) -> Vec<LeaseInfo> {
         let now = self.0.clock.now();
@@ -330,7 +335,10 @@ impl Inner {
             let now = self.clock.now();
             let cell = entry.cell(permit, &self.none, now);
             // After the cell is in the map: either the session's end finds the cell, or we find the end here.
-            let known = self.sessions.lock().join(permit.session(), permit.agent());
+            let known = {
+                let (session, agent) = (permit.session(), permit.agent());
+                self.sessions.lock().join(session, agent, permit.person())
+            };
             if !known {
                 return Err(IssueError::Refused);
             }
@@ -342,9 +350,7 @@ impl Inner {
             }
             let mut landing = match cell.join(now, entry.remembered(now)) {
                 Joined::Gone => {
-                    entry
-                        .cells
-                        .remove_one(entry.key(permit), |dead| Arc::ptr_eq(dead, &cell));
+                    entry.remove(permit, &cell);
                     continue;
                 }
                 Joined::Failed(error) => return Err(error),

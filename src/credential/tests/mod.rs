@@ -1,4 +1,5 @@
 mod journal;
+mod keys;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -179,6 +180,14 @@ async fn settle() {
 }
 
 fn permit(agent: &str, session: &str, credential: &str) -> Permit {
+    permit_for((agent, session, credential), None, Arc::default())
+}
+
+fn permit_for(
+    (agent, session, credential): (&str, &str, &str),
+    person: Option<&Arc<Person>>,
+    narrow: Arc<Narrow>,
+) -> Permit {
     let target = Arc::new(Target::from_connect("api.test:443").unwrap());
     let route = Route {
         name: "route-1".into(),
@@ -194,7 +203,8 @@ fn permit(agent: &str, session: &str, credential: &str) -> Permit {
         encoded_slash: false,
         websocket: true,
         preset: None,
-        narrow: Arc::default(),
+        narrow,
+        answer: None,
     };
     let agent: AgentId = agent.parse().unwrap();
     let table = Table::new(vec![route]);
@@ -203,7 +213,9 @@ fn permit(agent: &str, session: &str, credential: &str) -> Permit {
     let query = Query {
         agent: &agent,
         session: &Arc::from(session),
-        person: None,
+        person,
+        scope: &crate::delegation::Scope::ALL,
+        permissions: &crate::delegation::Scope::ALL,
         target: &target,
         source: None,
         now: crate::clock::SystemClock.now(),
@@ -379,7 +391,7 @@ async fn what_nobody_used_since_its_refresh_is_let_go() {
     assert!(
         scene
             .broker
-            .patterns(&"a".parse().unwrap(), "s1", [&scene.spec.name])
+            .patterns(&"a".parse().unwrap(), "s1", None, [&scene.spec.name])
             .is_empty()
     );
 }
@@ -502,7 +514,9 @@ async fn a_session_end_revokes_once_what_served_it_alone() {
     assert_eq!(scene.broker.snapshot().len(), 1);
     let patterns = |scene: &Scene| {
         let agent = "a".parse().unwrap();
-        scene.broker.patterns(&agent, "s1", [&scene.spec.name])
+        scene
+            .broker
+            .patterns(&agent, "s1", None, [&scene.spec.name])
     };
     assert!(
         Arc::ptr_eq(&patterns(&scene), mine.patterns()),
@@ -518,10 +532,10 @@ async fn a_shared_lease_is_revoked_when_the_last_of_its_sessions_ends() {
         let scene = Scene::new(|spec| spec.share = share);
         scene
             .broker
-            .begin_session(&"s1".into(), &"a".parse().unwrap());
+            .begin_session(&"s1".into(), &"a".parse().unwrap(), None);
         scene
             .broker
-            .begin_session(&"s2".into(), &"a".parse().unwrap());
+            .begin_session(&"s2".into(), &"a".parse().unwrap(), None);
         let lease = scene.lease("a", "s1").await.unwrap();
         scene.broker.end_session(&"s1".into());
         settle().await;
@@ -610,7 +624,9 @@ async fn an_order_withdraws_at_once_and_the_secret_is_still_scrubbed() {
             .count(),
         1
     );
-    let patterns = scene.broker.patterns(&agent, "s1", [&scene.spec.name]);
+    let patterns = scene
+        .broker
+        .patterns(&agent, "s1", None, [&scene.spec.name]);
     assert!(Arc::ptr_eq(&patterns, lease.patterns()));
     assert_ne!(scene.lease("a", "s1").await.unwrap().id(), lease.id());
     assert_eq!(count(Order::Agent(&agent)), 1);
@@ -622,7 +638,7 @@ async fn an_order_withdraws_at_once_and_the_secret_is_still_scrubbed() {
     assert!(
         scene
             .broker
-            .patterns(&agent, "s1", [&scene.spec.name])
+            .patterns(&agent, "s1", None, [&scene.spec.name])
             .is_empty()
     );
 }
@@ -637,7 +653,7 @@ async fn patterns_are_those_of_the_principal_and_are_made_once() {
     ]);
     let agent: AgentId = "a".parse().unwrap();
     let both = [&scene.spec.name, &other.name];
-    assert!(scene.broker.patterns(&agent, "s1", both).is_empty());
+    assert!(scene.broker.patterns(&agent, "s1", None, both).is_empty());
     let crm = scene.lease("a", "s1").await.unwrap();
     let mail = scene
         .broker
@@ -645,16 +661,16 @@ async fn patterns_are_those_of_the_principal_and_are_made_once() {
         .await
         .unwrap();
     assert!(Arc::ptr_eq(
-        &scene.broker.patterns(&agent, "s1", [&other.name]),
+        &scene.broker.patterns(&agent, "s1", None, [&other.name]),
         mail.patterns()
     ));
-    let union = scene.broker.patterns(&agent, "s1", both);
+    let union = scene.broker.patterns(&agent, "s1", None, both);
     assert!(!Arc::ptr_eq(&union, crm.patterns()) && !union.is_empty());
     assert!(Arc::ptr_eq(
         &union,
-        &scene.broker.patterns(&agent, "s1", both)
+        &scene.broker.patterns(&agent, "s1", None, both)
     ));
-    assert!(scene.broker.patterns(&agent, "s2", both).is_empty());
+    assert!(scene.broker.patterns(&agent, "s2", None, both).is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -691,7 +707,7 @@ async fn a_reload_keeps_what_is_unchanged_and_retires_the_rest() {
     let agent: AgentId = "a".parse().unwrap();
     let name = &scene.spec.name;
     assert!(Arc::ptr_eq(
-        &scene.broker.patterns(&agent, "s1", [name]),
+        &scene.broker.patterns(&agent, "s1", None, [name]),
         crm.patterns()
     ));
     assert_ne!(scene.lease("a", "s1").await.unwrap().id(), crm.id());
@@ -700,11 +716,11 @@ async fn a_reload_keeps_what_is_unchanged_and_retires_the_rest() {
         scene.lease("a", "s1").await.unwrap_err(),
         IssueError::Refused
     );
-    assert!(!scene.broker.patterns(&agent, "s1", [name]).is_empty());
+    assert!(!scene.broker.patterns(&agent, "s1", None, [name]).is_empty());
     for _ in 0..3 {
         scene.pass(601.0).await;
     }
-    assert!(scene.broker.patterns(&agent, "s1", [name]).is_empty());
+    assert!(scene.broker.patterns(&agent, "s1", None, [name]).is_empty());
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,12 +1,15 @@
 //! An injection: placements joined with one lease's material, ready to be put into any number of heads.
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use http::header::{AUTHORIZATION, COOKIE, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
+use http::{HeaderMap, Method};
 use zeroize::Zeroizing;
 
-use super::{Material, Placement, Signer, Slot};
+use super::{DpopKey, Material, NoProof, Placement, Proof, Signer, Slot};
 use crate::head::Head;
 use crate::secret::Secret;
 
@@ -17,6 +20,14 @@ pub struct Injection {
     steps: Box<[Step]>,
     body: Option<BodyEdit>,
     signer: Option<Signer>,
+    bound: Option<Bound>,
+}
+
+/// The key that an injected token is bound to: each request needs a proof of it beside the token (RFC 9449 §7.1).
+#[derive(Debug)]
+pub struct Bound {
+    key: Arc<DpopKey>,
+    token_hash: String,
 }
 
 #[derive(Debug)]
@@ -73,6 +84,9 @@ pub enum Unfit {
     /// A signature needs AWS keys, and AWS keys do nothing else than sign.
     #[error("`sigv4` and the credential kind `aws` need each other")]
     Signature,
+    /// A DPoP-bound token stands in `Authorization: DPoP` and nowhere else.
+    #[error("a token that is bound by DPoP goes with inject = \"bearer\" only")]
+    Bound,
 }
 
 /// The agent's request does not have the placeholder where, and only where, it belongs.
@@ -90,6 +104,14 @@ pub enum Misplaced {
     Body,
 }
 
+/// The headers in which clients say keys.
+const OF_KEYS: [HeaderName; 4] = [
+    AUTHORIZATION,
+    HeaderName::from_static("x-api-key"),
+    HeaderName::from_static("api-key"),
+    HeaderName::from_static("x-goog-api-key"),
+];
+
 impl Injection {
     /// Joins placements and material.
     ///
@@ -99,15 +121,28 @@ impl Injection {
         let mut steps = Vec::with_capacity(placements.len());
         let mut body = None;
         let mut signer = None;
+        let mut bound = None;
         for placement in placements {
-            let (user, secret) = match (material, placement) {
-                (Material::Aws(keys), Placement::SigV4(scope)) => {
-                    signer = Some(Signer::new(keys.clone(), scope.clone()));
+            if let (Material::Aws(keys), Placement::SigV4(scope)) = (material, placement) {
+                signer = Some(Signer::new(keys.clone(), scope.clone()));
+                continue;
+            }
+            let (user, secret) = match material {
+                Material::Aws(_) => return Err(Unfit::Signature),
+                Material::Dpop { token, key } => {
+                    if *placement != Placement::Bearer {
+                        return Err(Unfit::Bound);
+                    }
+                    let value = value(&[b"DPoP ", token.expose()])?;
+                    steps.push(Step::Header(AUTHORIZATION, value));
+                    bound = Some(Bound {
+                        key: Arc::clone(key),
+                        token_hash: DpopKey::hash(token.expose()),
+                    });
                     continue;
                 }
-                (Material::Aws(_), _) | (_, Placement::SigV4(_)) => return Err(Unfit::Signature),
-                (Material::Token(token), _) => (None, &**token),
-                (Material::UserPass { user, password }, _) => (Some(&**user), &**password),
+                Material::Token(token) => (None, &**token),
+                Material::UserPass { user, password } => (Some(&**user), &**password),
             };
             match step(placement, user, secret)? {
                 Made::Step(step) => steps.push(step),
@@ -118,6 +153,7 @@ impl Injection {
             steps: steps.into(),
             body,
             signer,
+            bound,
         })
     }
 
@@ -132,20 +168,23 @@ impl Injection {
         if let Some(edit) = &self.body {
             absent(&edit.placeholder, head, None)?;
         }
-        self.steps.iter().try_for_each(|step| step.apply(head))?;
-        self.drop_spare_placeholder(head);
-        Ok(())
+        self.steps.iter().try_for_each(|step| step.apply(head))
     }
 
-    /// A client may say its placeholder as a bearer token where the credential goes into another header (Anthropic's
-    /// libraries do): the upstream would judge the placeholder, or refuse to choose.
-    fn drop_spare_placeholder(&self, head: &mut Head) {
-        let placed = self.steps.iter().any(|step| {
-            matches!(step, Step::Header(name, _) | Step::SubstituteHeader { name, .. } if *name == AUTHORIZATION)
-        });
-        let spare = |value: &HeaderValue| is_placeholder(value.as_bytes());
-        if !placed && head.headers().get_all(AUTHORIZATION).iter().any(spare) {
-            head.headers_mut().remove(AUTHORIZATION);
+    /// Takes away a header of a key that holds one of these placeholders, where the credential goes elsewhere: a client
+    /// may say its key twice (Anthropic's libraries do), and the upstream would judge the placeholder, or refuse to
+    /// choose.
+    pub fn drop_spare(&self, placeholders: &[Box<str>], head: &mut Head) {
+        for name in &OF_KEYS {
+            let placed = self.steps.iter().any(|step| {
+                matches!(step, Step::Header(own, _) | Step::SubstituteHeader { name: own, .. } if own == name)
+            });
+            let spare = |value: &HeaderValue| {
+                (placeholders.iter()).any(|text| value.as_bytes().ends_with(text.as_bytes()))
+            };
+            if !placed && head.headers().get_all(name).iter().any(spare) {
+                head.headers_mut().remove(name);
+            }
         }
     }
 
@@ -154,20 +193,53 @@ impl Injection {
         self.signer.as_ref()
     }
 
+    /// The key that the token is bound to, where it is.
+    pub fn bound(&self) -> Option<&Bound> {
+        self.bound.as_ref()
+    }
+
     /// The edit of the body, where a placement asks for one.
     pub fn body(&self) -> Option<&BodyEdit> {
         self.body.as_ref()
     }
 }
 
-/// Whether a value ends as every shipped placeholder does: our name, and then zeros, eight or more, and punctuation.
-fn is_placeholder(value: &[u8]) -> bool {
-    memchr::memmem::find(value, b"keyward").is_some_and(|at| {
-        let tail = value.get(at + b"keyward".len()..).unwrap_or_default();
-        let zeros = memchr::memchr_iter(b'0', tail).count();
-        zeros >= 8 && !tail.iter().any(u8::is_ascii_alphabetic)
-    })
+impl Bound {
+    /// Puts a proof for this request into its head, in place of any that the agent sent. `url` has no query; `issued_at`
+    /// is in seconds since 1970; `id` was never used before.
+    ///
+    /// # Errors
+    /// [`NoProof`] if the machine gives no random bytes.
+    pub fn prove(
+        &self,
+        headers: &mut HeaderMap,
+        (method, url): (&Method, &str),
+        (issued_at, id): (i64, [u8; 16]),
+    ) -> Result<(), NoProof> {
+        let nonce = self.key.nonce();
+        let proof = self.key.prove(&Proof {
+            method: method.as_str(),
+            url,
+            issued_at,
+            id,
+            nonce: nonce.as_ref().and_then(|nonce| nonce.to_str().ok()),
+            token_hash: Some(&self.token_hash),
+        })?;
+        headers.insert(PROOF, proof);
+        Ok(())
+    }
+
+    /// Takes up the nonce that an answer brings; whether it is another one than before.
+    pub fn remember(&self, answer: &HeaderMap) -> bool {
+        let nonce = answer.get(NONCE);
+        nonce.is_some_and(|nonce| self.key.remember(nonce))
+    }
 }
+
+/// `DPoP` (RFC 9449 §4).
+const PROOF: HeaderName = HeaderName::from_static("dpop");
+/// `DPoP-Nonce` (RFC 9449 §8.1).
+const NONCE: HeaderName = HeaderName::from_static("dpop-nonce");
 
 enum Made {
     Step(Step),

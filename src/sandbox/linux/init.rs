@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, waitpid};
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, wait};
 use rustix::thread::CapabilitySet;
 use tokio::io::AsyncReadExt as _;
 use tokio::signal::unix::{SignalKind, signal};
@@ -39,9 +39,13 @@ pub(super) fn main() -> io::Result<()> {
             Ok(main) => Pid::from_child(&main),
             Err(error) => return Event::NotStarted(errno(&error)).send(&socket, None),
         };
-        Event::Started.send(&socket, listener.as_ref().map(TcpListener::as_fd))?;
+        // The host may have died since: from here on nothing returns past `end_all`.
+        let told = Event::Started.send(&socket, listener.as_ref().map(TcpListener::as_fd));
         drop(listener);
-        let end = watch(main, children, &socket).await;
+        let end = match told {
+            Ok(()) => watch(main, children, &socket).await,
+            Err(error) => Err(error),
+        };
         end_all();
         match end? {
             Some(end) => end.send(&socket, None),
@@ -190,11 +194,12 @@ async fn watch(
     }
 }
 
-/// Everything that the kernel has to say of children now; what is not of the command is reaped and forgotten.
+/// Everything that the kernel has to say of children now; what is not of the command is reaped and forgotten. Children
+/// of any process group: a shell with job control puts itself in one of its own.
 fn reap(main: Pid) -> Vec<WaitStatus> {
     let options = WaitOptions::NOHANG | WaitOptions::UNTRACED | WaitOptions::CONTINUED;
     let mut statuses = Vec::new();
-    while let Ok(Some((pid, status))) = waitpid(None, options) {
+    while let Ok(Some((pid, status))) = wait(options) {
         if pid == main {
             statuses.push(status);
         }
@@ -220,7 +225,7 @@ fn pass_on(main: Pid, signal: Signal) {
 fn end_all() {
     for _ in 0..ROUNDS {
         loop {
-            match waitpid(None, WaitOptions::NOHANG) {
+            match wait(WaitOptions::NOHANG) {
                 Ok(Some(_)) => {}
                 Ok(None) => break,
                 Err(_) => return,

@@ -230,4 +230,3 @@ fn a_signed_trailer_is_signed_anew() {
         );
     }
 }
-

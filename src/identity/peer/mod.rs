@@ -1,0 +1,202 @@
+//! `[trust.NAME.peer]`: the process at the other end of a unix socket or a loopback connection, as the kernel tells it.
+//!
+//! Of a unix socket the kernel keeps who connected (`SO_PEERCRED`), and since Linux 6.5 as a handle that no other
+//! process can take over (`SO_PEERPIDFD`). Of a loopback connection it is looked up, twice. A process that does not
+//! match is no bad evidence: another table may know it.
+
+mod process;
+mod socket;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::mapping::Mapping;
+use super::settings::PeerSettings;
+use super::{AttestError, Attested, Bound, Evidence, Link, TokenType, TrustProvider, UnixPeer};
+use process::{Facts, FileId, Sums};
+
+/// The provider.
+#[derive(Debug)]
+pub(super) struct PeerProvider {
+    name: Arc<str>,
+    agent: Mapping,
+    judge: Arc<Judge>,
+}
+
+#[derive(Debug)]
+struct Judge {
+    settings: PeerSettings,
+    sums: Sums,
+}
+
+/// A process that matched.
+#[derive(Debug)]
+struct Found {
+    uid: u32,
+    executable: Option<PathBuf>,
+}
+
+/// Where the peer is to be looked for.
+#[derive(Debug)]
+enum Place {
+    Unix(Arc<UnixPeer>),
+    Tcp(std::net::SocketAddr, std::net::SocketAddr),
+}
+
+impl PeerProvider {
+    pub(super) fn new((name, agent): (Arc<str>, Mapping), settings: &PeerSettings) -> Self {
+        Self {
+            name,
+            agent,
+            judge: Arc::new(Judge {
+                settings: settings.clone(),
+                sums: Sums::default(),
+            }),
+        }
+    }
+}
+
+#[async_trait]
+impl TrustProvider for PeerProvider {
+    async fn attest(&self, evidence: Evidence<'_>) -> Result<Option<Attested>, AttestError> {
+        let Some(place) = Place::of(evidence.link) else {
+            return Ok(None);
+        };
+        if evidence.presented_as != TokenType::Any {
+            return Ok(None);
+        }
+        let judge = Arc::clone(&self.judge);
+        // Files are read, an executable perhaps whole.
+        let look = tokio::task::spawn_blocking(move || judge.look(&place));
+        let Some(found) = look.await.map_err(|_| AttestError::Unavailable)? else {
+            return Ok(None);
+        };
+        let subject = found.executable.as_deref().and_then(Path::to_str);
+        let agent = self.agent.agent(subject.unwrap_or(""), |_| None);
+        let bound = Bound::Process {
+            uid: found.uid,
+            executable: found.executable.as_deref().map(Arc::from),
+        };
+        Ok(Some(Attested {
+            bound: Some(bound),
+            ..Attested::new(agent.ok_or(AttestError::Bad)?, Arc::clone(&self.name))
+        }))
+    }
+}
+
+impl Place {
+    fn of(link: &Link) -> Option<Self> {
+        if let Some(unix) = &link.unix {
+            return Some(Self::Unix(Arc::clone(unix)));
+        }
+        let (ours, theirs) = link.tcp?;
+        let local = theirs.ip().to_canonical().is_loopback();
+        local.then_some(Self::Tcp(ours, theirs))
+    }
+}
+
+impl Judge {
+    fn look(&self, place: &Place) -> Option<Found> {
+        match place {
+            Place::Unix(unix) => self.look_at_unix(unix),
+            Place::Tcp(ours, theirs) => {
+                let row = socket::row(*ours, *theirs)?;
+                let holders = socket::holders(row.inode);
+                let mut found = None;
+                for pid in &holders {
+                    let facts = Facts::of(*pid)?;
+                    let same = facts.uid == row.uid;
+                    if !same || !self.matches(*pid, (facts.uid, facts.gid), Some(&facts)) {
+                        return None;
+                    }
+                    if Facts::of(*pid)? != facts {
+                        return None;
+                    }
+                    let one = Found {
+                        uid: facts.uid,
+                        executable: facts.executable,
+                    };
+                    match &found {
+                        None => found = Some(one),
+                        // Two that both match, and are not the same: nobody knows which of them speaks.
+                        Some(Found { executable, .. }) if *executable != one.executable => {
+                            return None;
+                        }
+                        Some(_) => {}
+                    }
+                }
+                let again = socket::row(*ours, *theirs)? == row;
+                (again && socket::holders(row.inode) == holders)
+                    .then_some(found)
+                    .flatten()
+            }
+        }
+    }
+
+    fn look_at_unix(&self, unix: &UnixPeer) -> Option<Found> {
+        // Another PID namespace's process has no number here.
+        let facts = (unix.pid != 0).then(|| Facts::of(unix.pid)).flatten();
+        if !self.matches(unix.pid, (unix.uid, unix.gid), facts.as_ref()) {
+            return None;
+        }
+        if let Some(facts) = &facts {
+            // It has not changed meanwhile, and, where the kernel can say so, is the one that connected.
+            let same = Facts::of(unix.pid).as_ref() == Some(facts);
+            let handle = unix.handle.as_ref();
+            if !same || handle.is_some_and(|handle| !process::is_same(handle, unix.pid)) {
+                return None;
+            }
+        }
+        Some(Found {
+            uid: unix.uid,
+            executable: facts.and_then(|facts| facts.executable),
+        })
+    }
+
+    /// Whether every key that is given matches. What cannot be looked at matches none.
+    fn matches(&self, pid: u32, (uid, gid): (u32, u32), facts: Option<&Facts>) -> bool {
+        let PeerSettings {
+            uids,
+            gids,
+            executables,
+            sha256,
+            cgroups,
+        } = &self.settings;
+        if !(uids.is_empty() || uids.contains(&uid)) || !(gids.is_empty() || gids.contains(&gid)) {
+            return false;
+        }
+        let needs_facts = !(executables.is_empty() && sha256.is_empty() && cgroups.is_empty());
+        let Some(facts) = facts else {
+            return !needs_facts;
+        };
+        let in_group = |group: &String| facts.cgroups.iter().any(|own| is_within(own, group));
+        if !(cgroups.is_empty() || cgroups.iter().any(in_group)) {
+            return false;
+        }
+        if !executables.is_empty() {
+            let at = |path: &PathBuf| facts.executable.as_ref() == Some(path);
+            let Some(path) = executables.iter().find(|path| at(path)) else {
+                return false;
+            };
+            // In a mount namespace of its own a process can have any file at any path: it must be the one that stands
+            // there for us. Where the content itself is named, that says more than the place.
+            let ours = std::fs::metadata(path).ok().map(|file| FileId::of(&file));
+            if sha256.is_empty() && (ours.is_none() || ours != facts.file) {
+                return false;
+            }
+        }
+        if sha256.is_empty() {
+            return true;
+        }
+        let sum = facts.file.map(|file| self.sums.of(pid, file));
+        matches!(sum, Some(Ok(sum)) if sha256.contains(&sum))
+    }
+}
+
+/// The group itself, or one below it.
+fn is_within(own: &str, group: &str) -> bool {
+    let below = own.strip_prefix(group.trim_end_matches('/'));
+    own == group || below.is_some_and(|rest| rest.starts_with('/'))
+}

@@ -1,0 +1,302 @@
+//! A value that others publish and change: fetched once for all who wait, used while fresh, and a bounded time beyond.
+//!
+//! Readers take an `Arc` without waiting. Past its freshness the value is still given while one task fetches another;
+//! past [`STALE`] nobody gets it any more. However many ask, there is one call at a time, and none sooner than
+//! [`AGAIN`] after the last: an unknown key in every token must not become a flood at the issuer (CVE-2025-64527).
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+use async_trait::async_trait;
+use tokio::sync::Mutex;
+use tokio_util::task::TaskTracker;
+use tracing::warn;
+
+use crate::clock::Clock;
+
+/// Where a value comes from.
+#[async_trait]
+pub(super) trait Origin: Debug + Send + Sync + 'static {
+    /// What it is.
+    type Value: Debug + Send + Sync + 'static;
+
+    /// Fetches it, and how long it is fresh. The value before is there to keep what did not change. The error is for
+    /// the operator's log.
+    async fn fetch(
+        &self,
+        old: Option<&Self::Value>,
+    ) -> Result<(Self::Value, Duration), &'static str>;
+
+    /// As the log names it.
+    fn name(&self) -> &str;
+}
+
+/// There is no value, and none could be fetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Gone;
+
+/// A value of this origin. Cheap to clone; the clones are the same value.
+#[derive(Debug)]
+pub(super) struct Refreshed<O: Origin>(Arc<Inner<O>>);
+
+impl<O: Origin> Clone for Refreshed<O> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+#[derive(Debug)]
+struct Inner<O: Origin> {
+    origin: O,
+    clock: Arc<dyn Clock>,
+    state: ArcSwapOption<State<O::Value>>,
+    /// When the last call ended, and whether it gave a value. Held while a call is under way.
+    flight: Mutex<Option<(Instant, bool)>>,
+    /// A background task is fetching.
+    renewing: AtomicBool,
+    tracker: TaskTracker,
+}
+
+#[derive(Debug)]
+struct State<V> {
+    value: Arc<V>,
+    fetched: Instant,
+    fresh: Duration,
+}
+
+impl<O: Origin> Refreshed<O> {
+    /// Nothing is fetched before somebody asks.
+    pub(super) fn new(origin: O, clock: Arc<dyn Clock>) -> Self {
+        Self(Arc::new(Inner {
+            origin,
+            clock,
+            state: ArcSwapOption::empty(),
+            flight: Mutex::new(None),
+            renewing: AtomicBool::new(false),
+            tracker: TaskTracker::new(),
+        }))
+    }
+
+    /// The value, fresh or not much older. Waits only where there is none.
+    pub(super) async fn current(&self) -> Result<Arc<O::Value>, Gone> {
+        let now = self.0.clock.now().mono;
+        let state = self.0.state.load_full();
+        match &state {
+            Some(state) if state.age(now) < state.fresh => Ok(Arc::clone(&state.value)),
+            Some(state) if state.age(now) < state.fresh + STALE => {
+                self.renew_behind(state);
+                Ok(Arc::clone(&state.value))
+            }
+            seen => {
+                let seen = seen.as_ref().map(|state| Arc::clone(&state.value));
+                self.fly(seen).await
+            }
+        }
+    }
+
+    /// Another value than the one that was seen, where the origin has one and may be asked; else the same again. An
+    /// origin that is down might have another, so there is none then.
+    pub(super) async fn renewed(&self, seen: Arc<O::Value>) -> Result<Arc<O::Value>, Gone> {
+        let value = self.fly(Some(Arc::clone(&seen))).await?;
+        let failed = self.0.flight.lock().await.is_some_and(|(_, good)| !good);
+        if failed && Arc::ptr_eq(&value, &seen) {
+            return Err(Gone);
+        }
+        Ok(value)
+    }
+
+    fn renew_behind(&self, state: &Arc<State<O::Value>>) {
+        if !self.0.renewing.swap(true, Ordering::Relaxed) {
+            let (inner, seen) = (Arc::clone(&self.0), Arc::clone(&state.value));
+            self.0.tracker.spawn(async move {
+                inner.fetch(Some(seen)).await.ok();
+                inner.renewing.store(false, Ordering::Relaxed);
+            });
+        }
+    }
+
+    /// The call goes on though the one who asked goes away: others wait for it.
+    async fn fly(&self, seen: Option<Arc<O::Value>>) -> Result<Arc<O::Value>, Gone> {
+        let inner = Arc::clone(&self.0);
+        let call = self.0.tracker.spawn(async move { inner.fetch(seen).await });
+        call.await.unwrap_or(Err(Gone))
+    }
+}
+
+impl<O: Origin> Inner<O> {
+    async fn fetch(&self, seen: Option<Arc<O::Value>>) -> Result<Arc<O::Value>, Gone> {
+        let mut flight = self.flight.lock().await;
+        let state = self.state.load_full();
+        let now = self.clock.now().mono;
+        let usable = |state: &Option<Arc<State<O::Value>>>, now| {
+            let kept = state.as_ref().filter(|s| s.age(now) < s.fresh + STALE);
+            kept.map(|state| Arc::clone(&state.value)).ok_or(Gone)
+        };
+        let newer = match (&state, &seen) {
+            (Some(state), Some(seen)) => !Arc::ptr_eq(&state.value, seen),
+            (Some(_), None) => true,
+            (None, _) => false,
+        };
+        let waits = flight.is_some_and(|(ended, good)| {
+            let wait = if good { AGAIN } else { AGAIN_AFTER_FAILURE };
+            now.saturating_duration_since(ended) < wait
+        });
+        if newer || waits {
+            return usable(&state, now);
+        }
+        let old = state.as_ref().map(|state| &*state.value);
+        let fetched = tokio::time::timeout(DEADLINE, self.origin.fetch(old)).await;
+        let ended = self.clock.now().mono;
+        match fetched.unwrap_or(Err("no answer came in time")) {
+            Ok((value, fresh)) => {
+                *flight = Some((ended, true));
+                let value = Arc::new(value);
+                self.state.store(Some(Arc::new(State {
+                    value: Arc::clone(&value),
+                    fetched: now,
+                    fresh,
+                })));
+                Ok(value)
+            }
+            Err(why) => {
+                *flight = Some((ended, false));
+                warn!(
+                    of = self.origin.name(),
+                    why, "keys of a trust provider cannot be fetched"
+                );
+                usable(&state, ended)
+            }
+        }
+    }
+}
+
+impl<V> State<V> {
+    fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.fetched)
+    }
+}
+
+/// How long a value is used past its freshness while its origin is out of reach.
+pub(super) const STALE: Duration = Duration::from_hours(1);
+/// The least time between two calls.
+pub(super) const AGAIN: Duration = Duration::from_secs(10);
+/// The least time after a call that gave nothing.
+pub(super) const AGAIN_AFTER_FAILURE: Duration = Duration::from_secs(1);
+/// The time for one call.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+    use crate::clock::ManualClock;
+
+    #[derive(Debug, Default)]
+    struct Counter {
+        calls: AtomicUsize,
+        down: AtomicBool,
+    }
+
+    #[async_trait]
+    impl Origin for Arc<Counter> {
+        type Value = usize;
+
+        async fn fetch(&self, _: Option<&usize>) -> Result<(usize, Duration), &'static str> {
+            let call = self.calls.fetch_add(1, Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            if self.down.load(Ordering::SeqCst) {
+                return Err("down");
+            }
+            Ok((call, Duration::from_mins(5)))
+        }
+
+        fn name(&self) -> &'static str {
+            "test"
+        }
+    }
+
+    fn setting() -> (Arc<Counter>, Arc<ManualClock>, Refreshed<Arc<Counter>>) {
+        let counter = Arc::new(Counter::default());
+        let clock = Arc::new(ManualClock::new("2026-11-21T10:00:00Z".parse().unwrap()));
+        let refreshed = Refreshed::new(Arc::clone(&counter), Arc::clone(&clock) as Arc<dyn Clock>);
+        (counter, clock, refreshed)
+    }
+
+    #[tokio::test]
+    async fn however_many_wait_there_is_one_call() {
+        let (counter, clock, refreshed) = setting();
+        let many: Vec<_> = (0..200)
+            .map(|_| {
+                let refreshed = refreshed.clone();
+                refreshed
+                    .0
+                    .tracker
+                    .clone()
+                    .spawn(async move { refreshed.current().await })
+            })
+            .collect();
+        for one in many {
+            assert_eq!(one.await.unwrap().map(|value| *value), Ok(0));
+        }
+        assert_eq!(counter.calls.load(Ordering::SeqCst), 1);
+
+        // Unknown keys: none sooner than ten seconds, and again one for all.
+        let seen = refreshed.current().await.unwrap();
+        assert_eq!(*refreshed.renewed(Arc::clone(&seen)).await.unwrap(), 0);
+        assert_eq!(counter.calls.load(Ordering::SeqCst), 1);
+        clock.advance(AGAIN);
+        let many: Vec<_> = (0..200)
+            .map(|_| {
+                let (refreshed, seen) = (refreshed.clone(), Arc::clone(&seen));
+                refreshed
+                    .0
+                    .tracker
+                    .clone()
+                    .spawn(async move { refreshed.renewed(seen).await })
+            })
+            .collect();
+        for one in many {
+            assert_eq!(one.await.unwrap().map(|value| *value), Ok(1));
+        }
+        assert_eq!(counter.calls.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test]
+    async fn an_origin_that_is_down_is_outlived_for_a_bounded_time() {
+        let (counter, clock, refreshed) = setting();
+        assert_eq!(*refreshed.current().await.unwrap(), 0);
+        counter.down.store(true, Ordering::SeqCst);
+        clock.advance(Duration::from_mins(6));
+        for _ in 0..50 {
+            assert_eq!(
+                *refreshed.current().await.unwrap(),
+                0,
+                "stale, and without waiting"
+            );
+        }
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        assert_eq!(
+            counter.calls.load(Ordering::SeqCst),
+            2,
+            "one renewal behind"
+        );
+        clock.advance(STALE);
+        assert_eq!(refreshed.current().await, Err(Gone));
+        assert_eq!(refreshed.current().await, Err(Gone));
+        assert_eq!(counter.calls.load(Ordering::SeqCst), 3, "no flood of calls");
+        counter.down.store(false, Ordering::SeqCst);
+        clock.advance(AGAIN_AFTER_FAILURE);
+        assert_eq!(*refreshed.current().await.unwrap(), 3);
+    }
+
+    #[tokio::test]
+    async fn nothing_at_all_is_gone() {
+        let (counter, _, refreshed) = setting();
+        counter.down.store(true, Ordering::SeqCst);
+        assert_eq!(refreshed.current().await, Err(Gone));
+    }
+}

@@ -1,0 +1,144 @@
+//! `[trust.NAME]`, resolved: who is believed, and which agent that is.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use super::mapping::Mapping;
+use crate::agent::Name;
+use crate::issuer::Endpoint;
+
+/// One table.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Trust {
+    /// NAME.
+    pub name: Name,
+    /// `agent`.
+    pub agent: Mapping,
+    /// The one kind table.
+    pub kind: TrustKind,
+}
+
+/// The kinds.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum TrustKind {
+    /// `[trust.NAME.jwt]`.
+    Jwt(Box<JwtSettings>),
+    /// `[trust.NAME.peer]`.
+    Peer(PeerSettings),
+}
+
+/// `[trust.NAME.jwt]`: tokens of one OpenID issuer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct JwtSettings {
+    /// `issuer`, as it stands in `iss`.
+    pub issuer: String,
+    /// `issuer` as a URL, for discovery.
+    pub discovery: Endpoint,
+    /// `jwks-url`: replaces discovery.
+    pub jwks: Option<Endpoint>,
+    /// `audience`: one of them must be in `aud`.
+    pub audience: Vec<String>,
+    /// `algorithms`.
+    pub algorithms: Vec<Algorithm>,
+    /// `claims`: each must hold one of its texts.
+    pub claims: Vec<(String, Vec<String>)>,
+}
+
+/// `[trust.NAME.peer]`: each list that is not empty must hold what the process is; at least one is not empty.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PeerSettings {
+    /// `uids`: effective user ids.
+    pub uids: Vec<u32>,
+    /// `gids`: effective group ids.
+    pub gids: Vec<u32>,
+    /// `executables`: paths, symlinks resolved.
+    pub executables: Vec<PathBuf>,
+    /// `sha256`: of the executable's content.
+    pub sha256: Vec<[u8; 32]>,
+    /// `cgroups`: a group, or one above it.
+    pub cgroups: Vec<String>,
+}
+
+/// A signature algorithm of RFC 7518 and RFC 8037: asymmetric ones only, so that a public key is never a shared secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Algorithm {
+    /// RSASSA-PKCS1-v1_5 with SHA-256.
+    Rs256,
+    /// RSASSA-PKCS1-v1_5 with SHA-384.
+    Rs384,
+    /// RSASSA-PKCS1-v1_5 with SHA-512.
+    Rs512,
+    /// RSASSA-PSS with SHA-256.
+    Ps256,
+    /// RSASSA-PSS with SHA-384.
+    Ps384,
+    /// RSASSA-PSS with SHA-512.
+    Ps512,
+    /// ECDSA on P-256 with SHA-256.
+    Es256,
+    /// ECDSA on P-384 with SHA-384.
+    Es384,
+    /// ECDSA on P-521 with SHA-512.
+    Es512,
+    /// Ed25519; `Ed25519` of RFC 9864 is another name of it.
+    EdDsa,
+}
+
+impl Algorithm {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::Rs256,
+        Self::Rs384,
+        Self::Rs512,
+        Self::Ps256,
+        Self::Ps384,
+        Self::Ps512,
+        Self::Es256,
+        Self::Es384,
+        Self::Es512,
+        Self::EdDsa,
+    ];
+
+    /// Its name in `alg`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Rs256 => "RS256",
+            Self::Rs384 => "RS384",
+            Self::Rs512 => "RS512",
+            Self::Ps256 => "PS256",
+            Self::Ps384 => "PS384",
+            Self::Ps512 => "PS512",
+            Self::Es256 => "ES256",
+            Self::Es384 => "ES384",
+            Self::Es512 => "ES512",
+            Self::EdDsa => "EdDSA",
+        }
+    }
+}
+
+/// A name that is none of them: symmetric ones, `none`, and what nobody has heard of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "an algorithm is one of RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, ES512, EdDSA"
+)]
+pub struct BadAlgorithm;
+
+impl FromStr for Algorithm {
+    type Err = BadAlgorithm;
+
+    fn from_str(text: &str) -> Result<Self, BadAlgorithm> {
+        if text == "Ed25519" {
+            return Ok(Self::EdDsa);
+        }
+        let mut all = Self::ALL.into_iter();
+        all.find(|known| known.name() == text).ok_or(BadAlgorithm)
+    }
+}
+
+impl fmt::Display for Algorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

@@ -1,0 +1,223 @@
+//! The operators' side from outside: who gets in, what is listed, what an order does, and that nothing of an agent's
+//! opens it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+
+use super::canary;
+use super::harness::{ALICE, BEARER, Harness, Setup, TOKEN_A};
+use super::upstream::Upstream;
+
+const TOKENS: &str = "tokens = { alice = { env = \"ALICE\" } }";
+
+struct Answer {
+    status: u16,
+    head: String,
+    body: Value,
+}
+
+async fn over<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, head: &str) -> Answer {
+    let request = format!("{head}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).await.unwrap();
+    assert_eq!(canary::find(&bytes), None);
+    let text = String::from_utf8(bytes).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    Answer {
+        status: head.split(' ').nth(1).unwrap().parse().unwrap(),
+        head: head.to_ascii_lowercase(),
+        body: serde_json::from_str(body).unwrap_or_default(),
+    }
+}
+
+async fn ask(harness: &Harness, line: &str, token: Option<&str>) -> Answer {
+    let address = harness.app().admin().unwrap();
+    let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let token = token.map(|token| format!("\r\nAuthorization: Bearer {token}"));
+    let head = format!(
+        "{line} HTTP/1.1\r\nHost: {address}{}",
+        token.unwrap_or_default()
+    );
+    over(stream, &head).await
+}
+
+async fn by_socket(path: &Path, line: &str) -> Answer {
+    let stream = tokio::net::UnixStream::connect(path).await.unwrap();
+    over(stream, &format!("{line} HTTP/1.1\r\nHost: localhost")).await
+}
+
+async fn scene(upstream: &Upstream) -> Harness {
+    Setup::new(BEARER)
+        .admin(TOKENS)
+        .to("api.test:443", upstream)
+        .start()
+        .await
+}
+
+#[tokio::test]
+async fn an_operator_lists_leases_and_revokes_one_and_all_of_a_credential() {
+    let upstream = Upstream::echo(&["http/1.1"]).await;
+    let harness = scene(&upstream).await;
+    let agent = harness.agent();
+    assert_eq!(agent.get("api.test:443", "/x").await.status, 200);
+    let answer = ask(&harness, "GET /api/v1/leases", Some(ALICE)).await;
+    assert_eq!(answer.status, 200);
+    assert!(answer.head.contains("cache-control: no-store"));
+    assert_eq!(answer.body["next"], Value::Null);
+    let lease = &answer.body["items"][0];
+    for (member, expected) in [("credential", "c"), ("agent", "a"), ("state", "live")] {
+        assert_eq!(lease[member], expected, "{lease}");
+    }
+    assert!(
+        lease["session"].is_string() && lease["issued"].is_string(),
+        "{lease}"
+    );
+    let id = lease["lease"].as_str().unwrap();
+    let order = format!("DELETE /api/v1/leases/{id}");
+    assert_eq!(ask(&harness, &order, Some(ALICE)).await.status, 204);
+    let record = harness.record(|record| record["event"] == "revoke").await;
+    for (member, expected) in [("by", "alice"), ("reason", "order"), ("lease", id)] {
+        assert_eq!(record[member], expected, "{record}");
+    }
+    let again = ask(&harness, &order, Some(ALICE)).await;
+    assert_eq!(
+        (again.status, &again.body["type"]),
+        (404, &"urn:keyward:refusal:not-found".into())
+    );
+    assert_eq!(agent.get("api.test:443", "/x").await.status, 200);
+    let all = ask(&harness, "POST /api/v1/credentials/c/revoke", Some(ALICE)).await;
+    assert_eq!((all.status, &all.body["leases"]), (200, &1.into()));
+    let none = ask(
+        &harness,
+        "POST /api/v1/credentials/none/revoke",
+        Some(ALICE),
+    )
+    .await;
+    assert_eq!(none.status, 404);
+    harness.finish().await;
+}
+
+#[tokio::test]
+async fn nothing_of_an_agents_opens_the_admin_side() {
+    let upstream = Upstream::echo(&["http/1.1"]).await;
+    let harness = scene(&upstream).await;
+    assert_eq!(harness.agent().get("api.test:443", "/x").await.status, 200);
+    let jwt = "eyJhbGciOiJFUzI1NiJ9.eyJhdWQiOiJrZXl3YXJkIn0.c2lnbmF0dXJl";
+    for (token, expected, word) in [
+        (None, 401, "unauthorized"),
+        (Some("guess"), 401, "unauthorized"),
+        (Some(""), 401, "unauthorized"),
+        (Some(&ALICE[1..]), 401, "unauthorized"),
+        (Some(TOKEN_A), 403, "forbidden"),
+        (Some(jwt), 403, "forbidden"),
+    ] {
+        for line in [
+            "GET /api/v1/leases",
+            "POST /api/v1/credentials/c/revoke",
+            "POST /api/v1/reload",
+        ] {
+            let answer = ask(&harness, line, token).await;
+            assert_eq!(answer.status, expected, "{line} {token:?}");
+            assert_eq!(answer.body["type"], format!("urn:keyward:refusal:{word}"));
+            assert!(
+                answer
+                    .head
+                    .contains("content-type: application/problem+json")
+            );
+            assert_eq!(
+                expected == 401,
+                answer.head.contains("www-authenticate: bearer")
+            );
+        }
+    }
+    // A name that somebody else resolves to the listener is not its own.
+    let address = harness.app().admin().unwrap();
+    let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let head = format!(
+        "GET /api/v1/leases HTTP/1.1\r\nHost: evil.example.com\r\nAuthorization: Bearer {ALICE}"
+    );
+    assert_eq!(over(stream, &head).await.status, 421);
+    let listed = ask(&harness, "GET /api/v1/leases", Some(ALICE)).await;
+    assert_eq!(
+        listed.body["items"].as_array().unwrap().len(),
+        1,
+        "nothing was revoked"
+    );
+    harness.finish().await;
+}
+
+#[tokio::test]
+async fn the_socket_is_its_owners_and_says_who_ordered() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let upstream = Upstream::echo(&["http/1.1"]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("admin.sock");
+    let harness = Setup::new(BEARER)
+        .admin(&format!("socket = \"{}\"", path.display()))
+        .to("api.test:443", &upstream)
+        .start()
+        .await;
+    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert_eq!(harness.agent().get("api.test:443", "/x").await.status, 200);
+    let revoked = by_socket(&path, "POST /api/v1/credentials/c/revoke").await;
+    assert_eq!(revoked.body["leases"], 1);
+    let record = harness.record(|record| record["event"] == "revoke").await;
+    let uid = rustix::process::geteuid().as_raw();
+    assert_eq!(record["by"], format!("uid-{uid}"));
+    let stranger = tokio::net::UnixStream::connect(&path).await.unwrap();
+    let head = format!("GET /api/v1/leases HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN_A}");
+    assert_eq!(
+        over(stranger, &head).await.status,
+        403,
+        "an agent's token is none here"
+    );
+    let nobody = by_socket(&path, "GET /api/v1/nothing").await;
+    assert_eq!(nobody.status, 404);
+    assert_eq!(by_socket(&path, "GET /healthz").await.status, 200);
+    harness.finish().await;
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn a_reload_that_nobody_can_do_is_a_conflict() {
+    let upstream = Upstream::echo(&["http/1.1"]).await;
+    let harness = scene(&upstream).await;
+    drop(harness.app().wishes());
+    let answer = ask(&harness, "POST /api/v1/reload", Some(ALICE)).await;
+    assert_eq!(answer.status, 409);
+    harness.finish().await;
+}
+
+#[tokio::test]
+async fn a_body_without_end_and_a_path_without_sense_are_refused() {
+    let upstream = Upstream::echo(&["http/1.1"]).await;
+    let harness = scene(&upstream).await;
+    let address = harness.app().admin().unwrap();
+    for line in [
+        "GET /api/v1/leases/%ff",
+        "GET /api/v1/%00",
+        "GET /api/v1/leases/%2",
+    ] {
+        assert_eq!(ask(&harness, line, Some(ALICE)).await.status, 400, "{line}");
+    }
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let head = format!(
+        "POST /api/v1/reload HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {ALICE}\r\nContent-Length: 100000\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(&vec![b'x'; 100_000]).await.ok();
+    let mut text = vec![0; 64];
+    let read = tokio::time::timeout(Duration::from_secs(5), stream.read(&mut text));
+    read.await.unwrap().unwrap();
+    assert!(
+        text.starts_with(b"HTTP/1.1 413"),
+        "{}",
+        String::from_utf8_lossy(&text)
+    );
+    harness.finish().await;
+}

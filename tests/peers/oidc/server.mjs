@@ -1,0 +1,148 @@
+// The certified OpenID provider as an OAuth issuer on loopback: every way in which a client can show who it is, opaque
+// tokens that are introspected and revoked, resource indicators, DPoP with nonces, and a token exchange.
+//
+// One JSON object on stdin says who is known: {"clients":[…],"tls":{"cert","key","ca"},"modules":"…/node_modules"}.
+// A client's "key" is its public key in PEM, its "certificate" one in PEM. One line on stdout says where it listens.
+import { createPublicKey, X509Certificate } from 'node:crypto';
+import { createRequire } from 'node:module';
+import http from 'node:http';
+import https from 'node:https';
+import { pathToFileURL } from 'node:url';
+
+const chunks = [];
+for await (const chunk of process.stdin) chunks.push(chunk);
+const setup = JSON.parse(Buffer.concat(chunks).toString());
+const require = createRequire(`${setup.modules}/`);
+const { default: Provider } = await import(pathToFileURL(require.resolve('oidc-provider')));
+
+const EXCHANGE = 'urn:ietf:params:oauth:grant-type:token-exchange';
+
+function client({ key, certificate, life, ...rest }) {
+  const known = {
+    grant_types: ['client_credentials'],
+    redirect_uris: [],
+    response_types: [],
+    scope: 'contacts.read contacts.write',
+    ...rest,
+  };
+  if (key) {
+    known.jwks = { keys: [{ ...createPublicKey(key).export({ format: 'jwk' }), kid: 'k1' }] };
+  }
+  if (certificate) {
+    const x509 = new X509Certificate(certificate);
+    const jwk = x509.publicKey.export({ format: 'jwk' });
+    known.jwks = { keys: [{ ...jwk, x5c: [x509.raw.toString('base64')] }] };
+  }
+  return known;
+}
+
+const lives = Object.fromEntries(setup.clients.map((one) => [one.client_id, one.life ?? 600]));
+const certificateOf = (ctx) => ctx.req.socket.getPeerCertificate?.(true);
+
+const server = http.createServer();
+await new Promise((done) => server.listen(0, '127.0.0.1', done));
+const issuer = `http://127.0.0.1:${server.address().port}`;
+
+const provider = new Provider(issuer, {
+  clients: setup.clients.map(client),
+  clientAuthMethods: [
+    'client_secret_basic',
+    'client_secret_post',
+    'private_key_jwt',
+    'tls_client_auth',
+    'self_signed_tls_client_auth',
+    'none',
+  ],
+  scopes: ['contacts.read', 'contacts.write'],
+  ttl: { ClientCredentials: (ctx, token, { clientId }) => lives[clientId] },
+  features: {
+    devInteractions: { enabled: false },
+    clientCredentials: { enabled: true },
+    introspection: { enabled: true, allowedPolicy: () => true },
+    revocation: { enabled: true, allowedPolicy: (ctx, one, token) => token.clientId === one.clientId },
+    dPoP: { enabled: true, nonceSecret: Buffer.alloc(32, 7), requireNonce: () => true },
+    mTLS: {
+      enabled: true,
+      tlsClientAuth: true,
+      selfSignedTlsClientAuth: true,
+      getCertificate(ctx) {
+        const certificate = certificateOf(ctx);
+        return certificate?.raw ? new X509Certificate(certificate.raw) : undefined;
+      },
+      certificateAuthorized: (ctx) => ctx.req.socket.authorized === true,
+      certificateSubjectMatches(ctx, property, expected) {
+        const names = certificateOf(ctx)?.subjectaltname ?? '';
+        return property === 'tls_client_auth_san_dns' && names.split(', ').includes(`DNS:${expected}`);
+      },
+    },
+    resourceIndicators: {
+      enabled: true,
+      defaultResource: () => undefined,
+      useGrantedResource: () => true,
+      getResourceServerInfo: (ctx, resource) => ({
+        scope: 'contacts.read contacts.write',
+        audience: resource,
+        accessTokenTTL: 600,
+        accessTokenFormat: 'opaque',
+      }),
+    },
+  },
+});
+
+// The provider has no such grant of its own: what is proven is the message, and that both tokens are live ones.
+const exchanged = [];
+provider.registerGrantType(
+  EXCHANGE,
+  async (ctx) => {
+    const { params, client: asking } = ctx.oidc;
+    exchanged.push({ ...params });
+    const live = async (token, type) => {
+      if (type !== 'urn:ietf:params:oauth:token-type:access_token') return true;
+      const found = await provider.ClientCredentials.find(token);
+      return Boolean(found && !found.isExpired);
+    };
+    const good = params.subject_token && await live(params.subject_token, params.subject_token_type)
+      && (!params.actor_token || await live(params.actor_token, params.actor_token_type));
+    if (!good) {
+      ctx.status = 400;
+      ctx.body = { error: 'invalid_grant', error_description: 'canary-of-the-issuer' };
+      return;
+    }
+    const token = new provider.ClientCredentials({ client: asking, scope: params.scope });
+    token.aud = params.audience;
+    ctx.body = {
+      access_token: await token.save(),
+      issued_token_type: 'urn:ietf:params:oauth:token-type:access_token',
+      token_type: 'Bearer',
+      expires_in: token.expiration,
+      scope: params.scope,
+    };
+  },
+  ['subject_token', 'subject_token_type', 'actor_token', 'actor_token_type', 'audience', 'resource', 'scope'],
+  ['resource', 'audience'],
+);
+const failures = [];
+for (const event of ['grant.error', 'introspection.error', 'revocation.error', 'server_error']) {
+  provider.on(event, (ctx, error) => failures.push(`${event}: ${error.error_detail ?? error.message}`));
+}
+
+const callback = provider.callback();
+const handle = (request, response) => {
+  if (request.url === '/seen') {
+    response.setHeader('content-type', 'application/json');
+    response.end(JSON.stringify({ exchanged, failures }));
+  } else {
+    callback(request, response);
+  }
+};
+server.on('request', handle);
+const where = { issuer };
+if (setup.tls) {
+  const mutual = https.createServer({ ...setup.tls, requestCert: true, rejectUnauthorized: false }, handle);
+  await new Promise((done) => mutual.listen(0, '127.0.0.1', done));
+  where.mutual = `https://127.0.0.1:${mutual.address().port}`;
+}
+process.stdout.write(`${JSON.stringify(where)}\n`);
+// Whoever started this says that it is done by closing the pipe; stdin was read to its end, so the parent is asked.
+const parent = process.ppid;
+setInterval(() => { if (process.ppid !== parent) process.exit(0); }, 500);
