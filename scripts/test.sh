@@ -50,6 +50,8 @@ if [ "${KEYWARD_SKIP_CLIENTS:-}" = 1 ]; then
 else
   step "real clients against real servers"
   KEYWARD=$(realpath "$keyward") python3 tests/clients/run.py
+  step "AWS's clients against services that verify signatures"
+  KEYWARD=$(realpath "$keyward") python3 tests/clients/aws_run.py
 fi
 
 # Again at the end, as their runner said it.

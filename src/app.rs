@@ -22,9 +22,9 @@ use crate::audit::{self, Audit, AuditError, Record, Who};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::credential::{
-    Around, AzureProvider, Broker, CertificateProvider, CommandProvider, CredentialProvider,
-    Events, Failed, GithubAppProvider, Issue, Kind, OauthProvider, Revoking, Scope, Source, Spec,
-    StaticProvider, VaultProvider, Vessel, Watched, Watcher,
+    Around, AwsProvider, AzureProvider, Broker, CertificateProvider, CommandProvider,
+    CredentialProvider, Events, Failed, GithubAppProvider, Issue, Kind, OauthProvider, Revoking,
+    Scope, Source, Spec, StaticProvider, VaultProvider, Vessel, Watched, Watcher,
 };
 use crate::host::HostPattern;
 use crate::identity::{self, AgentEntry, Open, Registry, StaticTokens, TrustProvider};
@@ -629,6 +629,11 @@ async fn providers(
                     warn!(credential = %spec.name, %error, "the credential has no value yet; requests that need it are refused");
                 }
                 Arc::new(StaticProvider::new(watched))
+            }
+            Kind::Aws(aws) => {
+                let (secrets, clock) = ((around.watcher, around.env), Arc::clone(around.clock));
+                let opened = AwsProvider::open(aws, &spec.name, secrets, around.network, clock);
+                Arc::new(opened.await)
             }
             Kind::Oauth(settings) => {
                 let settings = (**settings).clone();

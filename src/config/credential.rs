@@ -25,6 +25,12 @@ pub(super) static CREDENTIAL: Section = Section {
         oauth::GITHUB_KEY,
         oauth::AZURE_KEY,
         key(
+            "aws",
+            K::Table(&super::aws::AWS),
+            Need::OneOf,
+            "AWS keys, which sign requests.",
+        ),
+        key(
             "command",
             K::Table(&super::plugin::COMMAND),
             Need::OneOf,
@@ -97,6 +103,7 @@ pub(super) type Kinds = &'static [(&'static str, fn(&Reader<'_, '_>) -> Option<K
 const KINDS: [Kinds; 2] = [
     &[
         ("static", static_value),
+        ("aws", super::aws::read),
         ("command", super::plugin::read),
         ("vault", super::vault::read),
         ("client-certificate", super::certificate::read),

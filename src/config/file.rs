@@ -328,6 +328,8 @@ fn assign_slots(desk: &Desk, routes: &mut [route::Written], credentials: &mut [(
             };
             desk.fault_with(&written.inject, message, help);
         }
+        super::aws::look_at(desk, written, spec);
+        let route = &mut written.route;
         let known = spec.slots.iter().position(|slot| *slot == route.placements);
         route.slot = known.unwrap_or_else(|| {
             spec.slots.push(route.placements.clone());

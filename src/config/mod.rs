@@ -6,6 +6,7 @@
 mod admin;
 mod agent;
 mod audit;
+mod aws;
 mod ca;
 mod certificate;
 mod conceal;

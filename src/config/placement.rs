@@ -3,11 +3,12 @@
 use http::HeaderName;
 use toml::de::DeValue;
 
+use super::aws::{self, SIGV4};
 use super::fault::{Desk, Span};
 use super::key::{Kind, Need, Section, key};
 use super::reader::{self, Reader, Value};
 use super::text::{nearest, quoted};
-use crate::inject::{Format, Placement, Slot};
+use crate::inject::{Format, Placement, SigningScope, Slot};
 
 pub(super) static INJECT: Section = Section {
     title: "inject",
@@ -41,6 +42,12 @@ pub(super) static INJECT: Section = Section {
             Kind::Text("the text that the agent writes"),
             Need::OneOf,
             "The text that the agent writes in the slot `in`, and that becomes the secret there and only there.",
+        ),
+        key(
+            "sigv4",
+            Kind::Table(&SIGV4),
+            Need::OneOf,
+            "An AWS signature, with the service and region that the host does not tell.",
         ),
         key(
             "format",
@@ -116,10 +123,12 @@ fn placement(desk: &Desk, value: &Value<'_>) -> Option<Placement> {
     match value.get_ref() {
         DeValue::String(word) if word == "bearer" => Some(Placement::Bearer),
         DeValue::String(word) if word == "client-certificate" => Some(Placement::ClientCertificate),
+        DeValue::String(word) if word == "sigv4" => Some(Placement::SigV4(SigningScope::default())),
         DeValue::String(word) => {
             let message = format!("{} is not a placement", quoted(word));
-            let help = match nearest(word, ["bearer", "client-certificate"]) {
+            let help = match nearest(word, ["bearer", "client-certificate", "sigv4"]) {
                 Some("bearer") => "did you mean \"bearer\"?",
+                Some("sigv4") => "did you mean \"sigv4\"?",
                 Some(_) => "did you mean \"client-certificate\"?",
                 None => FORMS,
             };
@@ -159,6 +168,7 @@ fn from_table(reader: &Reader<'_, '_>) -> Option<Placement> {
             name: field(reader, "query")?,
         }),
         "cookie" => cookie(reader),
+        "sigv4" => aws::signature(reader),
         _ => substitute(reader),
     }
 }
@@ -312,7 +322,9 @@ fn json_path(reader: &Reader<'_, '_>) -> Option<Box<str>> {
 /// The place that both write, if there is one.
 fn clash(one: &Placement, other: &Placement) -> Option<String> {
     let place = |placement: &Placement| match placement {
-        Placement::Bearer | Placement::Basic { .. } => "the header \"authorization\"".to_owned(),
+        Placement::Bearer | Placement::Basic { .. } | Placement::SigV4(_) => {
+            "the header \"authorization\"".to_owned()
+        }
         Placement::Header { name, .. } => format!("the header \"{name}\""),
         Placement::ClientCertificate => "the TLS handshake".to_owned(),
         Placement::Query { name } => format!("the query parameter \"{name}\""),

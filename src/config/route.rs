@@ -69,15 +69,15 @@ pub(super) static ROUTE: Section = Section {
         key(
             "inject",
             Kind::Either(&[
-                Kind::Choice(&["bearer"]),
+                Kind::Choice(&["bearer", "sigv4"]),
                 Kind::Table(&INJECT),
                 Kind::List(&Kind::Either(&[
-                    Kind::Choice(&["bearer"]),
+                    Kind::Choice(&["bearer", "sigv4"]),
                     Kind::Table(&INJECT),
                 ])),
             ]),
             Need::Optional,
-            "Where the credential goes: `\"bearer\"`, a table, or a list of both. Required with `credential`, unless `preset` gives it.",
+            "Where the credential goes: `\"bearer\"`, `\"sigv4\"` (an AWS signature), a table, or a list of them. Required with `credential`, unless `preset` gives it.",
         ),
         key(
             "scopes",

@@ -11,6 +11,7 @@ use tracing::warn;
 use super::source::{Env, Watched, Watcher};
 use super::{
     CredentialProvider, Handle, IssueError, Issued, Life, RevokeError, Scope, Source, SourceError,
+    Superseded,
 };
 use crate::agent::Name;
 use crate::inject::{Certificate, Material};
@@ -107,7 +108,10 @@ impl CredentialProvider for CertificateProvider {
             material: Material::Certificate(self.certificate(chain, secret)),
             life: Life::Until(identity.until()),
             handle: None,
-            superseded: Some(cert.superseded.or(&key.superseded)),
+            superseded: Some(Superseded::with([
+                cert.superseded.clone(),
+                key.superseded.clone(),
+            ])),
         })
     }
 

@@ -8,6 +8,7 @@ impl Kind {
     pub fn word(&self) -> &'static str {
         match self {
             Self::Static { .. } => "static",
+            Self::Aws(_) => "aws",
             Self::Command(_) => "command",
             Self::Vault(_) => "vault",
             Self::Oauth(settings) => settings.grant.kind(),
@@ -21,6 +22,7 @@ impl Kind {
     pub fn sources(&self) -> Vec<&Source> {
         match self {
             Self::Static { value } => vec![value],
+            Self::Aws(aws) => aws.sources(),
             Self::Command(_) => Vec::new(),
             Self::Vault(settings) => settings.sources(),
             Self::Oauth(settings) => settings.sources(),
@@ -85,10 +87,16 @@ impl Kind {
                 Source::Env(name) => Some(name.as_str()),
                 _ => None,
             });
+        let mut own: Vec<&str> = Vec::new();
         let kept: &[String] = match self {
+            Self::Aws(aws) => {
+                own = aws.env_names();
+                &[]
+            }
             Self::Command(settings) => &settings.env,
             _ => &[],
         };
-        named.chain(kept.iter().map(String::as_str)).collect()
+        own.extend(named.chain(kept.iter().map(String::as_str)));
+        own
     }
 }

@@ -3,6 +3,7 @@
 //! A [`CredentialProvider`] talks to one issuer. Cache, single flight, deadline, retry, refresh, failure memory and
 //! the bookkeeping of revocation live in the broker, so that no provider can get them wrong.
 
+mod aws;
 mod azure;
 mod broker;
 mod cell;
@@ -37,6 +38,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+pub use aws::{AwsProvider, AwsSource, AwsSpec};
 pub use azure::{AzureProvider, AzureSettings};
 pub use broker::{Broker, Order};
 pub use certificate::{CertificateProvider, CertificateSettings};
@@ -172,11 +174,18 @@ impl Handle {
 #[derive(Debug, Clone, Default)]
 pub struct Superseded {
     own: Arc<AtomicBool>,
-    /// Of something that is made of two.
-    other: Option<Arc<AtomicBool>>,
+    parts: Arc<[Superseded]>,
 }
 
 impl Superseded {
+    /// A flag that is raised with any of these.
+    pub fn with(parts: impl IntoIterator<Item = Self>) -> Self {
+        Self {
+            own: Arc::default(),
+            parts: parts.into_iter().collect(),
+        }
+    }
+
     /// Raises the flag.
     pub fn raise(&self) {
         self.own.store(true, Ordering::Release);
@@ -184,17 +193,7 @@ impl Superseded {
 
     /// Whether it is raised.
     pub fn is_raised(&self) -> bool {
-        let raised = |flag: &Arc<AtomicBool>| flag.load(Ordering::Acquire);
-        raised(&self.own) || self.other.as_ref().is_some_and(raised)
-    }
-
-    /// A flag that is raised when either is.
-    #[must_use]
-    pub fn or(&self, other: &Self) -> Self {
-        Self {
-            own: Arc::clone(&self.own),
-            other: Some(Arc::clone(&other.own)),
-        }
+        self.own.load(Ordering::Acquire) || self.parts.iter().any(Self::is_raised)
     }
 }
 

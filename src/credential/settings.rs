@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::aws::AwsSpec;
 use super::oauth;
 use crate::agent::Name;
 use crate::inject::Placement;
@@ -89,6 +90,8 @@ pub enum Kind {
         /// `value`.
         value: Source,
     },
+    /// `[credential.NAME.aws]`: keys that sign.
+    Aws(Box<AwsSpec>),
     /// `[credential.NAME.command]`: a plug-in in any language.
     Command(super::CommandSettings),
     /// `[credential.NAME.vault]`: OpenBao or HashiCorp Vault.

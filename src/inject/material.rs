@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::Certificate;
 use super::DpopKey;
+use super::sigv4::Keys;
 use crate::secret::Secret;
 
 /// The material of one lease. Providers make it, injections use it up.
@@ -19,6 +20,8 @@ pub enum Material {
         /// The password.
         password: Arc<Secret>,
     },
+    /// AWS keys, which sign and are never sent; the session token is.
+    Aws(Keys),
     /// A token that is good only with a proof of its key (RFC 9449).
     Dpop {
         /// The token.
@@ -33,12 +36,14 @@ pub enum Material {
 impl Material {
     /// Every byte string of it that must never reach an agent.
     pub fn secrets(&self) -> impl Iterator<Item = &Secret> {
-        let (one, certificate) = match self {
-            Self::Token(token) | Self::Dpop { token, .. } => (Some(&**token), None),
-            Self::UserPass { password, .. } => (Some(&**password), None),
-            Self::Certificate(certificate) => (None, Some(certificate)),
+        let (first, second, certificate) = match self {
+            Self::Token(token) | Self::Dpop { token, .. } => (Some(token), None, None),
+            Self::UserPass { password, .. } => (Some(password), None, None),
+            Self::Aws(keys) => (Some(&keys.secret), keys.token.as_ref(), None),
+            Self::Certificate(certificate) => (None, None, Some(certificate)),
         };
         let lines = certificate.into_iter().flat_map(|one| one.lines());
-        one.into_iter().chain(lines)
+        let whole = [first, second].into_iter().flatten();
+        whole.map(|secret| &**secret).chain(lines)
     }
 }

@@ -8,6 +8,7 @@ mod apply;
 mod certificate;
 mod dpop;
 mod material;
+mod sigv4;
 
 use std::fmt;
 
@@ -17,6 +18,7 @@ pub use apply::{BodyEdit, Bound, Injection, Misplaced, Unfit};
 pub use certificate::Certificate;
 pub use dpop::{DpopKey, NoProof, Proof};
 pub use material::Material;
+pub use sigv4::{BadChunks, Chunks, Keys, MAX_CHUNK, Signer, SigningScope, Unsignable, Unsigned};
 
 /// One place in a request that a credential is put into.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +56,8 @@ pub enum Placement {
         /// The one slot.
         slot: Slot,
     },
+    /// The request is signed (AWS Signature Version 4) where the agent's own signature stood: header or query.
+    SigV4(SigningScope),
 }
 
 /// The slot of a [`Placement::Substitute`].
@@ -123,6 +127,13 @@ impl fmt::Display for Placement {
             Self::Query { name } => write!(f, "query parameter {name}"),
             Self::Cookie { name } => write!(f, "cookie {name}"),
             Self::ClientCertificate => f.write_str("client certificate in the TLS handshake"),
+            Self::SigV4(SigningScope { service, region }) => {
+                f.write_str("AWS signature")?;
+                for part in [service, region].into_iter().flatten() {
+                    write!(f, " {part}")?;
+                }
+                Ok(())
+            }
             Self::Substitute { placeholder, slot } => match slot {
                 Slot::Header(name) => write!(f, "{placeholder} in header {name}"),
                 Slot::Query(name) => write!(f, "{placeholder} in query parameter {name}"),

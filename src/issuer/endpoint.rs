@@ -1,7 +1,7 @@
-//! The URL of an issuer: `https`, or `http` to a loopback host.
+//! The URL of an issuer: `https`, or `http` to a loopback host or to the metadata service of the machine itself.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use http::Uri;
@@ -59,9 +59,6 @@ impl Endpoint {
     }
 }
 
-/// Where clouds have the metadata service of a machine.
-const METADATA: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254));
-
 impl FromStr for Endpoint {
     type Err = BadEndpoint;
 
@@ -82,15 +79,29 @@ impl FromStr for Endpoint {
         }
         let target = Target::from_authority(scheme, authority)?;
         let is_loopback = match &target.host {
-            // The machine's metadata service is on the machine as well, and knows no TLS.
-            Host::Ip(ip) => ip.is_loopback() || *ip == METADATA,
+            Host::Ip(ip) => ip.is_loopback(),
             Host::Name(name) => &**name == "localhost",
         };
-        if scheme == Scheme::Http && !is_loopback {
+        let is_here = is_loopback || is_metadata(&target.host);
+        if scheme == Scheme::Http && !is_here {
             return Err(BadEndpoint::Cleartext);
         }
         Ok(Self { target, uri })
     }
+}
+
+/// The metadata services of clouds, which speak cleartext only: link-local addresses that the machine's own host or
+/// container agent answers, and that no router passes on. Each is named; no other link-local address will do.
+fn is_metadata(host: &Host) -> bool {
+    // The instance (EC2, Azure), ECS tasks, EKS Pod Identity.
+    const SERVICES: [IpAddr; 5] = [
+        IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
+        IpAddr::V4(Ipv4Addr::new(169, 254, 170, 2)),
+        IpAddr::V4(Ipv4Addr::new(169, 254, 170, 23)),
+        IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+        IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23)),
+    ];
+    matches!(host, Host::Ip(ip) if SERVICES.contains(ip))
 }
 
 impl fmt::Display for Endpoint {
@@ -117,7 +128,8 @@ mod tests {
             "http://127.0.0.1:8200/v1",
             "http://[::1]:80/",
             "http://localhost:3000",
-            "http://169.254.169.254/metadata",
+            "http://169.254.169.254/latest",
+            "http://[fd00:ec2::254]",
         ] {
             assert!(good.parse::<Endpoint>().is_ok(), "{good}");
         }
@@ -125,6 +137,8 @@ mod tests {
             ("http://login.example.com/", BadEndpoint::Cleartext),
             ("http://169.254.169.253/", BadEndpoint::Cleartext),
             ("http://127.0.0.1.example.com/", BadEndpoint::Cleartext),
+            ("http://169.254.169.253/", BadEndpoint::Cleartext),
+            ("http://[fe80::1]/", BadEndpoint::Cleartext),
             ("ftp://127.0.0.1/", BadEndpoint::Cleartext),
             (
                 "https://user:pw@login.example.com/",

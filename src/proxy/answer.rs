@@ -181,7 +181,7 @@ async fn settle_validators(answer: &mut Answer, headers: &mut HeaderMap) -> Resu
         .await
         .map_err(|error| match error {
             BodyError::Undecodable => Refusal::Undecodable,
-            BodyError::Source(_) => Refusal::BadUpstream,
+            BodyError::Source(_) | BodyError::Chunks(_) => Refusal::BadUpstream,
             BodyError::TimedOut => Refusal::UpstreamTimeout,
         })?;
     if ended && !answer.altered() {

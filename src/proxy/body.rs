@@ -13,7 +13,9 @@ use tokio::time::{Instant, Sleep};
 
 use super::record::{ByteCount, Entry};
 use super::refusal::Refusal;
+use super::sign::Lied;
 use super::upstream::Checkout;
+use crate::inject::{BadChunks, Chunks};
 use crate::scrub::{Decoder, Patterns, Scrubber};
 
 /// The body of everything that keyward sends, to agents and upstreams alike.
@@ -24,6 +26,7 @@ pub struct Body(Inner);
 enum Inner {
     Full(Bytes),
     Up(Up),
+    Chunks(Box<Chunked>),
     Answer(Box<Answer>),
 }
 
@@ -37,6 +40,9 @@ pub enum BodyError {
     /// It cannot be decoded, and so not scrubbed.
     #[error("the body cannot be decoded")]
     Undecodable,
+    /// Its chunks are not what its head says.
+    #[error(transparent)]
+    Chunks(#[from] BadChunks),
     /// It took longer than the limit.
     #[error("the request took longer than its total time")]
     TimedOut,
@@ -56,6 +62,17 @@ impl Body {
     /// An agent's body on its way up. Trailers are dropped: none of them was judged (RFC 9110 §6.5.1).
     pub(super) fn up(incoming: Incoming, count: ByteCount) -> Self {
         Self(Inner::Up(Up { incoming, count }))
+    }
+
+    /// An agent's body whose chunks are checked, and signed anew where they are signed. It keeps its length.
+    pub(super) fn chunks(incoming: Incoming, count: ByteCount, chunks: Chunks, lied: Lied) -> Self {
+        Self(Inner::Chunks(Box::new(Chunked {
+            up: Up { incoming, count },
+            chunks,
+            ready: VecDeque::new(),
+            ended: false,
+            lied,
+        })))
     }
 
     /// An upstream's body on its way to the agent.
@@ -84,6 +101,47 @@ impl Up {
             if let Ok(data) = frame.into_data() {
                 self.count.add(data.len());
                 return Poll::Ready(Some(Ok(Frame::data(data))));
+            }
+        }
+    }
+}
+
+/// A body in S3's chunked form.
+#[derive(Debug)]
+struct Chunked {
+    up: Up,
+    chunks: Chunks,
+    ready: VecDeque<Bytes>,
+    ended: bool,
+    lied: Lied,
+}
+
+impl Chunked {
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        loop {
+            if let Some(data) = self.ready.pop_front() {
+                return Poll::Ready(Some(Ok(Frame::data(data))));
+            }
+            if self.ended {
+                return Poll::Ready(None);
+            }
+            let taken = match ready!(self.up.poll_frame(cx)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => self.chunks.push(data, &mut self.ready),
+                    Err(_) => continue,
+                },
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => {
+                    self.ended = true;
+                    self.chunks.finish().map(|end| self.ready.push_back(end))
+                }
+            };
+            if let Err(error) = taken {
+                self.lied.tell();
+                return Poll::Ready(Some(Err(error.into())));
             }
         }
     }
@@ -358,6 +416,7 @@ impl HttpBody for Body {
             Inner::Full(bytes) if bytes.is_empty() => Poll::Ready(None),
             Inner::Full(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Inner::Up(up) => up.poll_frame(cx),
+            Inner::Chunks(chunked) => chunked.poll_frame(cx),
             Inner::Answer(answer) => answer.poll_frame(cx),
         }
     }
@@ -366,6 +425,7 @@ impl HttpBody for Body {
         match &self.0 {
             Inner::Full(bytes) => bytes.is_empty(),
             Inner::Up(up) => up.incoming.is_end_stream(),
+            Inner::Chunks(chunked) => chunked.ended && chunked.ready.is_empty(),
             Inner::Answer(answer) => answer.is_end_stream(),
         }
     }
@@ -374,6 +434,7 @@ impl HttpBody for Body {
         match &self.0 {
             Inner::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Inner::Up(up) => up.incoming.size_hint(),
+            Inner::Chunks(chunked) => chunked.up.incoming.size_hint(),
             Inner::Answer(answer) => answer.size_hint(),
         }
     }

@@ -20,6 +20,7 @@ use super::body::Body;
 use super::bound;
 use super::record::Entry;
 use super::refusal::Refusal;
+use super::sign::{self, Lied};
 use super::tunnel::{Grant, Tunnel};
 use super::upgrade;
 use crate::credential::Live;
@@ -113,7 +114,11 @@ async fn forward(
         injection.apply(&mut head)?;
         injection.drop_spare(lane.placeholders(), &mut head);
     }
-    let scrubs = lease.is_some() || !patterns.is_empty();
+    let signer = injection.and_then(Injection::signer);
+    // The key that signs is never sent, and a session token without it opens nothing: where no other secret is at
+    // stake, no slice of an answer can give one away.
+    let only_signed = signer.is_some() && grant.credentials.len() < 2;
+    let scrubs = (lease.is_some() || !patterns.is_empty()) && !only_signed;
     narrow(&mut head, scrubs && !route.ranges, &patterns);
     let bound = injection.and_then(Injection::bound);
     if let Some(bound) = bound {
@@ -121,9 +126,17 @@ async fn forward(
     }
     let scrub = (!patterns.is_empty()).then_some(patterns);
     if head.is_websocket() {
+        if let Some(signer) = signer {
+            sign::bodiless(tunnel, &mut head, signer)?;
+        }
         return upgrade::bridge((tunnel, &pool), &grant, head, (upgrade, scrub), entry).await;
     }
-    let body = outgoing(&mut head, body, injection.and_then(Injection::body), record).await?;
+    let lied = Lied::default();
+    let edit = injection.and_then(Injection::body);
+    let body = match signer {
+        Some(signer) => sign::outgoing(tunnel, &mut head, body, signer, (record, &lied)).await?,
+        None => outgoing(&mut head, body, edit, record).await?,
+    };
     if lease.is_some() {
         record
             .intent()
@@ -137,9 +150,11 @@ async fn forward(
     let sent = bound::send(tunnel, &pool, request, bound, |request, protocol| {
         address(tunnel, request, protocol);
     });
-    let (response, connection) = tokio::time::timeout_at(deadline, sent)
+    let sent = tokio::time::timeout_at(deadline, sent)
         .await
-        .map_err(|_| Refusal::UpstreamTimeout)??;
+        .map_err(|_| Refusal::UpstreamTimeout)?;
+    lied.refuse()?;
+    let (response, connection) = sent?;
     answer::pass_on(response, (method, scrub, deadline), Some(connection), entry).await
 }
 
@@ -289,10 +304,7 @@ async fn outgoing(
     let Some(edit) = edit else {
         // An HTTP/2 stream that ended with its head has no body, whatever its framing might have been.
         let none = head.framing() == Framing::None || body.is_end_stream();
-        if head.framing() == Framing::Length(0) {
-            head.headers_mut()
-                .insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
-        }
+        keep_zero(head);
         return Ok(if none {
             Body::empty()
         } else {
@@ -314,7 +326,25 @@ async fn outgoing(
     {
         return Err(crate::inject::Misplaced::Body.into());
     }
-    let read = Limited::new(body, MAX_EDITED_BODY).collect();
+    let read = read_whole(body, MAX_EDITED_BODY, record).await?;
+    Ok(Body::full(Bytes::from(edit.apply(&read)?)))
+}
+
+/// A length of nothing is said where the agent said it: some servers ask for it.
+pub(super) fn keep_zero(head: &mut Head) {
+    if head.framing() == Framing::Length(0) {
+        head.headers_mut()
+            .insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
+}
+
+/// A body of `most` bytes, whole.
+pub(super) async fn read_whole(
+    body: Incoming,
+    most: usize,
+    record: &Entry,
+) -> Result<Bytes, Refusal> {
+    let read = Limited::new(body, most).collect();
     let read = tokio::time::timeout(MOST_JUDGED_AGO, read)
         .await
         .map_err(|_| Refusal::Malformed("The body took longer than 30 s. Send it at once."))?
@@ -327,7 +357,7 @@ async fn outgoing(
         })?;
     let read = read.to_bytes();
     record.up.add(read.len());
-    Ok(Body::full(Bytes::from(edit.apply(&read)?)))
+    Ok(read)
 }
 
 /// Reads a body that goes nowhere: the client has sent it, and waits with its next request until it is taken.

@@ -34,6 +34,7 @@ mod refusal;
 mod services;
 mod sessions;
 mod settings;
+mod sign;
 mod stream;
 mod tunnel;
 mod upgrade;

@@ -14,7 +14,7 @@ use super::body::Body;
 use crate::credential::IssueError;
 use crate::head::Unclean;
 use crate::identity::{AttestError, Unregistered};
-use crate::inject::Misplaced;
+use crate::inject::{Misplaced, Unsignable};
 use crate::policy::Denial;
 
 /// The header that names the word.
@@ -439,6 +439,26 @@ impl From<Misplaced> for Refusal {
             }
             Misplaced::Body => {
                 "The body is not of the declared type, or lacks the field that the placeholder belongs in."
+            }
+        })
+    }
+}
+
+impl From<Unsignable> for Refusal {
+    fn from(unsignable: Unsignable) -> Self {
+        Self::Malformed(match unsignable {
+            Unsignable::Scope => {
+                "This host's name does not tell which AWS service and region a signature is for. Ask the operator to write them in the route."
+            }
+            Unsignable::Twice => {
+                "The request is signed more than once. Sign it once, in the header or in the query."
+            }
+            Unsignable::Query => "The query is not percent-encoded UTF-8.",
+            Unsignable::Header => {
+                "A header that AWS signatures cover holds other characters than visible ASCII."
+            }
+            Unsignable::Payload => {
+                "The body is signed in a way that cannot be signed again. Send its SHA-256, UNSIGNED-PAYLOAD, or chunks signed by AWS4-HMAC-SHA256, with x-amz-decoded-content-length."
             }
         })
     }

@@ -182,6 +182,7 @@ pub fn environment() -> HashMap<String, OsString> {
     [
         ("CANARY", CANARY),
         ("OTHER", OTHER),
+        ("AWS_ID", super::signatures::ID),
         ("TOKEN_A", TOKEN_A),
         ("TOKEN_B", TOKEN_B),
         ("STORE_KEY", STORE_KEY),

@@ -26,10 +26,12 @@ mod channel;
 mod daemon;
 mod h2raw;
 mod harness;
+mod signatures;
 mod upstream;
 
 mod admin;
 mod attacks;
+mod aws;
 mod base_url;
 mod delegation;
 mod leak;

@@ -81,6 +81,7 @@ venv sdk "$here/sdk-requirements.txt"
 venv bao "$here/bao-requirements.txt"
 compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || debian initdb postgresql
 venv agents "$here/agents-requirements.txt"
+venv moto "$here/moto-requirements.txt"
 
 npm_packages "$here" "$cache/node"
 npm_packages "$here/sdk" "$cache/node-sdk"

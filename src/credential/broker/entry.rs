@@ -237,11 +237,18 @@ fn is_same(one: &Material, other: &Material) -> bool {
     match (one, other) {
         (Material::Token(one), Material::Token(other)) => Arc::ptr_eq(one, other),
         (Material::Certificate(one), Material::Certificate(other)) => Arc::ptr_eq(one, other),
+        (Material::Aws(one), Material::Aws(other)) => {
+            Arc::ptr_eq(&one.secret, &other.secret)
+                && one.id == other.id
+                && one.token.is_none()
+                && other.token.is_none()
+        }
         (
             Material::Token(_)
             | Material::UserPass { .. }
             | Material::Dpop { .. }
-            | Material::Certificate(_),
+            | Material::Certificate(_)
+            | Material::Aws(_),
             _,
         ) => false,
     }

@@ -9,7 +9,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, Method};
 use zeroize::Zeroizing;
 
-use super::{DpopKey, Material, NoProof, Placement, Proof, Slot};
+use super::{DpopKey, Material, NoProof, Placement, Proof, Signer, Slot};
 use crate::head::Head;
 use crate::secret::Secret;
 
@@ -19,6 +19,7 @@ use crate::secret::Secret;
 pub struct Injection {
     steps: Box<[Step]>,
     body: Option<BodyEdit>,
+    signer: Option<Signer>,
     bound: Option<Bound>,
 }
 
@@ -80,6 +81,9 @@ pub enum Unfit {
     /// `inject = { basic = "" }` needs a lease that brings a user name.
     #[error("basic without a user needs a credential that brings one")]
     NoUser,
+    /// A signature needs AWS keys, and AWS keys do nothing else than sign.
+    #[error("`sigv4` and the credential kind `aws` need each other")]
+    Signature,
     /// A DPoP-bound token stands in `Authorization: DPoP` and nowhere else.
     #[error("a token that is bound by DPoP goes with inject = \"bearer\" only")]
     Bound,
@@ -119,14 +123,20 @@ impl Injection {
     pub fn compile(placements: &[Placement], material: &Material) -> Result<Self, Unfit> {
         let mut steps = Vec::with_capacity(placements.len());
         let mut body = None;
+        let mut signer = None;
         let mut bound = None;
         for placement in placements {
+            if let (Material::Aws(keys), Placement::SigV4(scope)) = (material, placement) {
+                signer = Some(Signer::new(keys.clone(), scope.clone()));
+                continue;
+            }
             let (user, secret) = match (material, placement) {
                 // It is presented where the connection is made.
                 (Material::Certificate(_), Placement::ClientCertificate) => continue,
                 (Material::Certificate(_), _) | (_, Placement::ClientCertificate) => {
                     return Err(Unfit::Certificate);
                 }
+                (Material::Aws(_), _) => return Err(Unfit::Signature),
                 (Material::Dpop { token, key }, Placement::Bearer) => {
                     let value = value(&[b"DPoP ", token.expose()])?;
                     steps.push(Step::Header(AUTHORIZATION, value));
@@ -148,6 +158,7 @@ impl Injection {
         Ok(Self {
             steps: steps.into(),
             body,
+            signer,
             bound,
         })
     }
@@ -181,6 +192,11 @@ impl Injection {
                 head.headers_mut().remove(name);
             }
         }
+    }
+
+    /// What signs the request, where a placement asks for that.
+    pub fn signer(&self) -> Option<&Signer> {
+        self.signer.as_ref()
     }
 
     /// The key that the token is bound to, where it is.
@@ -276,6 +292,7 @@ fn step(placement: &Placement, user: Option<&str>, secret: &Secret) -> Result<Ma
         }
         Placement::ClientCertificate => return Err(Unfit::Certificate),
         Placement::Substitute { placeholder, slot } => return substitute(placeholder, slot, bytes),
+        Placement::SigV4(_) => return Err(Unfit::Signature),
     }))
 }
 
