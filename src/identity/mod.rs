@@ -4,6 +4,7 @@ mod build;
 mod jwt;
 mod mapping;
 mod metrics;
+mod overlay;
 mod peer;
 mod refreshed;
 mod registry;
@@ -22,7 +23,8 @@ use jiff::Timestamp;
 pub use build::{Parts, Token, provider};
 pub use mapping::{Mapping, Pattern};
 pub use metrics::{Counted, Metrics};
-pub use registry::{AgentEntry, Registry, Status, Unregistered};
+pub use overlay::{AgentStore, BadEntry, Overlay, Said, Silent, Written};
+pub use registry::{AgentEntry, Listed, Registry, Status, Unregistered};
 pub use settings::{Algorithm, JwtSettings, PeerSettings, Trust, TrustKind};
 pub use token::{Presented, StaticTokens, presented};
 
