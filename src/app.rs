@@ -27,7 +27,7 @@ use crate::credential::{
     Scope, Source, Spec, StaticProvider, VaultProvider, Vessel, Watched, Watcher,
 };
 use crate::host::HostPattern;
-use crate::identity::{self, AgentEntry, Open, Registry, StaticTokens, TrustProvider};
+use crate::identity::{self, AgentEntry, Open, Overlay, Registry, StaticTokens, TrustProvider};
 use crate::issuer::Network;
 use crate::policy::Policy;
 use crate::proxy::{
@@ -65,6 +65,8 @@ pub struct App {
     audit: Arc<Audit>,
     broker: Arc<Broker>,
     sessions: Arc<Sessions>,
+    overlay: Arc<Overlay>,
+    agents: Arc<admin::Agents>,
     store: Store,
     leaves: Arc<Leaves>,
     watcher: Watcher,
@@ -242,12 +244,14 @@ impl App {
         let sessions = Arc::new(Sessions::new(config.session.clone()));
         let keys = Keys::new(&clock.now()).map_err(|error| StartError::Keys(error.to_string()))?;
         let issuer = issuer(&config, admin_address, &own);
+        let overlay = Arc::new(Overlay::default());
         let lasting = Lasting {
             audit: Arc::clone(&audit),
             broker: Arc::clone(&broker),
             sessions: Arc::clone(&sessions),
             keys: Arc::new(keys),
             session_store: Arc::new(store.clone()),
+            overlay: Arc::clone(&overlay),
             issuer,
             clock: Arc::clone(&clock),
             tracker: tracker.clone(),
@@ -257,10 +261,21 @@ impl App {
         let attestations = identity::Metrics::default();
         let about = (&connector, &clock, &attestations);
         let trust = trust(&config, about, (&tokens, &watcher, &environment)).await;
-        let proxy = Proxy::new(lasting, parts(&config, &leaves, &trust, connector));
+        let proxy = Proxy::new(
+            lasting,
+            parts(&config, (&leaves, &overlay), &trust, connector),
+        );
         if proxy.load_keys().await.is_err() || proxy.hear().await.is_err() {
             return Err(StartError::Keys("the store does not answer".into()));
         }
+        let about = (Arc::clone(&audit), Arc::clone(&clock));
+        let kept = Arc::new(store.clone());
+        let agents = admin::Agents::new(proxy.clone(), Arc::clone(&overlay), kept, about);
+        let agents = Arc::new(agents);
+        agents
+            .hear()
+            .await
+            .map_err(|error| StartError::Keys(error.to_string()))?;
         let reloads = prometheus_client::metrics::family::Family::default();
         let telemetry = telemetry::Metrics::gather(|registry| {
             metrics.register(registry);
@@ -288,6 +303,8 @@ impl App {
         let (reload, wishes) = admin::Reload::new();
         let parts: Vec<Arc<dyn admin::Part>> = vec![
             Arc::new(admin::Leases::new(Arc::clone(&broker))),
+            Arc::new(admin::Sessions::new(proxy.clone(), Arc::clone(&broker))),
+            Arc::clone(&agents) as Arc<dyn admin::Part>,
             Arc::new(reload),
         ];
         let gate = Arc::clone(&operators) as Arc<dyn admin::Gate>;
@@ -311,6 +328,8 @@ impl App {
             audit,
             broker,
             sessions,
+            overlay,
+            agents,
             store,
             leaves,
             watcher,
@@ -431,7 +450,8 @@ impl App {
         let about = (&connector, &self.clock, &self.attestations);
         let read = (&*self.tokens, &self.watcher, &self.environment);
         let trust = trust(config, about, read).await;
-        let fresh = parts(config, &self.leaves, &trust, connector);
+        let about = (&self.leaves, &self.overlay);
+        let fresh = parts(config, about, &trust, connector);
         let cut = self.proxy.reload(fresh, || {
             self.broker.reconfigure(entries);
             self.sessions.reconfigure(config.session.clone());
@@ -518,6 +538,7 @@ impl App {
             }
         });
         let (proxy, stop) = (self.proxy.clone(), self.stop.clone());
+        let agents = Arc::clone(&self.agents);
         self.tracker.spawn(async move {
             let mut hearing = tokio::time::interval(HEAR_EVERY);
             let mut noting = tokio::time::interval(SWEEP_EVERY);
@@ -526,7 +547,10 @@ impl App {
                 // What fails here was said by the store, and is tried again.
                 tokio::select! {
                     () = stop.cancelled() => return,
-                    _ = hearing.tick() => { proxy.hear().await.ok(); }
+                    _ = hearing.tick() => {
+                        proxy.hear().await.ok();
+                        agents.hear().await.ok();
+                    }
                     _ = noting.tick() => proxy.note_uses().await,
                     _ = rotating.tick() => { proxy.load_keys().await.ok(); }
                 }
@@ -695,7 +719,7 @@ fn lookup(environment: &Environment) -> impl Fn(&str) -> Option<OsString> + Send
 
 fn parts(
     config: &Config,
-    leaves: &Arc<Leaves>,
+    (leaves, overlay): (&Arc<Leaves>, &Arc<Overlay>),
     providers: &[Arc<dyn TrustProvider>],
     connector: Connector,
 ) -> SnapshotParts {
@@ -715,7 +739,7 @@ fn parts(
     SnapshotParts {
         table: Table::new(config.routes.clone()),
         policy: Policy::new(config.conditions.clone()),
-        registry: Registry::new(agents),
+        registry: Registry::new(agents).beside(Arc::clone(overlay)),
         trust,
         leaves: Arc::clone(leaves),
         services: Services::of(&config.routes, &config.presets()),

@@ -1,10 +1,12 @@
 //! The operators' side: health, readiness and metrics for everybody, the API for operators; nothing of an agent's opens
 //! anything here.
 
+mod agents;
 mod api;
 mod leases;
 mod operators;
 mod reload;
+mod sessions;
 mod socket;
 
 use std::convert::Infallible;
@@ -25,10 +27,12 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use agents::Agents;
 pub use api::{Api, Ask, Fault, Part, Reply};
 pub use leases::Leases;
 pub use operators::{Bearer, Gate, Operators};
 pub use reload::{Asked, Reload};
+pub use sessions::Sessions;
 pub use socket::Socket;
 
 /// What the admin side asks of the running daemon.

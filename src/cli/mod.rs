@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand. Logs go to stderr; stdout belongs to the answer.
 
+pub mod agent;
 pub mod audit;
 pub mod ca;
 pub mod check;
@@ -15,6 +16,7 @@ pub mod operator;
 pub mod preset;
 pub mod run;
 pub mod serve;
+pub mod session;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -75,6 +77,10 @@ enum Command {
     Audit(audit::AuditArgs),
     /// List or revoke the leases of a running keyward
     Lease(lease::LeaseArgs),
+    /// List, show or end sessions, or hand one's own on
+    Session(session::SessionArgs),
+    /// List, show, suspend or resume agents
+    Agent(agent::AgentArgs),
     /// List or show the services that are built in
     Preset(preset::PresetArgs),
     /// Print the completions of a shell
@@ -129,6 +135,8 @@ pub fn main(environment: Environment) -> ExitCode {
             UNAVAILABLE
         }),
         Command::Lease(args) => lease::run(args, &environment, &mut out),
+        Command::Session(args) => session::run(args, &environment, &mut out),
+        Command::Agent(args) => agent::run(args, &environment, &mut out),
         Command::Preset(args) => {
             match preset::run(args, crate::preset::Presets::shipped(), &mut out) {
                 Ok(()) => 0,

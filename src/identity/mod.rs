@@ -6,6 +6,7 @@ mod jwt;
 mod kubernetes;
 mod mapping;
 mod metrics;
+mod overlay;
 mod peer;
 mod refreshed;
 mod registry;
@@ -25,7 +26,8 @@ use jiff::Timestamp;
 pub use build::{Parts, Token, provider};
 pub use mapping::{Mapping, Pattern};
 pub use metrics::{Counted, Metrics};
-pub use registry::{AgentEntry, Registry, Status, Unregistered};
+pub use overlay::{AgentStore, BadEntry, Overlay, Said, Silent, Written};
+pub use registry::{AgentEntry, Listed, Registry, Status, Unregistered};
 pub use settings::{
     Algorithm, AwsSettings, BundlePlace, CallerIdentity, JwtSettings, KeyPlace, KubernetesSettings,
     PeerSettings, SpiffeSettings, Trust, TrustKind,

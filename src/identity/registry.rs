@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use jiff::civil::Date;
 
+use super::Overlay;
 use crate::agent::AgentId;
 use crate::delegation::Scope;
 
@@ -75,37 +76,60 @@ pub enum Unregistered {
     Suspended,
 }
 
-/// All agents of one configuration, each with its permissions as a scope.
+/// An agent as operators see it: file and store together.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Listed {
+    /// Its entry; of file and store the stricter counts.
+    pub entry: AgentEntry,
+    /// `file`, `store` or `both`.
+    pub source: &'static str,
+    /// Why an operator suspended it.
+    pub reason: Option<String>,
+}
+
+/// All agents: those of one configuration, each with its permissions as a scope, and what operators said beside it.
 #[derive(Debug, Default)]
-pub struct Registry(HashMap<AgentId, (Arc<AgentEntry>, Scope)>);
+pub struct Registry {
+    file: HashMap<AgentId, (Arc<AgentEntry>, Scope)>,
+    overlay: Arc<Overlay>,
+}
 
 impl Registry {
-    /// Indexes the entries.
+    /// Indexes the entries of the file.
     pub fn new(entries: impl IntoIterator<Item = AgentEntry>) -> Self {
-        Self(
-            entries
-                .into_iter()
-                .map(|entry| {
-                    let words = entry.permissions.as_ref();
-                    let scope = words.map_or(Scope::ALL, |words| {
-                        Scope::of(words.iter().map(String::as_str))
-                    });
-                    (entry.id.clone(), (Arc::new(entry), scope))
-                })
-                .collect(),
-        )
+        let entries = entries.into_iter().map(|entry| {
+            let scope = entry.scope();
+            (entry.id.clone(), (Arc::new(entry), scope))
+        });
+        Self {
+            file: entries.collect(),
+            overlay: Arc::default(),
+        }
     }
 
-    /// The entry of an agent that may act.
+    /// The same, with what operators say beside the file.
+    #[must_use]
+    pub fn beside(self, overlay: Arc<Overlay>) -> Self {
+        Self { overlay, ..self }
+    }
+
+    /// Whether an agent may act.
     ///
     /// # Errors
     /// [`Unregistered`] for one that may not.
-    pub fn admit(&self, agent: &AgentId) -> Result<&Arc<AgentEntry>, Unregistered> {
-        let (entry, _) = self.0.get(agent).ok_or(Unregistered::Unknown)?;
-        match entry.status {
-            Status::Active | Status::Deprecated => Ok(entry),
-            Status::Suspended => Err(Unregistered::Suspended),
+    pub fn admit(&self, agent: &AgentId) -> Result<(), Unregistered> {
+        let said = self.overlay.of(agent);
+        let stored = said.as_ref().and_then(|said| said.entry.as_ref());
+        let file = self.file.get(agent).map(|(entry, _)| &**entry);
+        if file.is_none() && stored.is_none() {
+            return Err(Unregistered::Unknown);
         }
+        let by_order = said.as_ref().is_some_and(|said| said.suspended.is_some());
+        let mut entries = file.into_iter().chain(stored);
+        if by_order || entries.any(|entry| entry.status == Status::Suspended) {
+            return Err(Unregistered::Suspended);
+        }
+        Ok(())
     }
 
     /// What all agents of a chain may do together; each of them must be one that may act.
@@ -123,12 +147,51 @@ impl Registry {
 
     /// `permissions`: the widest scope of the agent's sessions; one that is not there has none.
     pub fn permissions(&self, agent: &AgentId) -> Scope {
-        let entry = self.0.get(agent);
-        entry.map_or_else(|| Scope::of([]), |(_, scope)| scope.clone())
+        let file = self.file.get(agent).map(|(_, scope)| scope.clone());
+        let said = self.overlay.of(agent);
+        let stored = said.and_then(|said| said.entry.as_ref().map(AgentEntry::scope));
+        match (file, stored) {
+            (Some(file), Some(stored)) => file.meet(&stored),
+            (Some(one), None) | (None, Some(one)) => one,
+            (None, None) => Scope::of([]),
+        }
     }
 
-    /// Every entry.
+    /// Every entry of the file.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<AgentEntry>> {
-        self.0.values().map(|(entry, _)| entry)
+        self.file.values().map(|(entry, _)| entry)
+    }
+
+    /// Every agent of file and store, by its id.
+    pub fn listed(&self) -> Vec<Listed> {
+        let said = self.overlay.all();
+        let stored = |id: &AgentId| said.get(id).and_then(|said| said.entry.clone());
+        let only = (said.keys()).filter(|id| !self.file.contains_key(*id));
+        let ids = self.file.keys().chain(only);
+        let mut all: Vec<Listed> = ids
+            .filter_map(|id| {
+                let file = self.file.get(id).map(|(entry, _)| AgentEntry::clone(entry));
+                let source = match (&file, stored(id)) {
+                    (Some(_), Some(_)) => "both",
+                    (Some(_), None) => "file",
+                    (None, _) => "store",
+                };
+                let mut entry = file.or_else(|| stored(id))?;
+                let bounds = self.permissions(id);
+                entry.permissions =
+                    (bounds.words()).map(|words| words.iter().map(ToString::to_string).collect());
+                if self.admit(id) == Err(Unregistered::Suspended) {
+                    entry.status = Status::Suspended;
+                }
+                let reason = said.get(id).and_then(|said| said.suspended.clone());
+                Some(Listed {
+                    entry,
+                    source,
+                    reason: reason.filter(|reason| !reason.is_empty()),
+                })
+            })
+            .collect();
+        all.sort_by(|one, other| one.entry.id.cmp(&other.entry.id));
+        all
     }
 }

@@ -65,7 +65,7 @@ use crate::audit::Audit;
 use crate::clock::Clock;
 use crate::credential::Broker;
 use crate::host::{Host, Target};
-use crate::identity::{Registry, TrustProvider};
+use crate::identity::{Overlay, Registry, TrustProvider};
 use crate::policy::Policy;
 use crate::route::Table;
 use crate::session::{Keys, SessionStore, Sessions};
@@ -128,6 +128,8 @@ pub struct Lasting {
     pub keys: Arc<Keys>,
     /// Where sessions are kept.
     pub session_store: Arc<dyn SessionStore>,
+    /// What operators say of agents beside the file.
+    pub overlay: Arc<Overlay>,
     /// `iss` of session tokens.
     pub issuer: Arc<str>,
     /// The time.
@@ -153,6 +155,7 @@ struct Shared {
     sessions: Arc<Sessions>,
     keys: Arc<Keys>,
     keeper: Keeper,
+    overlay: Arc<Overlay>,
     issuer: Arc<str>,
     clock: Arc<dyn Clock>,
     tracker: TaskTracker,
@@ -205,6 +208,7 @@ impl Proxy {
             sessions,
             keys,
             session_store,
+            overlay,
             issuer,
             clock,
             tracker,
@@ -222,6 +226,7 @@ impl Proxy {
             sessions,
             keys,
             keeper,
+            overlay,
             issuer,
             clock,
             tracker,

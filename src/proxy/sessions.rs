@@ -3,11 +3,13 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use super::{Proxy, Shared, Snapshot};
 use crate::agent::AgentId;
 use crate::audit::{Record, Who};
 use crate::delegation::{Bounds, Scope};
-use crate::identity::{Attested, Presented, Registry, Unregistered};
+use crate::identity::{Attested, Listed, Presented, Registry, Unregistered};
 use crate::secret::Secret;
 use crate::session::{self, BadKey, Bind, Ended, Hold, Opening, Reason, Session, Unknown};
 
@@ -95,6 +97,50 @@ impl Proxy {
         Ok(())
     }
 
+    /// Every live session, those of the store included, the oldest first.
+    ///
+    /// # Errors
+    /// [`Unknown`] where the store does not answer.
+    pub async fn all_sessions(&self) -> Result<Vec<Arc<Session>>, Unknown> {
+        let shared = &self.0;
+        let mut all = shared.sessions.all();
+        let store = &shared.keeper.store;
+        if store.lasts() {
+            let now = shared.clock.now();
+            let kept = store.live().await?.into_iter();
+            let others = kept.filter(|kept| all.iter().all(|known| known.id() != &kept.id));
+            let others: Vec<_> = others.map(|kept| kept.view(&now)).collect();
+            all.extend(others);
+            all.sort_by(|a, b| (a.created(), a.id()).cmp(&(b.created(), b.id())));
+        }
+        Ok(all)
+    }
+
+    /// A session's scope in words, by the current configuration.
+    pub fn scope_of(&self, session: &Session) -> String {
+        words(&self.0.snapshot.load(), session)
+    }
+
+    /// Every agent of the registry.
+    pub fn agents(&self) -> Vec<Listed> {
+        self.0.snapshot.load().registry.listed()
+    }
+
+    /// When an agent acted last, as far as this process saw it.
+    pub fn last_used(&self, agent: &AgentId) -> Option<Timestamp> {
+        let live = self.0.sessions.all().into_iter();
+        let live = live.filter(|session| session.chain().contains(agent));
+        let over = self.0.overlay.last_used(agent);
+        let over = over.and_then(|ms| Timestamp::from_millisecond(ms).ok());
+        live.map(|session| session.last_used()).chain(over).max()
+    }
+
+    /// Ends the sessions of agents that the registry does not let act.
+    pub fn end_unregistered(&self) {
+        let snapshot = self.0.snapshot.load_full();
+        self.0.end_unregistered(&snapshot.registry);
+    }
+
     /// Ends the sessions that this agent opened with a token that is no longer its own.
     pub fn end_sessions_by_token(&self, agent: &AgentId) {
         let picks = |session: &Session| {
@@ -167,6 +213,10 @@ impl Shared {
     pub(super) fn note_ends(&self, ended: &[Ended], by: Option<&str>) {
         for (session, reason) in ended {
             self.metrics.sessions.dec();
+            for agent in session.chain() {
+                self.overlay
+                    .used(agent, session.last_used().as_millisecond());
+            }
             self.broker.end_session(session.id());
             let mut record = Record::session_end(who(session), reason);
             record.by = by;

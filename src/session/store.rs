@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 use super::{Digest, Key, Opening, Reason, Session};
+use crate::clock::Now;
 
 /// A session as it is kept.
 #[derive(Debug, Clone)]
@@ -17,6 +18,13 @@ pub struct Kept {
     pub created: Timestamp,
     /// What it began with.
     pub opening: Opening,
+}
+
+impl Kept {
+    /// The session as it can be shown, without being taken up.
+    pub fn view(self, now: &Now) -> Arc<Session> {
+        Arc::new(Session::new(self.id, self.opening, self.created, now))
+    }
 }
 
 /// What other replicas did since the last look.

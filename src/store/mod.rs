@@ -4,6 +4,7 @@
 //! both. A port's secrets are sealed before they come near a statement. Without `[store]` there is a database in
 //! memory, so that no port has a second way of working.
 
+mod agent;
 mod database;
 mod journal;
 mod seal;
@@ -26,7 +27,13 @@ use database::{Claim, Component, Database};
 use seal::Key;
 
 /// The tables of every port. One more file of this room is one more line here.
-const COMPONENTS: &[&Component] = &[&CHECK, &journal::TABLES, &vessel::TABLES, &session::TABLES];
+const COMPONENTS: &[&Component] = &[
+    &CHECK,
+    &journal::TABLES,
+    &vessel::TABLES,
+    &session::TABLES,
+    &agent::TABLES,
+];
 
 /// `[store]`, resolved.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

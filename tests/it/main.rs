@@ -44,6 +44,7 @@ mod protocol;
 mod rest;
 mod rules;
 mod session;
+mod session_admin;
 mod session_store;
 mod token;
 mod tokens;

@@ -533,3 +533,56 @@ async fn a_suspended_agents_sessions_end_with_the_reload() {
     assert_eq!(end["reason"], "suspend");
     harness.finish().await;
 }
+
+/// The examples of docs/identity.md, as they stand there.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_examples_of_the_docs_work() {
+    let page = include_str!("../../docs/identity.md");
+    let example = |name: &str| {
+        let (_, rest) = page.split_once(&format!("<!-- run: {name} -->")).unwrap();
+        let (_, rest) = rest.split_once("```sh\n").unwrap();
+        rest.split_once("```").unwrap().0.to_owned()
+    };
+    let upstream = echo().await;
+    let rest = "[[route]]\nname = \"calendar-read\"\nhosts = [\"api.test\"]\ncredential = \"c\"\ninject = \"bearer\"\n\
+        [agent.calendar]\ntoken = { env = \"OTHER\" }\n[agent.searcher]\n";
+    let harness = Setup::new(rest).to("api.test:443", &upstream).start().await;
+    let url = format!("http://{}", harness.agent().proxy);
+    let run = |name: &str, token: &str| {
+        let output = std::process::Command::new("sh")
+            .args(["-c", &example(name)])
+            .env_clear()
+            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+            .env("KEYWARD_URL", &url)
+            .env("KEYWARD_TOKEN", token)
+            .env("AGENT_TOKEN", super::canary::OTHER)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        serde_json::from_str::<Value>(&text).unwrap_or_default()
+    };
+    let granted = run("client_credentials", "");
+    assert_eq!(granted["scope"], "route:calendar-read", "{granted}");
+    let token = granted["access_token"].as_str().unwrap();
+    let child = run("delegation", token);
+    assert_eq!(child["expires_in"], 60, "{child}");
+    let child = child["access_token"].as_str().unwrap();
+    assert_eq!(
+        harness
+            .agent()
+            .with_token(child)
+            .get("api.test:443", "/x")
+            .await
+            .status,
+        200
+    );
+    run("revocation", token);
+    let (answer, _) = harness
+        .agent()
+        .with_token(child)
+        .connect("api.test:443")
+        .await;
+    assert_eq!(word(&answer), "session-ended");
+    harness.finish().await;
+}

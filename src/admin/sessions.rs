@@ -1,0 +1,102 @@
+//! `/sessions`: who acts now, and an end to it.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use http::Method;
+use serde_json::{Value, json};
+
+use super::{Ask, Fault, Part, Reply};
+use crate::agent::Name;
+use crate::credential::Broker;
+use crate::proxy::Proxy;
+use crate::session::Session;
+
+/// The sessions of every replica.
+#[derive(Debug)]
+pub struct Sessions {
+    proxy: Proxy,
+    broker: Arc<Broker>,
+}
+
+impl Sessions {
+    /// Those of this proxy and its store; what they hold is the broker's.
+    pub fn new(proxy: Proxy, broker: Arc<Broker>) -> Self {
+        Self { proxy, broker }
+    }
+
+    async fn list(&self) -> Reply {
+        match self.proxy.all_sessions().await {
+            Ok(all) => Reply::list(all.iter().map(|session| self.shown(session)).collect()),
+            Err(_) => silent(),
+        }
+    }
+
+    async fn show(&self, id: &str) -> Reply {
+        match self.proxy.all_sessions().await {
+            Ok(all) => match all.iter().find(|session| **session.id() == *id) {
+                Some(session) => Reply::ok(self.shown(session)),
+                None => none(),
+            },
+            Err(_) => silent(),
+        }
+    }
+
+    async fn end(&self, id: &str, by: &str) -> Reply {
+        match self.proxy.end_session(id, "order", Some(by)).await {
+            Ok(true) => Reply::done(),
+            Ok(false) => none(),
+            Err(_) => silent(),
+        }
+    }
+
+    fn shown(&self, session: &Session) -> Value {
+        let leases = self.broker.snapshot();
+        let leases: Vec<&str> = (leases.iter())
+            .filter(|info| info.scope.holder.session() == Some(session.id()))
+            .map(|info| info.id.as_str())
+            .collect();
+        let chain: Vec<&str> = session.chain().iter().map(Name::as_str).collect();
+        let bounds = session.bounds();
+        json!({
+            "session": **session.id(),
+            "agent": session.agent().as_str(),
+            "user": session.user(),
+            "chain": chain,
+            "trust": **session.trust(),
+            "depth": bounds.depth,
+            "parent": session.parent().map(|parent| &**parent),
+            "scope": self.proxy.scope_of(session),
+            "created": session.created().to_string(),
+            "expires": bounds.expires.map(|end| end.to_string()),
+            "last-used": session.last_used().to_string(),
+            "bound": session.bound(),
+            "leases": leases,
+        })
+    }
+}
+
+fn none() -> Reply {
+    Reply::refused(Fault::NotFound, "There is no live session of this id.")
+}
+
+fn silent() -> Reply {
+    Reply::refused(
+        Fault::Unavailable,
+        "The store does not answer. Here it is done; try again for the others.",
+    )
+}
+
+#[async_trait]
+impl Part for Sessions {
+    async fn answer(&self, ask: &Ask) -> Option<Reply> {
+        Some(match (&ask.method, &*ask.segments()) {
+            (&Method::GET, ["sessions"]) => self.list().await,
+            (&Method::GET, ["sessions", id]) => self.show(id).await,
+            (&Method::DELETE, ["sessions", id]) => self.end(id, &ask.by).await,
+            (_, ["sessions"]) => Reply::refused(Fault::Method, "Use GET."),
+            (_, ["sessions", _]) => Reply::refused(Fault::Method, "Use GET or DELETE."),
+            _ => return None,
+        })
+    }
+}
