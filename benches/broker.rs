@@ -2,7 +2,6 @@
 //!
 //! `cargo bench --bench broker`. The last lines put the map beside the two that could stand in its place, and say what
 //! resident leases cost: each of ten thousand agents holds one of every credential, each with a secret of its own.
-//! KEYWARD_BENCH_CREDENTIALS says of how many (10 where it is left out).
 
 #![allow(clippy::indexing_slicing, reason = "a benchmark may panic")]
 
@@ -27,6 +26,8 @@ use keyward::route::{Route, Table};
 use keyward::secret::Secret;
 
 const SESSIONS: usize = 10_000;
+/// Of how many credentials each of the ten thousand holds a lease.
+const CREDENTIALS: usize = 10;
 const ROUNDS: usize = 5_000_000;
 
 static ISSUED: AtomicUsize = AtomicUsize::new(0);
@@ -207,8 +208,7 @@ async fn main() {
 /// Ten thousand sessions with a lease of every credential: how much memory each takes, and what a lookup among them
 /// costs.
 async fn resident() {
-    let count = std::env::var("KEYWARD_BENCH_CREDENTIALS").ok();
-    let count: usize = count.and_then(|text| text.parse().ok()).unwrap_or(10);
+    let count = CREDENTIALS;
     let names: Vec<String> = (0..count).map(|number| format!("c{number}")).collect();
     let permits: Vec<Vec<Permit>> = names
         .iter()
