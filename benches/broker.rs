@@ -102,6 +102,8 @@ fn permits(count: usize) -> Vec<Permit> {
                 agent: &agent,
                 session: &session(number),
                 person: None,
+                scope: &keyward::delegation::Scope::ALL,
+                permissions: &keyward::delegation::Scope::ALL,
                 target: &target,
                 source: None,
                 now: SystemClock.now(),

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::fmt::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -22,7 +22,7 @@ use crate::audit::{self, Audit, AuditError, Record, Who};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::credential::{
-    Around, AzureProvider, Broker, CommandProvider, CredentialProvider, Events, Failed,
+    AgentJwt, Around, AzureProvider, Broker, CommandProvider, CredentialProvider, Events, Failed,
     GithubAppProvider, Issue, Kind, OauthProvider, Revoking, Scope, Source, Spec, StaticProvider,
     VaultProvider, Vessel, Watched, Watcher,
 };
@@ -35,7 +35,7 @@ use crate::proxy::{
 };
 use crate::route::Table;
 use crate::secret::Secret;
-use crate::session::Sessions;
+use crate::session::{self, Keys, Sessions};
 use crate::store::{Store, StoreError};
 use crate::telemetry;
 use crate::tls::{Authority, CaError, CaSettings, Connector, Constraints, Leaves, TrustError};
@@ -43,12 +43,16 @@ use crate::tls::{Authority, CaError, CaSettings, Connector, Constraints, Leaves,
 /// keyward's environment as `main` captured it.
 pub type Environment = Arc<HashMap<String, OsString>>;
 
-/// How long a session may be idle (`[session] idle`).
-const SESSION_IDLE: Duration = Duration::from_mins(10);
 /// How often changed tokens are looked for.
 const TOKENS_EVERY: Duration = Duration::from_millis(250);
-/// How often idle connections and sessions are looked for.
+/// How often idle connections are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
+/// How often it is asked what other replicas did.
+const HEAR_EVERY: Duration = Duration::from_millis(250);
+/// How often signing keys are looked at.
+const KEYS_EVERY: Duration = Duration::from_mins(1);
+/// How often sessions that are over are looked for: what lives by one is cut within 100 ms of its end.
+const SESSIONS_EVERY: Duration = Duration::from_millis(50);
 
 /// A running keyward.
 #[derive(Debug)]
@@ -56,7 +60,9 @@ pub struct App {
     proxy: Proxy,
     audit: Arc<Audit>,
     broker: Arc<Broker>,
+    sessions: Arc<Sessions>,
     store: Store,
+    agents: Arc<dyn AgentJwt>,
     leaves: Arc<Leaves>,
     watcher: Watcher,
     tokens: Arc<Tokens>,
@@ -108,6 +114,9 @@ pub enum StartError {
     /// The admin listener cannot be opened.
     #[error("cannot listen on {0} for [admin]: {1}")]
     Admin(SocketAddr, std::io::Error),
+    /// No key for session tokens can be made.
+    #[error("no key for session tokens can be made: {0}")]
+    Keys(String),
     /// The store cannot be opened.
     #[error("[store]: {0}")]
     Store(#[from] StoreError),
@@ -174,6 +183,8 @@ impl App {
         let store = Store::open(&config.store, &lookup(&environment)).await?;
         let watcher = Watcher::new(Arc::clone(&clock));
         let vessel: Arc<dyn Vessel> = Arc::new(store.clone());
+        let signer = Arc::new(AgentSigner::new(&clock));
+        let agents: Arc<dyn AgentJwt> = Arc::clone(&signer) as Arc<dyn AgentJwt>;
         let network = Network::new(connector.clone(), config.upstream.connect_to.clone());
         let look = lookup(&environment);
         let around = Around {
@@ -182,7 +193,7 @@ impl App {
             network: &network,
             clock: &clock,
             vessel: &vessel,
-            agents: None,
+            agents: Some(&agents),
         };
         let entries = providers(&config.credentials, &around).await;
         let events = Arc::new(Recorder(Arc::clone(&audit)));
@@ -221,11 +232,18 @@ impl App {
         own.extend(admin_address);
 
         let metrics = Arc::new(proxy::Metrics::default());
-        let sessions = Arc::new(Sessions::new(SESSION_IDLE));
+        let sessions = Arc::new(Sessions::new(config.session.clone()));
+        let keys = Keys::new(&clock.now()).map_err(|error| StartError::Keys(error.to_string()))?;
+        let keys = Arc::new(keys);
+        let issuer = issuer(&config, admin_address, &own);
+        signer.begin(&keys, &issuer);
         let lasting = Lasting {
             audit: Arc::clone(&audit),
             broker: Arc::clone(&broker),
             sessions: Arc::clone(&sessions),
+            keys,
+            session_store: Arc::new(store.clone()),
+            issuer,
             clock: Arc::clone(&clock),
             tracker: tracker.clone(),
             metrics: Arc::clone(&metrics),
@@ -235,6 +253,9 @@ impl App {
         let about = (&connector, &clock, &attestations);
         let trust = trust(&config, about, (&tokens, &watcher, &environment)).await;
         let proxy = Proxy::new(lasting, parts(&config, &leaves, &trust, connector));
+        if proxy.load_keys().await.is_err() || proxy.hear().await.is_err() {
+            return Err(StartError::Keys("the store does not answer".into()));
+        }
         let reloads = prometheus_client::metrics::family::Family::default();
         let telemetry = telemetry::Metrics::gather(|registry| {
             metrics.register(registry);
@@ -284,7 +305,9 @@ impl App {
             proxy,
             audit,
             broker,
+            sessions,
             store,
+            agents,
             leaves,
             watcher,
             tokens,
@@ -329,6 +352,15 @@ impl App {
         let bound = Bound::open(settings, &mut handed).map_err(unbound)?;
         self.proxy.serve(bound);
         Ok(())
+    }
+
+    /// Begins the session of `run`, which lasts until keyward ends; its token.
+    ///
+    /// # Errors
+    /// [`StartError::Keys`] where no token can be signed.
+    pub fn begin_run(&self, agent: &AgentId) -> Result<String, StartError> {
+        let minted = self.proxy.begin_run(agent);
+        minted.map_err(|error| StartError::Keys(error.to_string()))
     }
 
     /// Where the admin side listens.
@@ -377,7 +409,7 @@ impl App {
             network: &network,
             clock: &self.clock,
             vessel: &vessel,
-            agents: None,
+            agents: Some(&self.agents),
         };
         let entries = providers(&config.credentials, &around).await;
         self.tokens
@@ -387,10 +419,11 @@ impl App {
         let read = (&*self.tokens, &self.watcher, &self.environment);
         let trust = trust(config, about, read).await;
         let fresh = parts(config, &self.leaves, &trust, connector);
-        let cut = self
-            .proxy
-            .reload(fresh, || self.broker.reconfigure(entries));
-        end_by_token(&self.proxy, &self.broker, &self.tokens);
+        let cut = self.proxy.reload(fresh, || {
+            self.broker.reconfigure(entries);
+            self.sessions.reconfigure(config.session.clone());
+        });
+        end_by_token(&self.proxy, &self.tokens);
         self.reloads
             .get_or_create(&ReloadLabels { outcome: "loaded" })
             .inc();
@@ -441,9 +474,7 @@ impl App {
         {
             warn!("some requests did not finish in time; they are cut");
         }
-        for session in self.proxy.end_sessions(reason) {
-            self.broker.end_session(session.id());
-        }
+        self.proxy.end_sessions(reason);
         self.proxy.cut();
         tokio::time::timeout(Duration::from_secs(2), self.tracker.wait())
             .await
@@ -455,29 +486,54 @@ impl App {
 
     /// Regular work: changed tokens, idle connections and sessions.
     fn look_after(&self) {
-        let (proxy, broker, tokens, stop) = (
+        let (proxy, tokens, stop) = (
             self.proxy.clone(),
-            Arc::clone(&self.broker),
             Arc::clone(&self.tokens),
             self.stop.clone(),
         );
         self.tracker.spawn(async move {
             let mut looking = tokio::time::interval(TOKENS_EVERY);
             let mut sweeping = tokio::time::interval(SWEEP_EVERY);
+            let mut ending = tokio::time::interval(SESSIONS_EVERY);
             loop {
                 tokio::select! {
                     () = stop.cancelled() => return,
-                    _ = looking.tick() => end_by_token(&proxy, &broker, &tokens),
-                    _ = sweeping.tick() => {
-                        proxy.sweep();
-                        for session in proxy.sweep_sessions() {
-                            broker.end_session(session.id());
-                        }
-                    }
+                    _ = looking.tick() => end_by_token(&proxy, &tokens),
+                    _ = ending.tick() => proxy.sweep_sessions(),
+                    _ = sweeping.tick() => proxy.sweep(),
+                }
+            }
+        });
+        let (proxy, stop) = (self.proxy.clone(), self.stop.clone());
+        self.tracker.spawn(async move {
+            let mut hearing = tokio::time::interval(HEAR_EVERY);
+            let mut noting = tokio::time::interval(SWEEP_EVERY);
+            let mut rotating = tokio::time::interval(KEYS_EVERY);
+            loop {
+                // What fails here was said by the store, and is tried again.
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    _ = hearing.tick() => { proxy.hear().await.ok(); }
+                    _ = noting.tick() => proxy.note_uses().await,
+                    _ = rotating.tick() => { proxy.load_keys().await.ok(); }
                 }
             }
         });
     }
+}
+
+/// `iss` of session tokens: how the admin side is reached from outside, else where the agents' side listens.
+fn issuer(config: &Config, admin: Option<SocketAddr>, own: &[SocketAddr]) -> Arc<str> {
+    let listening = || {
+        admin
+            .as_ref()
+            .or(own.first())
+            .map(|own| format!("http://{own}"))
+    };
+    let written = config.admin.public_url.clone().or_else(listening);
+    written
+        .unwrap_or_else(|| "http://localhost".to_owned())
+        .into()
 }
 
 fn unbound(error: BindError) -> StartError {
@@ -488,11 +544,9 @@ fn unbound(error: BindError) -> StartError {
 }
 
 /// Takes up changed tokens; what was opened with one that is no longer good ends.
-fn end_by_token(proxy: &Proxy, broker: &Broker, tokens: &Tokens) {
+fn end_by_token(proxy: &Proxy, tokens: &Tokens) {
     for agent in tokens.settle() {
-        for session in proxy.end_sessions_by_token(&agent) {
-            broker.end_session(session.id());
-        }
+        proxy.end_sessions_by_token(&agent);
     }
 }
 
@@ -552,8 +606,7 @@ async fn providers(
             Kind::Vault(settings) => {
                 let (name, clock) = (spec.name.clone(), Arc::clone(around.clock));
                 let secrets = (around.watcher, around.env);
-                let network = around.network;
-                Arc::new(VaultProvider::open(name, settings, secrets, network, clock).await)
+                Arc::new(VaultProvider::open(name, settings, secrets, around.network, clock).await)
             }
         };
         entries.push((spec.clone(), provider));
@@ -750,6 +803,36 @@ impl admin::State for State {
     }
 }
 
+/// Names agents to issuers with the keys of session tokens, once those are there.
+#[derive(Debug)]
+struct AgentSigner {
+    clock: Arc<dyn Clock>,
+    begun: OnceLock<(Arc<Keys>, Arc<str>)>,
+}
+
+impl AgentSigner {
+    fn new(clock: &Arc<dyn Clock>) -> Self {
+        Self {
+            clock: Arc::clone(clock),
+            begun: OnceLock::new(),
+        }
+    }
+
+    fn begin(&self, keys: &Arc<Keys>, issuer: &Arc<str>) {
+        // Only the first keys count; there are no others.
+        self.begun.set((Arc::clone(keys), Arc::clone(issuer))).ok();
+    }
+}
+
+impl AgentJwt for AgentSigner {
+    fn sign(&self, agent: &AgentId, audience: &str) -> Option<Secret> {
+        let (keys, issuer) = self.begun.get()?;
+        let now = self.clock.now().wall.as_second();
+        let signed = session::name_agent(keys, agent, (issuer, audience), now);
+        signed.ok().map(Secret::from)
+    }
+}
+
 /// The broker's events, as audit records.
 #[derive(Debug)]
 struct Recorder(Arc<Audit>);
@@ -823,6 +906,7 @@ impl fmt::Display for StartHint<'_> {
             StartError::Bind(..) | StartError::Admin(..) => {
                 f.write_str("choose another address, or stop what listens there")
             }
+            StartError::Keys(_) => f.write_str("the system's random generator must answer"),
             StartError::Secret(_) => f.write_str("check the credential's source"),
         }
     }

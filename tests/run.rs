@@ -12,6 +12,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
@@ -141,7 +142,12 @@ fn the_command_gets_proxy_certificates_token_and_placeholder() {
         .unwrap();
     let given = environment(&output);
     let token = &given["KEYWARD_TOKEN"];
-    assert_eq!(token.len(), 32);
+    // A session token (a JWT) of no more bytes than clients take in the URL of a proxy.
+    assert!(
+        token.starts_with("eyJ") && token.matches('.').count() == 2,
+        "{token}"
+    );
+    assert!(token.len() < 700, "{}", token.len());
     let address = given["KEYWARD_URL"].strip_prefix("http://").unwrap();
     assert!(address.starts_with("127.0.0.1:"));
     let proxy = format!("http://default:{token}@{address}");
@@ -599,6 +605,27 @@ fn is_trail(file: &fs::DirEntry) -> bool {
     file.path().extension().is_some_and(|end| end == "jsonl")
 }
 
+/// A sub-agent's token is asked for from within, works, and ends with the command.
+#[test]
+fn the_command_hands_its_session_on() {
+    let home = home();
+    let script = "curl -sS \"$KEYWARD_URL/token\" \
+        -d grant_type=urn:ietf:params:oauth:grant-type:token-exchange \
+        -d subject_token_type=urn:ietf:params:oauth:token-type:access_token \
+        --data-urlencode \"subject_token=$KEYWARD_TOKEN\" -d agent=default -d expires_in=60";
+    let output = keyward(home.path(), &[], &["sh", "-c", script])
+        .output()
+        .unwrap();
+    let text = out(&output);
+    for expected in [
+        "\"access_token\":\"eyJ",
+        "\"expires_in\":60",
+        "\"session\":",
+    ] {
+        assert!(text.contains(expected), "{text} {}", err(&output));
+    }
+}
+
 /// A file that lends its network alone: the rest is as without one.
 fn write_network(folder: &Path, port: u16) {
     let text = format!(
@@ -665,4 +692,141 @@ fn a_key_that_is_wrong_or_missing_fails_in_the_services_own_words_and_stays_hidd
         told.contains("1 tunnel, 1 host, 0 refusals; no credential used"),
         "{told}"
     );
+}
+
+/// What `keyward doctor` finds in this folder, by check; and its exit code.
+fn doctor(folder: &Path, more: &[(&str, &str)]) -> (Vec<(String, String, String)>, i32) {
+    let mut run = Command::new(env!("CARGO_BIN_EXE_keyward"));
+    run.args(["doctor", "-c", "keyward.toml", "--json"]);
+    run.env_clear().env("PATH", PATH).env("HOME", folder);
+    run.envs(more.iter().copied()).current_dir(folder);
+    let output = run.output().unwrap();
+    let found: serde_json::Value = serde_json::from_str(&out(&output))
+        .unwrap_or_else(|error| panic!("{error}: {}{}", out(&output), err(&output)));
+    let text = |one: &serde_json::Value, name: &str| one[name].as_str().unwrap_or("").to_owned();
+    let found = found.as_array().unwrap().iter();
+    let found = found.map(|one| {
+        let message = format!("{} = {}", text(one, "message"), text(one, "help"));
+        (text(one, "check"), text(one, "state"), message)
+    });
+    (found.collect(), output.status.code().unwrap())
+}
+
+fn only(found: &[(String, String, String)], check: &str, state: &str) -> Vec<String> {
+    let picked = (found.iter()).filter(|(c, s, _)| c == check && s == state);
+    picked.map(|(_, _, message)| message.clone()).collect()
+}
+
+#[test]
+fn doctor_finds_what_works_and_says_how_to_mend_what_does_not() {
+    let home = home();
+    let server = server(home.path());
+    write_file(home.path(), server.1, free_ports(), "{ env = \"API_KEY\" }");
+    let file = home.path().join("keyward.toml");
+    let text = fs::read_to_string(&file).unwrap() + "[ca]\ndir = \"ca\"\n";
+    fs::write(&file, text).unwrap();
+    // No CA yet: the variables of `keyward env` are tried with one of memory, and none is made by looking.
+    let (found, code) = doctor(home.path(), &[]);
+    assert_eq!(code, 0, "{found:#?}");
+    assert!(only(&found, "trust", "ok").contains(&"curl trusts the CA = ".to_owned()));
+    assert!(only(&found, "trust", "fail").is_empty(), "{found:#?}");
+    assert_eq!(only(&found, "reach", "ok").len(), 1, "{found:#?}");
+    assert_eq!(only(&found, "clock", "ok").len(), 1, "{found:#?}");
+    assert!(!home.path().join("ca").exists());
+    // A shell whose variables lead to keyward, and to the root in one runtime alone.
+    let issued = Command::new(env!("CARGO_BIN_EXE_keyward"))
+        .args(["ca", "issue", "-c", "keyward.toml"])
+        .current_dir(home.path())
+        .output()
+        .unwrap();
+    assert!(issued.status.success(), "{}", err(&issued));
+    let before = fs::read(home.path().join("ca/ca.pem")).unwrap();
+    let root = home.path().join("ca/ca.pem");
+    let shell = [
+        ("HTTPS_PROXY", "http://builder:x@127.0.0.1:1"),
+        ("NO_PROXY", "localhost,.test"),
+        ("SSL_CERT_FILE", root.to_str().unwrap()),
+        ("CURL_CA_BUNDLE", "/etc/ssl/certs/ca-certificates.crt"),
+    ];
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
+    let (found, code) = doctor(home.path(), &shell);
+    assert_eq!(code, 1);
+    assert!(only(&found, "trust", "ok").contains(&"Python trusts the CA = ".to_owned()));
+    let bad = only(&found, "trust", "fail").join("\n");
+    assert!(
+        bad.contains("export CURL_CA_BUNDLE=") && bad.contains("ca/ca.pem"),
+        "{bad}"
+    );
+    let bad = only(&found, "variables", "fail").join("\n");
+    assert!(
+        bad.contains("another proxy") && bad.contains("`.test`"),
+        "{bad}"
+    );
+    let bad = only(&found, "modes", "fail").join("\n");
+    assert!(bad.contains("0666") && bad.contains("chmod go-w"), "{bad}");
+    assert_eq!(fs::read(&root).unwrap(), before, "looking changes nothing");
+}
+
+#[test]
+fn init_writes_a_file_that_holds_and_never_over_another() {
+    let home = home();
+    let init = || {
+        Command::new(env!("CARGO_BIN_EXE_keyward"))
+            .arg("init")
+            .env_clear()
+            .env("HOME", home.path())
+            .env("OPENAI_API_KEY", CANARY)
+            .current_dir(home.path())
+            .output()
+            .unwrap()
+    };
+    let first = init();
+    assert_eq!(first.status.code(), Some(0), "{}", err(&first));
+    let file = home.path().join("keyward.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(text.contains("preset = \"openai\"") && !text.contains(CANARY));
+    assert_eq!(
+        fs::metadata(&file).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+    let again = init();
+    assert_eq!(again.status.code(), Some(1));
+    assert!(err(&again).contains("stays as it is"));
+    assert_eq!(fs::read_to_string(&file).unwrap(), text);
+    let output = keyward(
+        home.path(),
+        &["-c", "keyward.toml"],
+        &["sh", "-c", "echo $OPENAI_API_KEY"],
+    )
+    .env("OPENAI_API_KEY", CANARY)
+    .output()
+    .unwrap();
+    assert!(out(&output).starts_with("sk-keyward-"), "{}", err(&output));
+}
+
+#[test]
+fn with_base_urls_a_client_without_a_proxy_gets_its_answer_and_no_key() {
+    let home = home();
+    let server = server(home.path());
+    write_network(home.path(), server.1);
+    let script = "curl -sS -m 20 --noproxy '*' -H \"Authorization: Bearer $OPENAI_API_KEY\" $OPENAI_BASE_URL/models; \
+                  echo; echo \"$OPENAI_BASE_URL $OPENAI_API_KEY $KEYWARD_TOKEN\"";
+    let output = keyward(
+        home.path(),
+        &["--base-url", "-c", "network.toml"],
+        &["sh", "-c", script],
+    )
+    .env("OPENAI_API_KEY", CANARY)
+    .output()
+    .unwrap();
+    let text = out(&output);
+    assert!(
+        text.starts_with("right Bearer ****"),
+        "{text}{}",
+        err(&output)
+    );
+    assert!(!text.contains(CANARY));
+    let last: Vec<&str> = text.lines().last().unwrap().split(' ').collect();
+    assert!(last[0].starts_with("http://127.0.0.1:") && last[0].ends_with("/openai/v1"));
+    assert_eq!(last[1], last[2], "the session's token is the key");
 }

@@ -5,9 +5,12 @@ pub mod ca;
 pub mod check;
 pub mod completions;
 pub mod demo;
+pub mod doctor;
 pub mod env;
 pub mod explain;
+pub mod init;
 pub mod lease;
+pub mod man;
 pub mod operator;
 pub mod preset;
 pub mod run;
@@ -54,8 +57,12 @@ enum Command {
     Run(run::RunArgs),
     /// Run the daemon: sidecar, VM, gateway
     Serve(serve::ServeArgs),
+    /// Write a first file from what this machine has: keys, proxies, roots, logins
+    Init(init::InitArgs),
     /// Show every fault of a configuration file, with line, column and caret
     Check(check::CheckArgs),
+    /// Try what users get wrong: trust in each runtime, proxy variables, clock, reachability, file modes
+    Doctor(doctor::DoctorArgs),
     /// Say what would happen to one request, and why, offline
     Explain(explain::ExplainArgs),
     /// Show the whole path on loopback, with nothing to set up
@@ -72,6 +79,8 @@ enum Command {
     Preset(preset::PresetArgs),
     /// Print the completions of a shell
     Completions(completions::CompletionsArgs),
+    /// Write the pages of the manual
+    Man(man::ManArgs),
 }
 
 /// The name of the file that a subcommand reads.
@@ -108,6 +117,9 @@ pub fn main(environment: Environment) -> ExitCode {
         Command::Demo(args) => demo::run(args, &environment, &mut out),
         Command::Env(args) => env::run(args, &environment, &mut out),
         Command::Ca(args) => ca::run(args, &mut out),
+        Command::Init(args) => init::run(args, &environment, &mut out),
+        Command::Doctor(args) => doctor::run(args, &environment, &mut out),
+        Command::Man(args) => man::run(args, &mut out),
         Command::Completions(args) => {
             completions::run(args, &mut out);
             0

@@ -183,6 +183,7 @@ pub(super) fn exit_code(error: &StartError) -> u8 {
         StartError::Ca(_) | StartError::Trust(_) | StartError::Secret(_) => CONFIG,
         StartError::Store(error) if error.is_of_configuration() => CONFIG,
         StartError::Store(_)
+        | StartError::Keys(_)
         | StartError::Audit(_)
         | StartError::Bind(..)
         | StartError::Socket(..)

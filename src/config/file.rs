@@ -10,7 +10,7 @@ use super::key::{HOUR, Kind, Need, Section, key, secs};
 use super::reader::Reader;
 use super::{
     Admin, Config, Presets, Trust, admin, agent, audit, ca, credential, lint, listener, preset,
-    route, store, trust, upstream,
+    route, session, store, trust, upstream,
 };
 use crate::credential::{Source, Spec};
 use crate::identity::AgentEntry;
@@ -79,6 +79,12 @@ pub(super) static ROOT: Section = Section {
             Kind::Named(&trust::TRUST),
             Need::Optional,
             "Who else proves to be an agent; asked in the file's order, tokens of `[agent.ID]` last.",
+        ),
+        key(
+            "session",
+            Kind::Table(&session::SESSION),
+            Need::Optional,
+            "How long sessions live, and how far they may be handed on.",
         ),
         key(
             "credential",
@@ -189,6 +195,10 @@ fn resolve(reader: &Reader<'_, '_>, parts: Parts) -> Config {
         routes,
         conditions,
         services: parts.services,
+        session: reader
+            .table("session")
+            .map(|below| session::read(&below))
+            .unwrap_or_default(),
         drain: reader.duration("drain"),
     }
 }

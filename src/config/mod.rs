@@ -25,6 +25,7 @@ mod reader;
 mod report;
 mod route;
 mod schema;
+mod session;
 mod source;
 mod store;
 mod syntax;
@@ -60,6 +61,7 @@ use crate::policy::Conditions;
 use crate::preset::{self as preset_room, Preset};
 use crate::proxy::{ListenerSettings, UpstreamSettings};
 use crate::route::{PathPattern, Route};
+use crate::session::Settings as SessionSettings;
 use crate::store::Settings as StoreSettings;
 use crate::tls::CaSettings;
 use fault::{Desk, Draft};
@@ -91,6 +93,8 @@ pub struct Config {
     pub conditions: Vec<Conditions>,
     /// `[preset.NAME]`: services of the operator's own, or in place of known ones.
     pub services: Vec<Preset>,
+    /// `[session]`.
+    pub session: SessionSettings,
     /// `drain`: how long requests under way may take to end.
     pub drain: Duration,
 }

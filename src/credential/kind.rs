@@ -9,10 +9,10 @@ impl Kind {
         match self {
             Self::Static { .. } => "static",
             Self::Command(_) => "command",
+            Self::Vault(_) => "vault",
             Self::Oauth(settings) => settings.grant.kind(),
             Self::GithubApp(_) => "github-app",
             Self::Azure(_) => "azure",
-            Self::Vault(_) => "vault",
         }
     }
 
@@ -21,23 +21,23 @@ impl Kind {
         match self {
             Self::Static { value } => vec![value],
             Self::Command(_) => Vec::new(),
+            Self::Vault(settings) => settings.sources(),
             Self::Oauth(settings) => settings.sources(),
             Self::GithubApp(settings) => vec![&settings.key],
             Self::Azure(settings) => match &**settings {
                 AzureSettings::Client(settings) => settings.sources(),
                 AzureSettings::Machine { .. } => Vec::new(),
             },
-            Self::Vault(settings) => settings.sources(),
         }
     }
 
     /// Whether its leases bring a user name, for `inject = { basic = "" }`.
     pub fn brings_user(&self) -> bool {
         match self {
+            Self::Vault(settings) => settings.brings_user(),
             // `x-access-token`, as git says it.
             Self::GithubApp(_) => true,
             Self::Static { .. } | Self::Command(_) | Self::Oauth(_) | Self::Azure(_) => false,
-            Self::Vault(settings) => settings.brings_user(),
         }
     }
 

@@ -91,12 +91,12 @@ pub enum Kind {
     },
     /// `[credential.NAME.command]`: a plug-in in any language.
     Command(super::CommandSettings),
+    /// `[credential.NAME.vault]`: OpenBao or HashiCorp Vault.
+    Vault(Box<super::VaultSettings>),
     /// `[credential.NAME.oauth-client-credentials]`, `token-exchange`, `jwt-bearer`: a token of an OAuth issuer.
     Oauth(Box<oauth::Settings>),
     /// `[credential.NAME.github-app]`: an installation token of a GitHub App.
     GithubApp(Box<super::GithubAppSettings>),
     /// `[credential.NAME.azure]`: a token of Microsoft Entra ID.
     Azure(Box<super::AzureSettings>),
-    /// `[credential.NAME.vault]`: OpenBao or HashiCorp Vault.
-    Vault(Box<super::VaultSettings>),
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 /// The words of a session's scope, sorted, each once. [`Scope::ALL`] has no bound but the routes.
 ///
 /// A word only ever opens something, and each by itself: fewer words are less in every respect, which is what makes a
-/// subset of the words a subset of the rights (docs/adr/0012).
+/// subset of the words a subset of the rights (docs/adr/0020).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Scope(Option<Arc<[Arc<str>]>>);
 

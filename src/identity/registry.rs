@@ -6,6 +6,7 @@ use std::sync::Arc;
 use jiff::civil::Date;
 
 use crate::agent::AgentId;
+use crate::delegation::Scope;
 
 /// `[agent.ID]`, resolved, without its token (which is a credential source, and so in the configuration beside it).
 #[derive(Debug, Clone, PartialEq)]
@@ -74,9 +75,9 @@ pub enum Unregistered {
     Suspended,
 }
 
-/// All agents of one configuration.
+/// All agents of one configuration, each with its permissions as a scope.
 #[derive(Debug, Default)]
-pub struct Registry(HashMap<AgentId, Arc<AgentEntry>>);
+pub struct Registry(HashMap<AgentId, (Arc<AgentEntry>, Scope)>);
 
 impl Registry {
     /// Indexes the entries.
@@ -84,7 +85,13 @@ impl Registry {
         Self(
             entries
                 .into_iter()
-                .map(|entry| (entry.id.clone(), Arc::new(entry)))
+                .map(|entry| {
+                    let words = entry.permissions.as_ref();
+                    let scope = words.map_or(Scope::ALL, |words| {
+                        Scope::of(words.iter().map(String::as_str))
+                    });
+                    (entry.id.clone(), (Arc::new(entry), scope))
+                })
                 .collect(),
         )
     }
@@ -94,15 +101,34 @@ impl Registry {
     /// # Errors
     /// [`Unregistered`] for one that may not.
     pub fn admit(&self, agent: &AgentId) -> Result<&Arc<AgentEntry>, Unregistered> {
-        let entry = self.0.get(agent).ok_or(Unregistered::Unknown)?;
+        let (entry, _) = self.0.get(agent).ok_or(Unregistered::Unknown)?;
         match entry.status {
             Status::Active | Status::Deprecated => Ok(entry),
             Status::Suspended => Err(Unregistered::Suspended),
         }
     }
 
+    /// What all agents of a chain may do together; each of them must be one that may act.
+    ///
+    /// # Errors
+    /// [`Unregistered`] for the first one that may not.
+    pub fn admit_all(&self, chain: &[AgentId]) -> Result<Scope, Unregistered> {
+        let mut widest = Scope::ALL;
+        for agent in chain {
+            self.admit(agent)?;
+            widest = widest.meet(&self.permissions(agent));
+        }
+        Ok(widest)
+    }
+
+    /// `permissions`: the widest scope of the agent's sessions; one that is not there has none.
+    pub fn permissions(&self, agent: &AgentId) -> Scope {
+        let entry = self.0.get(agent);
+        entry.map_or_else(|| Scope::of([]), |(_, scope)| scope.clone())
+    }
+
     /// Every entry.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<AgentEntry>> {
-        self.0.values()
+        self.0.values().map(|(entry, _)| entry)
     }
 }

@@ -23,10 +23,11 @@ const MAX_PRESENTED: usize = 16 * 1024;
 #[derive(Debug)]
 pub struct Presented {
     token: Secret,
+    digest: [u8; 32],
 }
 
 impl Presented {
-    /// A token that stood elsewhere than in `Proxy-Authorization`.
+    /// A token that came another way than in `Proxy-Authorization`, and is one.
     ///
     /// # Errors
     /// [`AttestError::Bad`] for one that is empty, too long, or not of visible ASCII.
@@ -35,9 +36,24 @@ impl Presented {
         if token.is_empty() || token.len() > MAX_PRESENTED || !visible {
             return Err(AttestError::Bad);
         }
-        Ok(Self {
-            token: Secret::new(token.to_vec()),
-        })
+        Ok(Self::new(Secret::new(token.to_vec())))
+    }
+
+    /// A token of our own making.
+    pub fn new(token: Secret) -> Self {
+        let digest = sha256(&token);
+        Self { token, digest }
+    }
+
+    /// Its SHA-256: what it is looked up by.
+    pub fn digest(&self) -> &[u8; 32] {
+        &self.digest
+    }
+
+    /// Whether it can be a JWT in compact form (RFC 7515 §7.1): two dots, and a head that begins as JSON does.
+    pub fn is_jwt(&self) -> bool {
+        let token = self.token.expose();
+        token.starts_with(b"eyJ") && token.split(|b| *b == b'.').count() == 3
     }
 
     /// The token. `Secret` still: it is the agent's own credential (asset S4).
@@ -117,7 +133,7 @@ impl TrustProvider for StaticTokens {
         let Some(presented) = evidence.presented else {
             return Ok(None);
         };
-        let agent = self.whose(presented.token());
+        let agent = self.0.load().get(presented.digest()).cloned();
         Ok(agent.map(|agent| Attested::new(agent, "token".into())))
     }
 }

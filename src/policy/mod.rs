@@ -17,6 +17,7 @@ pub use person::{Person, UserToken, UserTokenType};
 
 use crate::agent::{AgentId, Name};
 use crate::clock::Now;
+use crate::delegation::Scope;
 use crate::head::Head;
 use crate::host::Target;
 use crate::route::{Candidates, Route};
@@ -37,6 +38,10 @@ pub struct Query<'a> {
     pub session: &'a Arc<str>,
     /// The person whom the session is bound to, if any.
     pub person: Option<&'a Arc<Person>>,
+    /// What the session may do.
+    pub scope: &'a Scope,
+    /// What the registry says now that its agents may do.
+    pub permissions: &'a Scope,
     /// The one target of the connection.
     pub target: &'a Arc<Target>,
     /// The peer's address; `None` on a unix socket.
@@ -80,6 +85,12 @@ pub enum Denial {
     /// No route of this host covers the method and path.
     #[error("no route covers this method and path")]
     NoRoute,
+    /// The session, or its agents by the registry, may do less.
+    #[error("the session's scope does not cover route {route}")]
+    Scope {
+        /// The route that matched.
+        route: Arc<str>,
+    },
     /// A guard of the matched route is not met.
     #[error("a condition of route {route} is not met: {unmet}")]
     Condition {
@@ -114,6 +125,7 @@ impl Denial {
         match self {
             Self::NoRoute => None,
             Self::Condition { route, .. }
+            | Self::Scope { route }
             | Self::EncodedSlash { route }
             | Self::Minting { route }
             | Self::WebSocket { route } => Some(route),
@@ -160,6 +172,13 @@ impl Policy {
             .find(head.method(), head.path())
             .ok_or(Denial::NoRoute)?;
         let named = || Arc::clone(&route.name);
+        let asks = route.narrow.scopes.as_deref();
+        if ![query.scope, query.permissions]
+            .iter()
+            .all(|scope| scope.covers(&route.name, asks))
+        {
+            return Err(Denial::Scope { route: named() });
+        }
         if head.has_encoded_slash() && !route.encoded_slash {
             return Err(Denial::EncodedSlash { route: named() });
         }

@@ -121,6 +121,8 @@ proptest! {
             agent: &agent_id,
             session: &"s".into(),
             person: None,
+            scope: &crate::delegation::Scope::ALL,
+            permissions: &crate::delegation::Scope::ALL,
             target: &target,
             source: None,
             now: ManualClock::new("2026-11-20T12:00:00Z".parse().unwrap()).now(),

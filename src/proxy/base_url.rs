@@ -15,8 +15,9 @@ use hyper::body::Incoming;
 
 use super::Snapshot;
 use super::body::Body;
-use super::connect::{Front, attest};
+use super::connect::Front;
 use super::exchange::exchange;
+use super::identify::identified;
 use super::live::Place;
 use super::plain::{self, Refused};
 use super::refusal::Refusal;
@@ -67,7 +68,7 @@ async fn opened(
     let bare = |refusal| (refusal, None, None);
     local(request.headers()).map_err(bare)?;
     let token = token(request.headers(), base).map_err(|error| bare(error.into()))?;
-    let hold = attest(front, snapshot, token.as_ref())
+    let hold = identified(front, snapshot, token.as_ref())
         .await
         .map_err(bare)?;
     let malformed = || {
@@ -87,10 +88,10 @@ async fn opened(
     headers.remove(COOKIE);
     headers.insert(HOST, host);
     let target = Arc::clone(&base.target);
-    plain::open(front, snapshot, (hold, target), |agent, target| {
+    plain::open(front, snapshot, (hold, target), |session, target| {
         snapshot.upstream.precheck(target)?;
         // Never a host that no route names: only services that routes name are here.
-        Grant::find(&front.shared, snapshot, agent, target)
+        Grant::find(&front.shared, snapshot, session, target)
     })
 }
 

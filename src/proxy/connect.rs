@@ -5,10 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue, TRANSFER_ENCODING,
-};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -24,8 +21,10 @@ use super::accept::Seat;
 use super::base_url;
 use super::body::Body;
 use super::gate::{Gate, bare};
+use super::identify::identify;
 use super::intercept::{self, announce, close_after};
 use super::live::{Connection, Place};
+use super::own;
 use super::plain::{self, Forwarding};
 use super::refusal::Refusal;
 use super::settings::{ListenerSettings, Unmatched};
@@ -36,8 +35,8 @@ use crate::audit::{Record, Who};
 use crate::clock::Now;
 use crate::head;
 use crate::host::Target;
-use crate::identity::{self, Evidence, Link, Peer, Presented};
-use crate::session::Hold;
+use crate::identity::{Link, Peer};
+use crate::session::{Hold, Session};
 use crate::tls::{AcceptError, Acceptor};
 
 /// One connection of an agent, before it is known whose it is.
@@ -48,7 +47,9 @@ pub(super) struct Front {
     pub(super) peer: Peer,
     pub(super) seat: Arc<Seat>,
     /// What else is known of the connection.
-    link: Link,
+    pub(super) link: Link,
+    /// The peer as sessions are bound to it.
+    pub(super) from: Box<str>,
     /// An absolute-form request has shown whose the connection is.
     pub(super) known: Arc<AtomicBool>,
     /// The absolute-form request under way.
@@ -109,7 +110,8 @@ impl Drop for ConnectRecord {
         let who = Who {
             session: session.map(|session| &**session.id()),
             agent: session.map(|session| session.agent().as_str()),
-            chain: session.map(|session| std::slice::from_ref(session.agent())),
+            user: session.and_then(|session| session.user()),
+            chain: session.map(|session| session.chain()),
             ..Who::default()
         };
         let host = self
@@ -262,7 +264,7 @@ async fn answer(front: Arc<Front>, request: Request<Incoming>) -> Response<Body>
         _ if absolute => plain::forward(&front, request).await,
         _ => match base_url::answer(&front, request).await {
             Ok(response) => response,
-            Err(request) => own(&front, &request),
+            Err(request) => own::serve(&front, request).await,
         },
     }
 }
@@ -327,14 +329,14 @@ async fn grant(
     let snapshot = shared.snapshot.load_full();
     let hold = identify(front, &snapshot, request.headers()).await?;
     record.hold = Some(shared.sessions.hold(hold.session()));
-    let agent = hold.session().agent().clone();
-    snapshot.registry.admit(&agent)?;
+    let session = Arc::clone(hold.session());
+    snapshot.registry.admit_all(session.chain())?;
     let most = front.listener.limits.max_connections_per_agent;
     let mut place = shared
         .live
-        .enter(&agent, most)
+        .enter(session.agent(), most)
         .ok_or(Refusal::TooManyConnections)?;
-    match Grant::find(shared, &snapshot, &agent, &target) {
+    match Grant::find(shared, &snapshot, &session, &target) {
         Ok(granted) => {
             snapshot.upstream.precheck(&target)?;
             let acceptor = snapshot
@@ -353,9 +355,10 @@ async fn grant(
             Ok((Plan::Intercept(tunnel, acceptor), place))
         }
         Err(Refusal::NoRoute) if lets_through(front, &snapshot, &target) => {
+            look_at_scope(&snapshot, &session)?;
             let cut = hold.session().ended().child_token();
             place.runs(Connection::Blind {
-                agent: agent.clone(),
+                session,
                 target: Arc::clone(&target),
                 cut: cut.clone(),
             });
@@ -365,7 +368,7 @@ async fn grant(
             }
             let stream = tokio::select! {
                 () = cut.cancelled() => return Err(Refusal::NoRoute),
-                stream = snapshot.upstream.tunnel(&target, &agent) => stream?,
+                stream = snapshot.upstream.tunnel(&target, hold.session().agent()) => stream?,
             };
             shared.metrics.tunnels.inc();
             let idle = front.listener.limits.idle_timeout;
@@ -383,6 +386,17 @@ pub(super) fn lets_through(front: &Front, snapshot: &Snapshot, target: &Target) 
         && !target.host.is_single_label()
 }
 
+/// A session of bounded scope goes to no host that no route names.
+fn look_at_scope(snapshot: &Snapshot, session: &Session) -> Result<(), Refusal> {
+    let permissions = snapshot.registry.admit_all(session.chain())?;
+    if session.bounds().scope.is_all() && permissions.is_all() {
+        return Ok(());
+    }
+    Err(Refusal::Denied(
+        "The scope of this session covers no host that no route names. Do not retry; ask the operator.",
+    ))
+}
+
 /// Whether a CONNECT's `Host`, where it has one, is its target (RFC 9112 §3.2). Some clients leave the port out there.
 fn names(headers: &http::HeaderMap, target: &Target) -> bool {
     let mut hosts = headers.get_all(HOST).iter();
@@ -397,48 +411,6 @@ fn names(headers: &http::HeaderMap, target: &Target) -> bool {
     }
 }
 
-/// Who is asking: evidence is shown to each trust provider in turn; "mine and bad" ends it.
-pub(super) async fn identify(
-    front: &Front,
-    snapshot: &Snapshot,
-    headers: &http::HeaderMap,
-) -> Result<Hold, Refusal> {
-    attest(front, snapshot, identity::presented(headers)?.as_ref()).await
-}
-
-/// As [`identify`], with the evidence taken out of the request.
-pub(super) async fn attest(
-    front: &Front,
-    snapshot: &Snapshot,
-    presented: Option<&Presented>,
-) -> Result<Hold, Refusal> {
-    let evidence = Evidence::of(presented, &front.peer, &front.link);
-    for provider in snapshot.trust(&front.listener.name) {
-        if let Some(attested) = provider.attest(evidence).await? {
-            return Ok(front.shared.open_session(&attested, &front.peer));
-        }
-    }
-    Err(Refusal::Unidentified)
-}
-
-/// What a proxy listener serves itself, in origin form.
-fn own(front: &Front, request: &Request<Incoming>) -> Response<Body> {
-    if request.method() == Method::GET && request.uri().path() == "/ca.pem" {
-        let snapshot = front.shared.snapshot.load();
-        let pem = Bytes::from(snapshot.leaves.authority().roots_pem().to_string());
-        let mut response = Response::new(Body::full(pem));
-        response.headers_mut().insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static("application/x-pem-file"),
-        );
-        return response;
-    }
-    let refusal = Refusal::Malformed(
-        "This is a proxy. Use it with CONNECT or an absolute http:// URL; it serves GET /ca.pem itself.",
-    );
-    refusal.response(&front.shared.ids.next())
-}
-
 impl Front {
     pub(super) fn new(
         shared: Arc<Shared>,
@@ -449,6 +421,7 @@ impl Front {
         Self {
             shared,
             listener,
+            from: peer.to_string().into(),
             peer,
             seat,
             link,

@@ -76,6 +76,12 @@ async fn forward(
     entry: &mut Option<Entry>,
 ) -> Result<Response<Body>, Refusal> {
     let record = entry.as_mut().ok_or(Refusal::Malformed(""))?;
+    if tunnel.session().is_over(&record.began()) {
+        return Err(Refusal::SessionEnded);
+    }
+    if !tunnel.session().is_implicit() {
+        tunnel.shared.believe(&record.began())?;
+    }
     // The grant is taken before the head is looked at: to whom nothing is granted, nothing else is said.
     tunnel.grant()?;
     let head = Head::clean(parts, &tunnel.target)?;
@@ -160,6 +166,8 @@ fn judge(
         agent: session.agent(),
         session: session.id(),
         person: session.person(),
+        scope: &session.bounds().scope,
+        permissions: &grant.permissions,
         target: &tunnel.target,
         source: tunnel.peer.ip(),
         now: tunnel.shared.clock.now(),

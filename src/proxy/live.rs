@@ -10,6 +10,7 @@ use super::Snapshot;
 use super::tunnel::Tunnel;
 use crate::agent::AgentId;
 use crate::host::Target;
+use crate::session::Session;
 
 /// Every live connection of an identified agent.
 #[derive(Debug, Default)]
@@ -29,7 +30,7 @@ pub(super) enum Connection {
     Intercept(Weak<Tunnel>),
     /// Tunnelled untouched.
     Blind {
-        agent: AgentId,
+        session: Arc<Session>,
         target: Arc<Target>,
         cut: CancellationToken,
     },
@@ -73,13 +74,14 @@ impl Live {
                     }
                 }
                 Connection::Blind {
-                    agent,
+                    session,
                     target,
                     cut: token,
                 } => {
-                    let kept = snapshot.registry.admit(agent).is_ok()
+                    let chain = session.chain();
+                    let kept = (snapshot.registry.admit_all(chain)).is_ok_and(|now| now.is_all())
                         && !snapshot.table.is_credentialed(target)
-                        && snapshot.table.candidates(target, agent).is_empty();
+                        && snapshot.table.candidates_of(target, chain).is_empty();
                     if !kept {
                         token.cancel();
                         cut += 1;

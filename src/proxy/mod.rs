@@ -20,15 +20,19 @@ mod epoch;
 mod exchange;
 mod executor;
 mod gate;
+mod identify;
 mod intercept;
+mod kept;
 mod line;
 mod link;
 mod live;
 mod metrics;
+mod own;
 mod plain;
 mod record;
 mod refusal;
 mod services;
+mod sessions;
 mod settings;
 mod stream;
 mod tunnel;
@@ -53,17 +57,18 @@ pub use refusal::{HEADER as REFUSAL_HEADER, Refusal};
 pub use services::Services;
 pub use settings::{Identify, Limits, ListenAddr, ListenerSettings, Unmatched, UpstreamSettings};
 
-use crate::agent::{AgentId, Name};
-use crate::audit::{Audit, Record, Who};
+use crate::agent::Name;
+use crate::audit::Audit;
 use crate::clock::Clock;
 use crate::credential::Broker;
 use crate::host::{Host, Target};
-use crate::identity::{Attested, Peer, Registry, TrustProvider};
+use crate::identity::{Registry, TrustProvider};
 use crate::policy::Policy;
 use crate::route::Table;
-use crate::session::{Hold, Session, Sessions};
+use crate::session::{Keys, SessionStore, Sessions};
 use crate::tls::{Connector, Leaves};
 use epoch::Epoch;
+use kept::Keeper;
 use live::Live;
 use record::RequestIds;
 use upstream::Upstream;
@@ -116,6 +121,12 @@ pub struct Lasting {
     pub broker: Arc<Broker>,
     /// The sessions.
     pub sessions: Arc<Sessions>,
+    /// The keys that session tokens are signed with.
+    pub keys: Arc<Keys>,
+    /// Where sessions are kept.
+    pub session_store: Arc<dyn SessionStore>,
+    /// `iss` of session tokens.
+    pub issuer: Arc<str>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Every task of the data path.
@@ -137,6 +148,9 @@ struct Shared {
     audit: Arc<Audit>,
     broker: Arc<Broker>,
     sessions: Arc<Sessions>,
+    keys: Arc<Keys>,
+    keeper: Keeper,
+    issuer: Arc<str>,
     clock: Arc<dyn Clock>,
     tracker: TaskTracker,
     metrics: Arc<Metrics>,
@@ -186,11 +200,15 @@ impl Proxy {
             audit,
             broker,
             sessions,
+            keys,
+            session_store,
+            issuer,
             clock,
             tracker,
             metrics,
             own,
         } = lasting;
+        let keeper = Keeper::new(session_store, &clock.now());
         let mut prefix = [0_u8; 8];
         rand::fill(&mut prefix).expect("the system's random generator answers");
         let snapshot = Snapshot::new(first, &own);
@@ -199,6 +217,9 @@ impl Proxy {
             audit,
             broker,
             sessions,
+            keys,
+            keeper,
+            issuer,
             clock,
             tracker,
             metrics,
@@ -221,6 +242,7 @@ impl Proxy {
             shared.snapshot.swap(Arc::clone(&fresh))
         });
         let cut = shared.live.settle(&fresh);
+        shared.end_unregistered(&fresh.registry);
         // Requests under way keep their connections; idle ones of the old configuration go.
         old.upstream.close();
         cut
@@ -236,36 +258,6 @@ impl Proxy {
         self.0.snapshot.load().upstream.sweep();
     }
 
-    /// Ends sessions that have been idle for too long, and returns them.
-    pub fn sweep_sessions(&self) -> Vec<Arc<Session>> {
-        let ended = self.0.sessions.sweep(&self.0.clock.now());
-        for session in &ended {
-            self.0.session_ended(session, "idle");
-        }
-        ended
-    }
-
-    /// Ends every session, for this reason, and returns them.
-    pub fn end_sessions(&self, reason: &'static str) -> Vec<Arc<Session>> {
-        let ended = self.0.sessions.end_where(|_| true);
-        for session in &ended {
-            self.0.session_ended(session, reason);
-        }
-        ended
-    }
-
-    /// Ends the sessions that this agent opened with a token that is no longer its own, and returns them.
-    pub fn end_sessions_by_token(&self, agent: &AgentId) -> Vec<Arc<Session>> {
-        let ended = self
-            .0
-            .sessions
-            .end_where(|session| session.agent() == agent && &**session.trust() == "token");
-        for session in &ended {
-            self.0.session_ended(session, "revoked");
-        }
-        ended
-    }
-
     /// Stops accepting and lets what runs finish.
     pub fn drain(&self) {
         self.0.drain.cancel();
@@ -275,37 +267,11 @@ impl Proxy {
     pub fn cut(&self) {
         self.0.cut.cancel();
         self.0.snapshot.load().upstream.close();
-        self.0.sessions.end_where(|_| true);
+        self.0.sessions.end_where(|_| true, "order");
     }
 }
 
 impl Shared {
-    /// The session of an attested agent at this peer; a new one is recorded.
-    fn open_session(&self, attested: &Attested, peer: &Peer) -> Hold {
-        let peer = peer.to_string();
-        let (hold, new) =
-            self.sessions
-                .open(&attested.agent, &attested.trust, &peer, &self.clock.now());
-        if new {
-            self.metrics.sessions.inc();
-            self.broker
-                .begin_session(hold.session().id(), hold.session().agent());
-            let who = session_who(hold.session());
-            let mut record = Record::session_start(who, &attested.trust);
-            record.peer = Some(&peer);
-            record.bound = Some(&peer);
-            record.depth = Some(0);
-            self.audit.append(&record);
-        }
-        hold
-    }
-
-    fn session_ended(&self, session: &Session, reason: &'static str) {
-        self.metrics.sessions.dec();
-        self.audit
-            .append(&Record::session_end(session_who(session), reason));
-    }
-
     #[expect(
         clippy::unused_self,
         reason = "it reads as what the shared state says of a target"
@@ -315,14 +281,5 @@ impl Shared {
             Host::Name(name) => Cow::Borrowed(name),
             Host::Ip(ip) => Cow::Owned(ip.to_string()),
         }
-    }
-}
-
-fn session_who(session: &Session) -> Who<'_> {
-    Who {
-        session: Some(session.id()),
-        agent: Some(session.agent().as_str()),
-        chain: Some(std::slice::from_ref(session.agent())),
-        ..Who::default()
     }
 }

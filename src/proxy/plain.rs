@@ -10,15 +10,15 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Snapshot;
 use super::body::Body;
-use super::connect::{Front, identify, lets_through};
+use super::connect::{Front, lets_through};
 use super::exchange::exchange;
+use super::identify::identify;
 use super::live::{Connection, Place};
 use super::refusal::Refusal;
 use super::tunnel::{Grant, Tunnel};
-use crate::agent::AgentId;
 use crate::head;
 use crate::host::Target;
-use crate::session::Hold;
+use crate::session::{Hold, Session};
 
 /// Notes what the connection forwards from now on.
 pub(super) fn begin(front: &Arc<Front>, tunnel: &Arc<Tunnel>, place: Place) {
@@ -104,8 +104,8 @@ async fn plain_tunnel(
     let hold = identify(front, &snapshot, request.headers())
         .await
         .map_err(|refusal| (refusal, None, None))?;
-    open(front, &snapshot, (hold, target), |agent, target| {
-        plain_grant(front, &snapshot, (agent, target))
+    open(front, &snapshot, (hold, target), |session, target| {
+        plain_grant(front, &snapshot, (session, target))
     })
 }
 
@@ -114,7 +114,7 @@ pub(super) fn open(
     front: &Arc<Front>,
     snapshot: &Arc<Snapshot>,
     (hold, target): (Hold, Arc<Target>),
-    grant: impl FnOnce(&AgentId, &Target) -> Result<Grant, Refusal>,
+    grant: impl FnOnce(&Session, &Target) -> Result<Grant, Refusal>,
 ) -> Result<(Arc<Tunnel>, Place), Refused> {
     let shared = &front.shared;
     let agent = hold.session().agent().clone();
@@ -124,7 +124,7 @@ pub(super) fn open(
     let place = shared.live.enter(&agent, limits.max_connections_per_agent);
     let granted = place
         .ok_or(Refusal::TooManyConnections)
-        .and_then(|place| Ok((grant(&agent, &target)?, place)));
+        .and_then(|place| Ok((grant(hold.session(), &target)?, place)));
     match granted {
         Ok((granted, mut place)) => {
             let end = (front.peer.clone(), Arc::clone(&front.seat));
@@ -145,16 +145,16 @@ pub(super) fn open(
 fn plain_grant(
     front: &Front,
     snapshot: &Arc<Snapshot>,
-    (agent, target): (&AgentId, &Target),
+    (session, target): (&Session, &Target),
 ) -> Result<Grant, Refusal> {
-    snapshot.registry.admit(agent)?;
+    snapshot.registry.admit_all(session.chain())?;
     if snapshot.table.is_credentialed(target) {
         return Err(Refusal::Cleartext);
     }
     snapshot.upstream.precheck(target)?;
-    match Grant::find(&front.shared, snapshot, agent, target) {
+    match Grant::find(&front.shared, snapshot, session, target) {
         Err(Refusal::NoRoute) if lets_through(front, snapshot, target) => {
-            Ok(Grant::unmatched(&front.shared, snapshot, agent))
+            Grant::unmatched(&front.shared, snapshot, session)
         }
         found => found,
     }

@@ -104,6 +104,11 @@ impl Entry {
         &self.id
     }
 
+    /// When the request began.
+    pub(super) fn began(&self) -> Now {
+        self.began
+    }
+
     /// What was asked; the path as it arrived, until a clean one is known.
     pub(super) fn asked(&mut self, method: &Method, path: Option<&PathAndQuery>) {
         self.method = method.clone();
@@ -162,8 +167,8 @@ impl Entry {
             request_id: Some(&self.id),
             session: Some(self.session.id()),
             agent: Some(self.session.agent().as_str()),
-            user: None,
-            chain: Some(std::slice::from_ref(self.session.agent())),
+            user: self.session.user(),
+            chain: Some(self.session.chain()),
         }
     }
 

@@ -42,8 +42,8 @@ pub enum Refusal {
     Unregistered,
     /// No route covers the request.
     NoRoute,
-    /// Policy denies it.
-    Denied,
+    /// Policy denies it, with what is wrong.
+    Denied(&'static str),
     /// The credential is a person's, and the session acts for none.
     UserRequired,
     /// A guard of the route is not met.
@@ -56,6 +56,8 @@ pub enum Refusal {
     Unidentified,
     /// The session is over.
     SessionEnded,
+    /// The session is bound to another peer.
+    WrongPeer,
     /// The agent has too many connections.
     TooManyConnections,
     /// The upstream cannot be reached.
@@ -92,7 +94,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// One of each word, for whoever lists them.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::Malformed(""),
         Self::Method,
         Self::TooLarge,
@@ -101,13 +103,14 @@ impl Refusal {
         Self::Suspended,
         Self::Unregistered,
         Self::NoRoute,
-        Self::Denied,
+        Self::Denied(""),
         Self::UserRequired,
         Self::Condition(""),
         Self::PrivateAddress,
         Self::Cleartext,
         Self::Unidentified,
         Self::SessionEnded,
+        Self::WrongPeer,
         Self::TooManyConnections,
         Self::UpstreamUnreachable,
         Self::UpstreamUntrusted,
@@ -140,13 +143,14 @@ impl Refusal {
             Self::Suspended => (StatusCode::FORBIDDEN, "suspended"),
             Self::Unregistered => (StatusCode::FORBIDDEN, "unregistered"),
             Self::NoRoute => (StatusCode::FORBIDDEN, "no-route"),
-            Self::Denied => (StatusCode::FORBIDDEN, "denied"),
+            Self::Denied(_) => (StatusCode::FORBIDDEN, "denied"),
             Self::UserRequired => (StatusCode::FORBIDDEN, "user-required"),
             Self::Condition(_) => (StatusCode::FORBIDDEN, "condition"),
             Self::PrivateAddress => (StatusCode::FORBIDDEN, "private-address"),
             Self::Cleartext => (StatusCode::FORBIDDEN, "cleartext"),
             Self::Unidentified => (StatusCode::PROXY_AUTHENTICATION_REQUIRED, "unidentified"),
             Self::SessionEnded => (StatusCode::PROXY_AUTHENTICATION_REQUIRED, "session-ended"),
+            Self::WrongPeer => (StatusCode::PROXY_AUTHENTICATION_REQUIRED, "wrong-peer"),
             Self::TooManyConnections => (StatusCode::TOO_MANY_REQUESTS, "too-many-connections"),
             Self::UpstreamUnreachable => (StatusCode::BAD_GATEWAY, "upstream-unreachable"),
             Self::UpstreamUntrusted => (StatusCode::BAD_GATEWAY, "upstream-untrusted"),
@@ -192,7 +196,7 @@ impl Refusal {
             Self::BadRequest(_) => {
                 "The request head is malformed or ambiguous. Send it as RFC 9110 and RFC 9112 define it."
             }
-            Self::Malformed(what) => what,
+            Self::Malformed(what) | Self::Denied(what) => what,
             Self::Method => {
                 "This method is never forwarded. Use GET, HEAD, POST, PUT, PATCH, DELETE or OPTIONS."
             }
@@ -214,9 +218,6 @@ impl Refusal {
             Self::NoRoute => {
                 "No route allows this request: host, method and path are judged together. Do not retry; ask the operator for a route if the task needs it."
             }
-            Self::Denied => {
-                "The answer to this request would be a new credential, which this route does not grant. Do not retry; ask the operator."
-            }
             Self::UserRequired => {
                 "The credential for this request is a person's, and this session acts for no one. Open a session for a user, or ask the operator."
             }
@@ -236,6 +237,9 @@ impl Refusal {
                 "Send a proxy token: http://ANY:TOKEN@host:port as proxy URL, or Proxy-Authorization: Bearer TOKEN."
             }
             Self::SessionEnded => "The session has ended. Open a new one.",
+            Self::WrongPeer => {
+                "This session is bound to another process or address. Ask for a session of your own."
+            }
             Self::TooManyConnections => {
                 "This agent has too many open connections. Close or reuse some, then try again."
             }
@@ -308,7 +312,7 @@ impl Refusal {
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(HEADER, HeaderValue::from_static(word));
         match self {
-            Self::Unidentified | Self::SessionEnded => {
+            Self::Unidentified | Self::SessionEnded | Self::WrongPeer => {
                 headers.append(
                     PROXY_AUTHENTICATE,
                     HeaderValue::from_static("Basic realm=\"keyward\", charset=\"UTF-8\""),
@@ -380,7 +384,12 @@ impl From<&Denial> for Refusal {
             Denial::EncodedSlash { .. } => Self::Malformed(
                 "The path holds %2F, which this route does not allow. Ask the operator for encoded-slash = true if the service needs it.",
             ),
-            Denial::Minting { .. } => Self::Denied,
+            Denial::Scope { .. } => Self::Denied(
+                "The scope of this session does not cover the route. Do not retry; ask for a session of a wider scope, or the operator.",
+            ),
+            Denial::Minting { .. } => Self::Denied(
+                "The answer to this request would be a new credential, which this route does not grant. Do not retry; ask the operator.",
+            ),
             Denial::WebSocket { .. } => Self::Condition("websocket"),
         }
     }

@@ -14,6 +14,7 @@ use super::settings::Limits;
 use super::upstream::{Pool, PoolKey};
 use super::{Shared, Snapshot};
 use crate::agent::{AgentId, Name};
+use crate::delegation::Scope;
 use crate::host::{Scheme, Target};
 use crate::identity::Peer;
 use crate::route::{Candidates, Route};
@@ -44,6 +45,8 @@ pub(super) struct Grant {
     pub(super) candidates: Candidates,
     /// The credentials of the host's routes: an answer is scrubbed of all of them.
     pub(super) credentials: Box<[Name]>,
+    /// What the registry says that the session's agents may do.
+    pub(super) permissions: Scope,
     lanes: Box<[Lane]>,
 }
 
@@ -64,32 +67,38 @@ impl Grant {
     pub(super) fn find(
         shared: &Shared,
         snapshot: &Arc<Snapshot>,
-        agent: &AgentId,
+        session: &Session,
         target: &Target,
     ) -> Result<Self, Refusal> {
-        snapshot.registry.admit(agent)?;
-        let candidates = snapshot.table.candidates(target, agent);
+        let permissions = snapshot.registry.admit_all(session.chain())?;
+        let candidates = snapshot.table.candidates_of(target, session.chain());
         if candidates.is_empty() {
             return Err(Refusal::NoRoute);
         }
-        Ok(Self::of(shared, snapshot, agent, candidates))
+        let agent = session.agent();
+        Ok(Self::of(shared, snapshot, agent, (candidates, permissions)))
     }
 
     /// What is granted at a host that no route names, where the listener lets it through.
-    pub(super) fn unmatched(shared: &Shared, snapshot: &Arc<Snapshot>, agent: &AgentId) -> Self {
-        Self::of(
-            shared,
-            snapshot,
-            agent,
-            Candidates::only(snapshot.table.unmatched()),
-        )
+    ///
+    /// # Errors
+    /// The refusal, where an agent of the session may do nothing.
+    pub(super) fn unmatched(
+        shared: &Shared,
+        snapshot: &Arc<Snapshot>,
+        session: &Session,
+    ) -> Result<Self, Refusal> {
+        let permissions = snapshot.registry.admit_all(session.chain())?;
+        let candidates = Candidates::only(snapshot.table.unmatched());
+        let agent = session.agent();
+        Ok(Self::of(shared, snapshot, agent, (candidates, permissions)))
     }
 
     fn of(
         shared: &Shared,
         snapshot: &Arc<Snapshot>,
         agent: &AgentId,
-        candidates: Candidates,
+        (candidates, permissions): (Candidates, Scope),
     ) -> Self {
         let mut credentials: Vec<Name> = candidates
             .iter()
@@ -107,6 +116,7 @@ impl Grant {
         Self {
             snapshot: Arc::clone(snapshot),
             candidates,
+            permissions,
             credentials: credentials.into(),
             lanes,
         }
@@ -125,7 +135,7 @@ impl Grant {
                 **now == moved && other.snapshot.policy.conditions(now) == conditions
             })
         };
-        self.candidates.iter().all(same)
+        self.permissions.is_within(&other.permissions) && self.candidates.iter().all(same)
     }
 }
 
@@ -200,7 +210,7 @@ impl Tunnel {
         let fresh = Arc::new(Grant::find(
             &self.shared,
             &snapshot,
-            self.session().agent(),
+            self.session(),
             &self.target,
         )?);
         self.grant.store(Arc::clone(&fresh));
@@ -209,7 +219,7 @@ impl Tunnel {
 
     /// Whether a new configuration takes away what this connection was granted.
     pub(super) fn loses_by(&self, snapshot: &Arc<Snapshot>) -> bool {
-        match Grant::find(&self.shared, snapshot, self.session().agent(), &self.target) {
+        match Grant::find(&self.shared, snapshot, self.session(), &self.target) {
             Ok(fresh) => !self.grant.load().is_kept_by(&fresh),
             Err(_) => true,
         }

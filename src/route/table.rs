@@ -61,9 +61,14 @@ impl Table {
 
     /// The routes that name this target and admit this agent.
     pub fn candidates(&self, target: &Target, agent: &AgentId) -> Candidates {
+        self.candidates_of(target, std::slice::from_ref(agent))
+    }
+
+    /// The routes that name this target and admit every agent of a chain: handing a session on opens no route.
+    pub fn candidates_of(&self, target: &Target, chain: &[AgentId]) -> Candidates {
         Candidates(
             self.naming(target)
-                .filter(|route| route.admits(agent))
+                .filter(|route| chain.iter().all(|agent| route.admits(agent)))
                 .cloned()
                 .collect(),
         )

@@ -1,170 +1,340 @@
-//! Sessions: one agent at one peer, from its first connection until it has been idle.
+//! Sessions: one agent at one peer, or one token, from its beginning until its time is up, it has been idle, or
+//! somebody ends it.
 //!
-//! Leases, live connections and audit records belong to a session; its end ends them.
+//! Leases, live connections and audit records belong to a session; its end ends them, and every session that was
+//! handed on from it.
 
-use std::collections::HashMap;
+mod keys;
+mod live;
+mod settings;
+mod store;
+mod token;
+
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use aws_lc_rs::rand;
+use jiff::Timestamp;
 use parking_lot::Mutex;
-use tokio_util::sync::CancellationToken;
+
+pub use keys::{BadKey, Key, Keys, SIGNS_FOR};
+pub use live::{Hold, Opening, Session};
+pub use settings::{Bind, Settings};
+pub use store::{Kept, News, SessionStore, Unknown, reason};
+pub use token::{AUDIENCE, Claims, TokenFault, mint, name_agent, read};
 
 use crate::agent::AgentId;
 use crate::clock::Now;
-use crate::policy::Person;
 
-/// One session.
-#[derive(Debug)]
-pub struct Session {
-    id: Arc<str>,
-    agent: AgentId,
-    trust: Arc<str>,
-    person: Option<Arc<Person>>,
-    last_used: AtomicI64,
-    connections: AtomicUsize,
-    ended: CancellationToken,
-}
+/// The most live sessions of one agent.
+const MOST_OF_AN_AGENT: usize = 20_000;
+
+/// SHA-256 of a token or another evidence.
+pub type Digest = [u8; 32];
+
+/// Why a session ended, as the audit record says it.
+pub type Reason = &'static str;
+
+/// A session that is over, and why.
+pub type Ended = (Arc<Session>, Reason);
 
 /// All live sessions of this process.
 #[derive(Debug)]
 pub struct Sessions {
-    idle: Duration,
-    live: Mutex<HashMap<Key, Arc<Session>>>,
+    settings: ArcSwap<Settings>,
+    live: Mutex<Live>,
+    /// No session ends by itself before this, in Unix milliseconds.
+    next: AtomicI64,
 }
 
-/// A static token's session is the pair of agent and peer.
+#[derive(Debug, Default)]
+struct Live {
+    by_id: HashMap<Arc<str>, Arc<Session>>,
+    implicit: HashMap<Place, Arc<Session>>,
+    by_token: HashMap<Digest, Arc<Session>>,
+    of_agent: HashMap<AgentId, usize>,
+    /// Evidence that opens nothing until then, in Unix milliseconds.
+    blocked: HashMap<Digest, i64>,
+}
+
+/// An implicit session: one for each agent and evidence, and a static token's is the pair of agent and peer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Key {
+struct Place {
     agent: AgentId,
     trust: Arc<str>,
     peer: Box<str>,
+    evidence: Option<Digest>,
 }
 
-/// A use of a session by one connection: while it is held, the session is not idle.
-#[derive(Debug)]
-pub struct Hold {
-    session: Arc<Session>,
-}
-
-impl Session {
-    /// Its id: 128 random bits in hex.
-    pub fn id(&self) -> &Arc<str> {
-        &self.id
-    }
-
-    /// Whose it is.
-    pub fn agent(&self) -> &AgentId {
-        &self.agent
-    }
-
-    /// The trust provider that attested the agent.
-    pub fn trust(&self) -> &Arc<str> {
-        &self.trust
-    }
-
-    /// The person for whom it acts, if any.
-    pub fn person(&self) -> Option<&Arc<Person>> {
-        self.person.as_ref()
-    }
-
-    /// Fires when the session ends: everything that lives by it stops.
-    pub fn ended(&self) -> &CancellationToken {
-        &self.ended
-    }
-
-    /// Marks a use.
-    pub fn touch(&self, now: &Now) {
-        self.last_used.store(now.unix_ms(), Ordering::Relaxed);
-    }
-
-    /// How many connections hold it.
-    pub fn connections(&self) -> usize {
-        self.connections.load(Ordering::Relaxed)
-    }
-}
-
-impl Hold {
-    /// The session that is held.
-    pub fn session(&self) -> &Arc<Session> {
-        &self.session
-    }
-}
-
-impl Drop for Hold {
-    fn drop(&mut self) {
-        self.session.connections.fetch_sub(1, Ordering::Relaxed);
-    }
-}
+/// An agent has as many sessions as it may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the agent has too many sessions")]
+pub struct TooMany;
 
 impl Sessions {
-    /// Sessions that end after being idle this long.
-    pub fn new(idle: Duration) -> Self {
+    /// Sessions under these settings.
+    pub fn new(settings: Settings) -> Self {
         Self {
-            idle,
-            live: Mutex::new(HashMap::new()),
+            settings: ArcSwap::from_pointee(settings),
+            live: Mutex::default(),
+            next: AtomicI64::new(i64::MAX),
         }
     }
 
-    /// The session of this agent at this peer, and whether it is a new one.
-    pub fn open(&self, agent: &AgentId, trust: &Arc<str>, peer: &str, now: &Now) -> (Hold, bool) {
-        let key = Key {
-            agent: agent.clone(),
-            trust: Arc::clone(trust),
+    /// The settings that hold now.
+    pub fn settings(&self) -> Arc<Settings> {
+        self.settings.load_full()
+    }
+
+    /// Puts other settings in place; what began keeps its bounds.
+    pub fn reconfigure(&self, settings: Settings) {
+        self.settings.store(Arc::new(settings));
+        // A shorter idle time may end something at once.
+        self.next.store(0, Ordering::Relaxed);
+    }
+
+    /// The implicit session of an attested agent at this peer, and whether it is a new one. Evidence other than a static
+    /// token is told apart by its digest.
+    pub fn open(
+        &self,
+        opening: Opening,
+        (peer, evidence): (&str, Option<Digest>),
+        now: &Now,
+    ) -> (Hold, bool) {
+        let key = Place {
+            agent: opening.chain.last().expect("an agent acts").clone(),
+            trust: Arc::clone(&opening.trust),
             peer: peer.into(),
+            evidence,
         };
         let mut live = self.live.lock();
-        let mut new = false;
-        let session = live.entry(key).or_insert_with(|| {
-            new = true;
-            Arc::new(Session {
-                id: random_id(),
-                agent: agent.clone(),
-                trust: Arc::clone(trust),
-                person: None,
-                last_used: AtomicI64::new(now.unix_ms()),
-                connections: AtomicUsize::new(0),
-                ended: CancellationToken::new(),
-            })
-        });
-        session.touch(now);
-        session.connections.fetch_add(1, Ordering::Relaxed);
-        (
-            Hold {
-                session: Arc::clone(session),
-            },
-            new,
-        )
+        let known = live.implicit.get(&key).filter(|known| !known.is_over(now));
+        if let Some(session) = known {
+            session.touch(now);
+            return (Hold::on(session), false);
+        }
+        let session = Session::new(random_id(), opening, now.wall, now).implicit();
+        let session = Arc::new(session);
+        live.implicit.insert(key, Arc::clone(&session));
+        if let Some(evidence) = evidence {
+            live.by_token.insert(evidence, Arc::clone(&session));
+        }
+        self.enter(&mut live, &session, now);
+        (Hold::on(&session), true)
+    }
+
+    /// A session of its own, to be used with a token.
+    ///
+    /// # Errors
+    /// [`TooMany`].
+    pub fn start(&self, opening: Opening, now: &Now) -> Result<Arc<Session>, TooMany> {
+        let mut live = self.live.lock();
+        let agent = opening.chain.last().expect("an agent acts");
+        if live.of_agent.get(agent).copied().unwrap_or_default() >= MOST_OF_AN_AGENT {
+            return Err(TooMany);
+        }
+        let session = Arc::new(Session::new(random_id(), opening, now.wall, now));
+        self.enter(&mut live, &session, now);
+        Ok(session)
+    }
+
+    /// Takes up a session that began elsewhere or before a restart; the one that is known already wins.
+    pub fn restore(
+        &self,
+        (id, created): (Arc<str>, Timestamp),
+        opening: Opening,
+        now: &Now,
+    ) -> (Arc<Session>, bool) {
+        let mut live = self.live.lock();
+        if let Some(known) = live.by_id.get(&id) {
+            return (Arc::clone(known), false);
+        }
+        let session = Arc::new(Session::new(id, opening, created, now));
+        self.enter(&mut live, &session, now);
+        (session, true)
+    }
+
+    fn enter(&self, live: &mut Live, session: &Arc<Session>, now: &Now) {
+        live.by_id
+            .insert(Arc::clone(session.id()), Arc::clone(session));
+        *live.of_agent.entry(session.agent().clone()).or_default() += 1;
+        let due = self.due_at(session, now);
+        self.next.fetch_min(due, Ordering::Relaxed);
+    }
+
+    /// Notes that a token, whose signature was seen to hold, is this session's.
+    pub fn knows(&self, token: Digest, session: &Arc<Session>) {
+        let mut live = self.live.lock();
+        // One that ended meanwhile is not known again.
+        if live.by_id.contains_key(session.id()) {
+            live.by_token.insert(token, Arc::clone(session));
+        }
+    }
+
+    /// The session of a token or evidence that was seen before.
+    pub fn by_token(&self, token: &Digest) -> Option<Arc<Session>> {
+        self.live.lock().by_token.get(token).cloned()
+    }
+
+    /// The live session of this id.
+    pub fn by_id(&self, id: &str) -> Option<Arc<Session>> {
+        self.live.lock().by_id.get(id).cloned()
+    }
+
+    /// Whether this evidence opens nothing any more.
+    pub fn is_blocked(&self, evidence: &Digest, now: &Now) -> bool {
+        let live = self.live.lock();
+        live.blocked
+            .get(evidence)
+            .is_some_and(|until| *until > now.unix_ms())
+    }
+
+    /// Blocks evidence until it expires by itself, in Unix milliseconds.
+    pub fn block(&self, evidence: Digest, until: i64) {
+        self.live.lock().blocked.insert(evidence, until);
+    }
+
+    /// The evidence that opened an implicit session, and when it ends by itself.
+    pub fn evidence_of(&self, id: &str) -> Option<(Digest, Timestamp)> {
+        let live = self.live.lock();
+        let mut opened = live.implicit.iter();
+        let (key, session) = opened.find(|(_, session)| **session.id() == *id)?;
+        Some((
+            key.evidence?,
+            session.bounds().expires.unwrap_or(Timestamp::MAX),
+        ))
+    }
+
+    /// The sessions with a token that were used since then, and when last, in Unix milliseconds.
+    pub fn used_since(&self, since: i64) -> Vec<(Arc<str>, i64)> {
+        let live = self.live.lock();
+        let kept = live.by_id.values().filter(|session| !session.is_implicit());
+        kept.map(|session| (session.id(), session.last_used.load(Ordering::Relaxed)))
+            .filter(|(_, at)| *at >= since)
+            .map(|(id, at)| (Arc::clone(id), at))
+            .collect()
+    }
+
+    /// All live sessions, the oldest first.
+    pub fn all(&self) -> Vec<Arc<Session>> {
+        let mut all: Vec<_> = self.live.lock().by_id.values().cloned().collect();
+        all.sort_by(|a, b| (a.created(), a.id()).cmp(&(b.created(), b.id())));
+        all
     }
 
     /// One more hold on a session that is held already.
     pub fn hold(&self, session: &Arc<Session>) -> Hold {
-        session.connections.fetch_add(1, Ordering::Relaxed);
-        Hold {
-            session: Arc::clone(session),
+        Hold::on(session)
+    }
+
+    /// Ends what is past its time or has been idle for too long, with all that was handed on from it.
+    pub fn sweep(&self, now: &Now) -> Vec<Ended> {
+        if self.next.load(Ordering::Relaxed) > now.unix_ms() {
+            return Vec::new();
         }
-    }
-
-    /// Ends the sessions that nothing has held or used for the idle time, and returns them.
-    pub fn sweep(&self, now: &Now) -> Vec<Arc<Session>> {
-        let oldest = now.unix_ms() - i64::try_from(self.idle.as_millis()).unwrap_or(i64::MAX);
-        self.end_where(|session| {
-            session.connections() == 0 && session.last_used.load(Ordering::Relaxed) < oldest
-        })
-    }
-
-    /// Ends the sessions that the predicate picks, and returns them.
-    pub fn end_where(&self, picks: impl Fn(&Session) -> bool) -> Vec<Arc<Session>> {
-        let mut ended = Vec::new();
-        self.live.lock().retain(|_, session| {
-            let pick = picks(session);
-            if pick {
-                ended.push(Arc::clone(session));
+        let mut live = self.live.lock();
+        self.next.store(i64::MAX, Ordering::Relaxed);
+        live.blocked.retain(|_, until| *until > now.unix_ms());
+        // Whoever waits for a sub-agent is not idle.
+        let parents: HashSet<&Arc<str>> = (live.by_id.values())
+            .filter_map(|session| session.parent())
+            .collect();
+        let mut due = Vec::new();
+        let mut next = i64::MAX;
+        for session in live.by_id.values() {
+            let waits = session.connections() > 0 || parents.contains(session.id());
+            let at = self.due_at(session, now);
+            if session.is_past(now) {
+                due.push((Arc::clone(session.id()), "expired"));
+            } else if at <= now.unix_ms() && !waits {
+                due.push((Arc::clone(session.id()), "idle"));
+            } else {
+                // What waits is looked at again soon: it may stop waiting at any time.
+                next = next.min(at.max(now.unix_ms() + 1_000));
             }
-            !pick
+        }
+        let expiring = live
+            .by_id
+            .values()
+            .filter_map(|session| session.bounds().expires);
+        let first = expiring.map(Timestamp::as_millisecond).min();
+        next = next.min(first.unwrap_or(i64::MAX));
+        self.next.fetch_min(next, Ordering::Relaxed);
+        Self::leave(&mut live, due)
+    }
+
+    /// When a session ends by itself if nothing happens, in Unix milliseconds.
+    fn due_at(&self, session: &Session, now: &Now) -> i64 {
+        let expires = session.bounds().expires.map(Timestamp::as_millisecond);
+        let idle = session.idles().then(|| {
+            let last = session.last_used.load(Ordering::Relaxed).min(now.unix_ms());
+            last.saturating_add(millis(self.settings.load().idle))
         });
-        for session in &ended {
+        expires.unwrap_or(i64::MAX).min(idle.unwrap_or(i64::MAX))
+    }
+
+    /// Ends the session of this id and all that was handed on from it.
+    pub fn end(&self, id: &str, reason: Reason) -> Vec<Ended> {
+        let mut live = self.live.lock();
+        let known = live.by_id.get(id).map(|session| Arc::clone(session.id()));
+        Self::leave(
+            &mut live,
+            known.into_iter().map(|id| (id, reason)).collect(),
+        )
+    }
+
+    /// Ends the sessions that the predicate picks, and all that was handed on from them.
+    pub fn end_where(&self, picks: impl Fn(&Session) -> bool, reason: Reason) -> Vec<Ended> {
+        let mut live = self.live.lock();
+        let picked = (live.by_id.values())
+            .filter(|session| picks(session))
+            .map(|session| (Arc::clone(session.id()), reason))
+            .collect();
+        Self::leave(&mut live, picked)
+    }
+
+    fn leave(live: &mut Live, picked: Vec<(Arc<str>, Reason)>) -> Vec<Ended> {
+        if picked.is_empty() {
+            return Vec::new();
+        }
+        let mut over: HashMap<Arc<str>, Reason> = picked.into_iter().collect();
+        // A parent's end ends the tree; it is as deep as the longest chain.
+        loop {
+            let children: Vec<_> = (live.by_id.values())
+                .filter(|session| {
+                    !over.contains_key(session.id())
+                        && session
+                            .parent()
+                            .is_some_and(|parent| over.contains_key(parent))
+                })
+                .map(|session| (Arc::clone(session.id()), "parent"))
+                .collect();
+            if children.is_empty() {
+                break;
+            }
+            over.extend(children);
+        }
+        let mut ended = Vec::with_capacity(over.len());
+        for (id, reason) in &over {
+            let Some(session) = live.by_id.remove(id) else {
+                continue;
+            };
+            if let Some(count) = live.of_agent.get_mut(session.agent()) {
+                *count = count.saturating_sub(1);
+                if *count == 0 {
+                    live.of_agent.remove(session.agent());
+                }
+            }
+            ended.push((session, *reason));
+        }
+        live.implicit
+            .retain(|_, session| !over.contains_key(session.id()));
+        live.by_token
+            .retain(|_, session| !over.contains_key(session.id()));
+        for (session, _) in &ended {
             session.ended.cancel();
         }
         ended
@@ -172,13 +342,17 @@ impl Sessions {
 
     /// How many are live.
     pub fn len(&self) -> usize {
-        self.live.lock().len()
+        self.live.lock().by_id.len()
     }
 
     /// Whether none is live.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+fn millis(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// 128 random bits in hex. A failing generator gives an id that is still unique to nobody's benefit: it ends the process.
@@ -189,33 +363,4 @@ fn random_id() -> Arc<str> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::clock::{Clock, ManualClock};
-
-    #[test]
-    fn a_session_is_one_agent_at_one_peer_until_idle() {
-        let clock = ManualClock::new("2026-11-21T10:00:00Z".parse().unwrap());
-        let sessions = Sessions::new(Duration::from_mins(10));
-        let (agent, token) = ("a".parse::<AgentId>().unwrap(), Arc::from("token"));
-        let (first, new) = sessions.open(&agent, &token, "127.0.0.1", &clock.now());
-        assert!(new);
-        let (second, new) = sessions.open(&agent, &token, "127.0.0.1", &clock.now());
-        assert!(!new && Arc::ptr_eq(first.session(), second.session()));
-        assert!(
-            sessions.open(&agent, &token, "127.0.0.2", &clock.now()).1,
-            "another peer"
-        );
-
-        clock.advance(Duration::from_secs(601));
-        assert_eq!(
-            sessions.sweep(&clock.now()).len(),
-            1,
-            "the one that nothing holds"
-        );
-        let held = Arc::clone(first.session());
-        drop((first, second));
-        assert_eq!(sessions.sweep(&clock.now()).len(), 1);
-        assert!(held.ended().is_cancelled() && sessions.is_empty());
-    }
-}
+mod tests;

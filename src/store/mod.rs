@@ -7,6 +7,7 @@
 mod database;
 mod journal;
 mod seal;
+mod session;
 mod vessel;
 
 #[cfg(test)]
@@ -25,7 +26,7 @@ use database::{Claim, Component, Database};
 use seal::Key;
 
 /// The tables of every port. One more file of this room is one more line here.
-const COMPONENTS: &[&Component] = &[&CHECK, &journal::TABLES, &vessel::TABLES];
+const COMPONENTS: &[&Component] = &[&CHECK, &journal::TABLES, &vessel::TABLES, &session::TABLES];
 
 /// `[store]`, resolved.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

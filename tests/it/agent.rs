@@ -276,6 +276,13 @@ pub async fn within<T>(work: impl Future<Output = T>) -> T {
         .expect("it does not take this long")
 }
 
+impl<S> Tap<S> {
+    pub fn new(stream: S, transcript: &Transcript) -> Self {
+        let transcript = Arc::clone(transcript);
+        Self { stream, transcript }
+    }
+}
+
 impl<S: AsyncRead + AsyncWrite + Unpin> Tap<S> {
     /// Reads one HTTP/1 head and not a byte more.
     pub async fn head(&mut self) -> Message {

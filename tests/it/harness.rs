@@ -19,6 +19,8 @@ use super::upstream::{CA, Upstream};
 pub const TOKEN_A: &str = "agent-token-a-0123456789abcdef";
 pub const TOKEN_B: &str = "agent-token-b-0123456789abcdef";
 
+/// 32 bytes in base64.
+pub const STORE_KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 /// The token of the operator alice.
 pub const ALICE: &str = "operator-token-alice-0123456789abcdef";
 
@@ -34,6 +36,7 @@ pub struct Setup {
     upstream: String,
     connect: String,
     rest: String,
+    agent_a: String,
     open: bool,
     audit_file: Option<std::path::PathBuf>,
     trusted: String,
@@ -89,6 +92,12 @@ impl Setup {
         self
     }
 
+    /// Lines of `[agent.a]`.
+    pub fn agent_a(mut self, lines: &str) -> Self {
+        self.agent_a.push_str(lines);
+        self
+    }
+
     /// Nothing is asked of the agent, and there is one.
     pub fn open(mut self) -> Self {
         self.open = true;
@@ -125,6 +134,7 @@ impl Setup {
             text.push_str(&format!("[upstream.connect-to]\n{}\n", self.connect));
         }
         text.push_str("[agent.a]\ntoken = { env = \"TOKEN_A\" }\n");
+        text.push_str(&self.agent_a);
         if !self.open {
             text.push_str("[agent.b]\ntoken = { env = \"TOKEN_B\" }\n");
         }
@@ -174,6 +184,7 @@ pub fn environment() -> HashMap<String, OsString> {
         ("OTHER", OTHER),
         ("TOKEN_A", TOKEN_A),
         ("TOKEN_B", TOKEN_B),
+        ("STORE_KEY", STORE_KEY),
         ("ALICE", ALICE),
     ]
     .into_iter()

@@ -12,6 +12,7 @@
     clippy::format_push_string,
     clippy::format_collect,
     clippy::bool_to_int_with_if,
+    clippy::explicit_write,
     missing_docs,
     unreachable_pub,
     reason = "a test may panic, and spawns and sleeps as its peers would"
@@ -29,6 +30,7 @@ mod upstream;
 mod admin;
 mod attacks;
 mod base_url;
+mod delegation;
 mod leak;
 mod lifecycle;
 mod oauth;
@@ -38,6 +40,9 @@ mod plugin;
 mod protocol;
 mod rest;
 mod rules;
+mod session;
+mod session_store;
+mod token;
 mod trust;
 mod upgrades;
 mod vault;

@@ -19,6 +19,7 @@ use crate::agent::{AgentId, Name};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
 use crate::credential::{Kind, Spec};
+use crate::delegation::Scope;
 use crate::head::Head;
 use crate::host::{BadHost, Scheme, Target};
 use crate::identity::{AgentEntry, Registry};
@@ -195,10 +196,20 @@ impl<'a> Case<'a> {
         let assumed = guards.and_then(|guards| guards.source.first().map(ipnet::IpNet::addr));
         let mut now = SystemClock.now();
         now.wall = self.at;
+        let agents = self.config.agents.iter().map(|(entry, _)| entry.clone());
+        let registry = Registry::new(agents);
+        let listed = registry.iter().any(|entry| entry.id == self.agent);
+        let permissions = if listed {
+            registry.permissions(&self.agent)
+        } else {
+            Scope::ALL
+        };
         let query = Query {
             agent: &self.agent,
             session: &"explain".into(),
             person: None,
+            scope: &Scope::ALL,
+            permissions: &permissions,
             target: &self.target,
             source: self.args.from.or(assumed),
             now,
@@ -281,6 +292,7 @@ fn rule(denial: &Denial) -> Option<&'static str> {
             unmet: Unmet::Source,
             ..
         } => Some("source"),
+        Denial::Scope { .. } => Some("permissions"),
         Denial::EncodedSlash { .. } => Some("encoded-slash"),
         Denial::Minting { .. } => Some("minting"),
         Denial::WebSocket { .. } => Some("websocket"),

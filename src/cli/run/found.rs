@@ -12,15 +12,15 @@ use crate::route::PathPattern;
 
 /// What the environment holds, and what became of it.
 #[derive(Debug, Default)]
-pub(super) struct Found {
+pub(crate) struct Found {
     /// The configuration, as a file would say it.
-    pub(super) text: String,
+    pub(crate) text: String,
     /// The variables that leave the environment, with what stands there instead.
-    pub(super) taken: BTreeMap<String, Option<String>>,
+    pub(crate) taken: BTreeMap<String, Option<String>>,
     /// The services that are served.
-    pub(super) served: Vec<Arc<Preset>>,
+    pub(crate) served: Vec<Arc<Preset>>,
     /// What the user should know, a sentence each.
-    pub(super) notes: Vec<String>,
+    pub(crate) notes: Vec<String>,
     /// The credential of each variable that is served.
     credentials: BTreeMap<String, String>,
     /// Hosts all of whose paths have a route.
@@ -28,7 +28,7 @@ pub(super) struct Found {
 }
 
 /// Looks for the keys of every service. `strict`: the paths that a service does not speak of are refused too.
-pub(super) fn look(environment: &Environment, presets: &Presets, strict: bool) -> Found {
+pub(crate) fn look(environment: &Environment, presets: &Presets, strict: bool) -> Found {
     let mut found = Found::default();
     let mut ordered: Vec<&Arc<Preset>> = presets.iter().collect();
     // The first route that matches decides: paths before whole hosts, hosts before patterns of them.

@@ -9,7 +9,7 @@ mod given;
 mod logins;
 mod surroundings;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -22,7 +22,6 @@ use crate::agent::AgentId;
 use crate::app::{App, Environment, StartError, StartHint, Surroundings};
 use crate::audit::{Counts, Settings, Sink};
 use crate::config::{Admin, Config};
-use crate::credential::Source;
 use crate::identity::AgentEntry;
 use crate::preset::{Preset, Presets};
 use crate::proxy::{Identify, ListenAddr, ListenerSettings, Unmatched};
@@ -30,7 +29,9 @@ use crate::sandbox::{self, Plan, SandboxError};
 use crate::syscall::{self, Role};
 use crate::telemetry;
 pub(crate) use bases::url;
-use surroundings::{Access, Certificates};
+pub(crate) use found::{Found, look};
+use surroundings::Access;
+pub(crate) use surroundings::Certificates;
 
 /// The arguments of `keyward run`.
 #[derive(Debug, clap::Args)]
@@ -75,8 +76,6 @@ struct Prepared {
     notes: Vec<String>,
 }
 
-/// The variable that holds the session's token, for the command and for the agent's entry alike.
-const TOKEN: &str = "KEYWARD_TOKEN";
 /// The proxy's port in a network of its own, where every port is free.
 const INSIDE: u16 = 8180;
 /// The command and all that it started are gone by then: what is left are sockets that close.
@@ -120,24 +119,23 @@ async fn session(
     nofile: Option<u64>,
 ) -> Result<u8, u8> {
     let trail = trail(&mut prepared, caller)?;
-    let (token, listener) = (random(), listener(args, &prepared));
+    let listener = listener(args, &prepared);
     let entry = prepared.agent.clone();
     let config = Config {
         listeners: vec![listener.clone()],
         admin: Admin::default(),
-        agents: vec![(entry.clone(), Some(Source::Env(TOKEN.to_owned())))],
+        agents: vec![(entry.clone(), None)],
         ..prepared.config.clone()
     };
-    let mut known: HashMap<String, OsString> = HashMap::clone(caller);
-    known.insert(TOKEN.to_owned(), token.clone().into());
     let surroundings = Surroundings {
-        environment: Arc::new(known),
+        environment: Arc::clone(caller),
         audit: trail,
         handed: Vec::new(),
     };
     let app = App::start_beside(config, surroundings)
         .await
         .map_err(|error| refused(&error))?;
+    let token = app.begin_run(&entry.id).map_err(|error| refused(&error))?;
     let port = app.listeners().iter().find_map(|(_, _, tcp)| tcp.first());
     let access = Access {
         agent: entry.id.as_str(),
@@ -269,7 +267,7 @@ fn listener(args: &RunArgs, prepared: &Prepared) -> ListenerSettings {
 }
 
 /// 128 bits nobody can guess, in hex.
-fn random() -> String {
+pub(crate) fn random() -> String {
     let mut bytes = [0_u8; 16];
     aws_lc_rs::rand::fill(&mut bytes).expect("the system's random generator answers");
     format!("{:032x}", u128::from_be_bytes(bytes))

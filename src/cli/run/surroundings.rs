@@ -52,23 +52,24 @@ const LARGEST: u64 = 16 << 20;
 #[derive(Debug)]
 pub(super) struct Access<'a> {
     pub(super) agent: &'a str,
+    /// Its session token.
     pub(super) token: &'a str,
     pub(super) port: u16,
 }
 
 /// The certificate files of one session; gone with it.
 #[derive(Debug)]
-pub(super) struct Certificates {
+pub(crate) struct Certificates {
     folder: PathBuf,
     ca: PathBuf,
     bundle: PathBuf,
     /// Whether the system has a store to combine ours with.
-    pub(super) has_system: bool,
+    pub(crate) has_system: bool,
 }
 
 impl Certificates {
     /// Writes both files: ours, and ours with all that the caller's programs trust already.
-    pub(super) fn write(roots: &str, name: &str, environment: &Environment) -> io::Result<Self> {
+    pub(crate) fn write(roots: &str, name: &str, environment: &Environment) -> io::Result<Self> {
         let temporary = environment.get("TMPDIR").filter(|dir| !dir.is_empty());
         let temporary = temporary.map_or(Path::new("/tmp"), Path::new);
         let folder = temporary.join(format!("keyward-{name}"));
@@ -96,6 +97,12 @@ impl Certificates {
         fs::write(&this.ca, ours)?;
         fs::write(&this.bundle, all.join("\n"))?;
         Ok(this)
+    }
+
+    /// The variables that name them.
+    pub(crate) fn variables(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        let replacing = REPLACING.iter().map(|name| (*name, &*self.bundle));
+        replacing.chain([(ADDING, &*self.ca)])
     }
 }
 
@@ -150,9 +157,8 @@ pub(super) fn environment(
     set("NODE_USE_ENV_PROXY", "1".into());
     set("KEYWARD_URL", format!("http://127.0.0.1:{port}").into());
     set("KEYWARD_TOKEN", (*token).into());
-    set(ADDING, certificates.ca.clone().into());
-    for name in REPLACING {
-        set(name, certificates.bundle.clone().into());
+    for (name, path) in certificates.variables() {
+        set(name, path.into());
     }
     all.into_iter()
         .map(|(name, value)| (name.into(), value))

@@ -204,6 +204,8 @@ fn permit(agent: &str, session: &str, credential: &str) -> Permit {
         agent: &agent,
         session: &Arc::from(session),
         person: None,
+        scope: &crate::delegation::Scope::ALL,
+        permissions: &crate::delegation::Scope::ALL,
         target: &target,
         source: None,
         now: crate::clock::SystemClock.now(),

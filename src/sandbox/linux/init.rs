@@ -39,9 +39,13 @@ pub(super) fn main() -> io::Result<()> {
             Ok(main) => Pid::from_child(&main),
             Err(error) => return Event::NotStarted(errno(&error)).send(&socket, None),
         };
-        Event::Started.send(&socket, listener.as_ref().map(TcpListener::as_fd))?;
+        // The host may have died since: from here on nothing returns past `end_all`.
+        let told = Event::Started.send(&socket, listener.as_ref().map(TcpListener::as_fd));
         drop(listener);
-        let end = watch(main, children, &socket).await;
+        let end = match told {
+            Ok(()) => watch(main, children, &socket).await,
+            Err(error) => Err(error),
+        };
         end_all();
         match end? {
             Some(end) => end.send(&socket, None),

@@ -1,0 +1,103 @@
+//! Whose a connection is: a session token, or evidence that a trust provider knows.
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+
+use super::connect::Front;
+use super::refusal::Refusal;
+use super::{Shared, Snapshot};
+use crate::identity::{self, Attested, Evidence, Presented};
+use crate::session::{self, Hold, Session, TokenFault};
+
+/// Who is asking, by `Proxy-Authorization` or by the connection itself.
+pub(super) async fn identify(
+    front: &Front,
+    snapshot: &Snapshot,
+    headers: &HeaderMap,
+) -> Result<Hold, Refusal> {
+    identified(front, snapshot, identity::presented(headers)?.as_ref()).await
+}
+
+/// As [`identify`], with the evidence taken out of the request. A session token is ours to know; other evidence is shown
+/// to each trust provider in turn, and "mine and bad" ends it.
+pub(super) async fn identified(
+    front: &Front,
+    snapshot: &Snapshot,
+    presented: Option<&Presented>,
+) -> Result<Hold, Refusal> {
+    if let Some(presented) = presented
+        && let Some(session) = session_of(&front.shared, presented).await?
+    {
+        return hold(front, &session);
+    }
+    let attested = attest(front, snapshot, presented).await?;
+    let attested = attested.ok_or(Refusal::Unidentified)?;
+    Ok(front
+        .shared
+        .open_session((snapshot, &front.from), &attested))
+}
+
+/// A use of this session from this connection.
+fn hold(front: &Front, session: &Arc<Session>) -> Result<Hold, Refusal> {
+    let now = front.shared.clock.now();
+    if session.is_over(&now) {
+        return Err(Refusal::SessionEnded);
+    }
+    if !session.is_implicit() {
+        front.shared.believe(&now)?;
+    }
+    if !session.is_open_to(&front.from) {
+        return Err(Refusal::WrongPeer);
+    }
+    session.touch(&now);
+    Ok(front.shared.sessions.hold(session))
+}
+
+/// The session that a token is of; `None` where the token is none of ours.
+pub(super) async fn session_of(
+    shared: &Shared,
+    presented: &Presented,
+) -> Result<Option<Arc<Session>>, Refusal> {
+    if let Some(session) = shared.sessions.by_token(presented.digest()) {
+        return Ok(Some(session));
+    }
+    let now = shared.clock.now();
+    if shared.sessions.is_blocked(presented.digest(), &now) {
+        return Err(Refusal::SessionEnded);
+    }
+    if !presented.is_jwt() {
+        return Ok(None);
+    }
+    let token = presented.token().expose();
+    let claims = match session::read(&shared.keys, token, now.wall.as_second()) {
+        Ok(claims) => claims,
+        Err(TokenFault::NotOurs) => return Ok(None),
+        Err(TokenFault::Expired) => return Err(Refusal::SessionEnded),
+        Err(TokenFault::Bad) => return Err(Refusal::Unidentified),
+    };
+    // Replicas share the keys of their store, and each may be called otherwise: there the key says enough.
+    if claims.iss != *shared.issuer && !shared.keeper.store.lasts() {
+        return Err(Refusal::Unidentified);
+    }
+    let session = shared.find_session(&claims.sid).await;
+    let session = session.map_err(|_| Refusal::StoreUnavailable)?;
+    let session = session.ok_or(Refusal::SessionEnded)?;
+    shared.sessions.knows(*presented.digest(), &session);
+    Ok(Some(session))
+}
+
+/// Shows evidence to the trust providers of the listener.
+pub(super) async fn attest(
+    front: &Front,
+    snapshot: &Snapshot,
+    presented: Option<&Presented>,
+) -> Result<Option<Attested>, identity::AttestError> {
+    let evidence = Evidence::of(presented, &front.peer, &front.link);
+    for provider in snapshot.trust(&front.listener.name) {
+        if let Some(attested) = provider.attest(evidence).await? {
+            return Ok(Some(attested));
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,334 @@
+//! The grants of `POST /token`: what is shown, and the session that comes of it (docs/identity.md).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::answer::TokenError;
+use super::form::Form;
+use crate::agent::AgentId;
+use crate::delegation::{self, Asked, Bounds, Refused, Scope};
+use crate::identity::{Attested, Presented};
+use crate::proxy::Snapshot;
+use crate::proxy::connect::Front;
+use crate::proxy::identify::{attest, session_of};
+use crate::proxy::refusal::Refusal;
+use crate::proxy::sessions::words;
+use crate::secret::Secret;
+use crate::session::{self, Opening, Session};
+
+pub(super) const CLIENT_CREDENTIALS: &str = "client_credentials";
+pub(super) const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
+/// RFC 8693 §3.
+const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
+const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
+
+/// Answers a token request.
+pub(super) async fn grant(
+    front: &Front,
+    headers: &HeaderMap,
+    form: &Form,
+) -> Result<Value, TokenError> {
+    let snapshot = front.shared.snapshot.load_full();
+    let opening = match form.need("grant_type")? {
+        CLIENT_CREDENTIALS => {
+            let attested = client(front, &snapshot, headers).await?;
+            of_agent(front, &snapshot, &attested, form)?
+        }
+        TOKEN_EXCHANGE => exchange(front, &snapshot, headers, form).await?,
+        _ => return Err(TokenError::GrantType),
+    };
+    issue(front, &snapshot, opening).await
+}
+
+async fn exchange(
+    front: &Front,
+    snapshot: &Snapshot,
+    headers: &HeaderMap,
+    form: &Form,
+) -> Result<Opening, TokenError> {
+    let subject = form.need("subject_token")?;
+    if let Some(wanted) = form.get("requested_token_type")
+        && wanted != ACCESS_TOKEN
+    {
+        return Err(TokenError::Request("Only access tokens are issued."));
+    }
+    match form.need("subject_token_type")? {
+        JWT => {
+            let presented = presented(subject)?;
+            if !presented.is_jwt() {
+                return Err(TokenError::Request("The subject_token is no JWT."));
+            }
+            let attested = attest(front, snapshot, Some(&presented)).await?;
+            let attested = attested.filter(|attested| &*attested.trust != "token");
+            let attested = attested.ok_or(TokenError::Request(
+                "No trust provider knows the subject_token.",
+            ))?;
+            of_agent(front, snapshot, &attested, form)
+        }
+        ACCESS_TOKEN => {
+            let parent = parent(front, subject).await?;
+            if headers.contains_key(AUTHORIZATION) {
+                // Who shows who it is hands on its own session, and nobody else's (RFC 8693 §4.4).
+                let attested = client(front, snapshot, headers).await?;
+                if attested.agent != *parent.agent() {
+                    return Err(TokenError::Request(
+                        "The subject_token is of another agent than the client.",
+                    ));
+                }
+            }
+            of_sub_agent(front, snapshot, &parent, form)
+        }
+        _ => Err(TokenError::Request(
+            "The subject_token_type is not one that is taken here.",
+        )),
+    }
+}
+
+fn presented(token: &str) -> Result<Presented, TokenError> {
+    // As in `Proxy-Authorization`: a token is visible ASCII.
+    let visible = !token.is_empty() && token.bytes().all(|b| (0x21..0x7f).contains(&b));
+    if !visible || token.len() > 16 * 1024 {
+        return Err(TokenError::Request("A token is malformed."));
+    }
+    Ok(Presented::new(Secret::from(token.to_owned())))
+}
+
+/// The agent that the connection or HTTP Basic shows.
+async fn client(
+    front: &Front,
+    snapshot: &Snapshot,
+    headers: &HeaderMap,
+) -> Result<Attested, TokenError> {
+    let mut fields = headers.get_all(AUTHORIZATION).iter();
+    let Some(field) = fields.next() else {
+        let attested = attest(front, snapshot, None).await?;
+        return attested.ok_or(TokenError::Client);
+    };
+    let basic = (field.to_str().ok())
+        .filter(|_| fields.next().is_none())
+        .and_then(|text| text.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("basic"))
+        .and_then(|(_, pair)| BASE64.decode(pair.trim_matches(' ')).ok())
+        .and_then(|pair| String::from_utf8(pair).ok());
+    let (agent, token) = (basic.as_deref())
+        .and_then(|pair| pair.split_once(':'))
+        .ok_or(TokenError::Client)?;
+    let presented = presented(token).map_err(|_| TokenError::Client)?;
+    match attest(front, snapshot, Some(&presented)).await {
+        Ok(Some(attested)) if attested.agent.as_str() == agent => Ok(attested),
+        Err(crate::identity::AttestError::Unavailable) => {
+            Err(crate::identity::AttestError::Unavailable.into())
+        }
+        _ => Err(TokenError::Client),
+    }
+}
+
+/// A session of an attested agent, as wide as it asks for within what it may have.
+fn of_agent(
+    front: &Front,
+    snapshot: &Snapshot,
+    attested: &Attested,
+    form: &Form,
+) -> Result<Opening, TokenError> {
+    snapshot.registry.admit(&attested.agent)?;
+    let asked = asked(snapshot, form)?;
+    let widest = snapshot.registry.permissions(&attested.agent);
+    let scope = match asked.scope {
+        None => widest,
+        Some(scope) if scope.is_within(&widest) => scope,
+        Some(_) => return Err(WIDER),
+    };
+    if scope.is_nothing() {
+        return Err(NOTHING);
+    }
+    let settings = front.shared.sessions.settings();
+    let life = asked
+        .life
+        .map_or(settings.ttl, |life| life.min(settings.ttl));
+    Ok(Opening {
+        chain: vec![attested.agent.clone()],
+        trust: Arc::clone(&attested.trust),
+        person: None,
+        bounds: Bounds {
+            scope,
+            expires: Some(after(front.shared.clock.now().wall, life)?),
+            depth: 0,
+        },
+        parent: None,
+        bound: front.shared.bound(&front.from),
+        idles: true,
+    })
+}
+
+const WIDER: TokenError =
+    TokenError::Scope("The scope is wider than what is allowed. Ask for less, or leave it out.");
+const NOTHING: TokenError = TokenError::Scope("Nothing would be allowed under this scope.");
+
+fn after(now: Timestamp, life: Duration) -> Result<Timestamp, TokenError> {
+    let end = now.checked_add(life);
+    end.map_err(|_| TokenError::Request("The expires_in is not a time."))
+}
+
+/// The session that is handed on.
+async fn parent(front: &Front, token: &str) -> Result<Arc<Session>, TokenError> {
+    let presented = presented(token)?;
+    let session = match session_of(&front.shared, &presented).await {
+        Ok(Some(session)) if !session.is_over(&front.shared.clock.now()) => session,
+        Ok(None) | Err(Refusal::Unidentified) => {
+            return Err(TokenError::Request(
+                "The subject_token is no session token.",
+            ));
+        }
+        Err(Refusal::StoreUnavailable) => return Err(STORE),
+        _ => {
+            return Err(OVER);
+        }
+    };
+    if !session.is_open_to(&front.from) {
+        return Err(TokenError::Request(
+            "The subject_token is bound to another peer.",
+        ));
+    }
+    Ok(session)
+}
+
+/// A session for a sub-agent: a subset of its parent's, and of what the sub-agent may have.
+fn of_sub_agent(
+    front: &Front,
+    snapshot: &Snapshot,
+    parent: &Session,
+    form: &Form,
+) -> Result<Opening, TokenError> {
+    let agent = form.need("agent")?;
+    let agent: AgentId = (agent.parse())
+        .map_err(|_| TokenError::Request("The parameter agent is no agent's id."))?;
+    let mut chain = parent.chain().to_vec();
+    chain.push(agent);
+    let permissions = snapshot.registry.admit_all(&chain)?;
+    let settings = front.shared.sessions.settings();
+    let asked = asked(snapshot, form)?;
+    let now = front.shared.clock.now();
+    let rules = settings.rules();
+    let bounds = delegation::delegate(parent.bounds(), &permissions, &asked, &rules, now.wall)?;
+    if bounds.depth > settings.approve_beyond {
+        return Err(TokenError::Request(
+            "A person must approve so long a chain of delegations, and nobody is named who could.",
+        ));
+    }
+    parent.touch(&now);
+    Ok(Opening {
+        chain,
+        trust: Arc::clone(parent.trust()),
+        person: parent.person().cloned(),
+        bounds,
+        parent: Some(Arc::clone(parent.id())),
+        bound: front.shared.bound(&front.from),
+        idles: true,
+    })
+}
+
+/// `scope` and `expires_in`.
+fn asked(snapshot: &Snapshot, form: &Form) -> Result<Asked, TokenError> {
+    let scope: Option<Scope> = match form.get("scope") {
+        None => None,
+        Some(text) => Some(text.parse().map_err(|_| {
+            TokenError::Scope("The scope is not a list of words, parted by single spaces.")
+        })?),
+    };
+    let routes = snapshot.table.routes();
+    let known = |name: &str| routes.iter().any(|route| *route.name == *name);
+    if !scope.iter().flat_map(Scope::routes).all(known) {
+        return Err(TokenError::Scope(
+            "The scope names a route that is not there.",
+        ));
+    }
+    let life = match form.get("expires_in") {
+        None => None,
+        Some(text) => {
+            let secs = text.parse::<u64>().ok().filter(|secs| *secs > 0);
+            let bad = TokenError::Request("The expires_in is not a number of seconds above 0.");
+            Some(Duration::from_secs(secs.ok_or(bad)?))
+        }
+    };
+    Ok(Asked { scope, life })
+}
+
+const STORE: TokenError = TokenError::Unavailable("The store does not answer. Try again later.");
+
+/// Begins the session and makes its token.
+async fn issue(front: &Front, snapshot: &Snapshot, opening: Opening) -> Result<Value, TokenError> {
+    let shared = &front.shared;
+    let now = shared.clock.now();
+    shared.believe(&now).map_err(|_| STORE)?;
+    let full = |_| TokenError::Unavailable("This agent has too many sessions. End some.");
+    let session = shared.sessions.start(opening, &now).map_err(full)?;
+    let words = words(snapshot, &session);
+    shared.began(&session, &front.from, Some(&words));
+    // Kept before its token leaves: no replica knows a token whose end it would not hear of.
+    let kept = shared.keep(&session).await;
+    // A parent that ended while this was computed takes its child along.
+    let orphan = match session.parent() {
+        Some(parent) => !matches!(shared.find_session(parent).await, Ok(Some(_))),
+        None => false,
+    };
+    if kept.is_err() || orphan {
+        shared.end_session(session.id(), "parent", None).await.ok();
+        return Err(if kept.is_err() { STORE } else { OVER });
+    }
+    let iat = now.wall.as_second();
+    let expires = session
+        .bounds()
+        .expires
+        .map_or(i64::MAX, Timestamp::as_second);
+    let times = (&*words, iat, expires);
+    let token = session::mint(&shared.keys, &session, &shared.issuer, times)
+        .map_err(|_| TokenError::Unavailable("No token can be signed now."))?;
+    let known = Presented::new(Secret::from(token.clone()));
+    shared.sessions.knows(*known.digest(), &session);
+    Ok(json!({
+        "access_token": token,
+        "issued_token_type": ACCESS_TOKEN,
+        "token_type": "Bearer",
+        "expires_in": expires - iat,
+        "scope": words,
+        "session": **session.id(),
+    }))
+}
+
+const OVER: TokenError = TokenError::Request("The session of the subject_token has ended.");
+
+/// Ends the session of a token, or the implicit one of evidence. It is kept before this returns.
+pub(super) async fn revoke(front: &Front, token: &str) -> Result<(), TokenError> {
+    let Ok(presented) = presented(token) else {
+        return Ok(());
+    };
+    match session_of(&front.shared, &presented).await {
+        Ok(Some(session)) => {
+            let ended = front.shared.end_session(session.id(), "revoked", None);
+            ended.await.map(drop).map_err(|_| STORE)
+        }
+        Err(Refusal::StoreUnavailable) => Err(STORE),
+        _ => Ok(()),
+    }
+}
+
+impl From<Refused> for TokenError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Wider => WIDER,
+            Refused::NotSmaller => Self::Scope(
+                "The scope must be smaller than that of the subject_token. Ask for less.",
+            ),
+            Refused::Nothing => NOTHING,
+            Refused::TooDeep => Self::Request("The chain of delegations is as long as it may be."),
+            _ => Self::Request("The session of the subject_token has no time left."),
+        }
+    }
+}
