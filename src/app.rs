@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::fmt::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -22,7 +22,7 @@ use crate::audit::{self, Audit, AuditError, Record, Who};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::credential::{
-    Around, AwsProvider, AzureProvider, Broker, CertificateProvider, CommandProvider,
+    AgentJwt, Around, AwsProvider, AzureProvider, Broker, CertificateProvider, CommandProvider,
     CredentialProvider, Events, Failed, GithubAppProvider, Issue, Kind, OauthProvider, Revoking,
     Scope, Source, Spec, StaticProvider, VaultProvider, Vessel, Watched, Watcher,
 };
@@ -36,7 +36,7 @@ use crate::proxy::{
 };
 use crate::route::Table;
 use crate::secret::Secret;
-use crate::session::{Keys, Sessions};
+use crate::session::{self, Keys, Sessions};
 use crate::store::{Store, StoreError};
 use crate::telemetry;
 use crate::tls::{
@@ -68,6 +68,7 @@ pub struct App {
     overlay: Arc<Overlay>,
     agents: Arc<admin::Agents>,
     store: Store,
+    names: Arc<dyn AgentJwt>,
     leaves: Arc<Leaves>,
     watcher: Watcher,
     tokens: Arc<Tokens>,
@@ -192,6 +193,8 @@ impl App {
         let store = Store::open(&config.store, &lookup(&environment)).await?;
         let watcher = Watcher::new(Arc::clone(&clock));
         let vessel: Arc<dyn Vessel> = Arc::new(store.clone());
+        let signer = Arc::new(AgentSigner::new(&clock));
+        let names: Arc<dyn AgentJwt> = Arc::clone(&signer) as Arc<dyn AgentJwt>;
         let network = Network::new(connector.clone(), config.upstream.connect_to.clone());
         let look = lookup(&environment);
         let around = Around {
@@ -200,7 +203,7 @@ impl App {
             network: &network,
             clock: &clock,
             vessel: &vessel,
-            agents: None,
+            agents: Some(&names),
         };
         let entries = providers(&config.credentials, &around).await;
         let events = Arc::new(Recorder(Arc::clone(&audit)));
@@ -243,13 +246,15 @@ impl App {
         let metrics = Arc::new(proxy::Metrics::default());
         let sessions = Arc::new(Sessions::new(config.session.clone()));
         let keys = Keys::new(&clock.now()).map_err(|error| StartError::Keys(error.to_string()))?;
+        let keys = Arc::new(keys);
         let issuer = issuer(&config, admin_address, &own);
         let overlay = Arc::new(Overlay::default());
+        signer.begin(&keys, &issuer);
         let lasting = Lasting {
             audit: Arc::clone(&audit),
             broker: Arc::clone(&broker),
             sessions: Arc::clone(&sessions),
-            keys: Arc::new(keys),
+            keys,
             session_store: Arc::new(store.clone()),
             overlay: Arc::clone(&overlay),
             issuer,
@@ -331,6 +336,7 @@ impl App {
             overlay,
             agents,
             store,
+            names,
             leaves,
             watcher,
             tokens,
@@ -441,7 +447,7 @@ impl App {
             network: &network,
             clock: &self.clock,
             vessel: &vessel,
-            agents: None,
+            agents: Some(&self.names),
         };
         let entries = providers(&config.credentials, &around).await;
         self.tokens
@@ -880,6 +886,36 @@ impl admin::State for State {
 
     fn metrics(&self) -> (String, &'static str) {
         (self.telemetry.render(), telemetry::MEDIA_TYPE)
+    }
+}
+
+/// Names agents to issuers with the keys of session tokens, once those are there.
+#[derive(Debug)]
+struct AgentSigner {
+    clock: Arc<dyn Clock>,
+    begun: OnceLock<(Arc<Keys>, Arc<str>)>,
+}
+
+impl AgentSigner {
+    fn new(clock: &Arc<dyn Clock>) -> Self {
+        Self {
+            clock: Arc::clone(clock),
+            begun: OnceLock::new(),
+        }
+    }
+
+    fn begin(&self, keys: &Arc<Keys>, issuer: &Arc<str>) {
+        // Only the first keys count; there are no others.
+        self.begun.set((Arc::clone(keys), Arc::clone(issuer))).ok();
+    }
+}
+
+impl AgentJwt for AgentSigner {
+    fn sign(&self, agent: &AgentId, audience: &str) -> Option<Secret> {
+        let (keys, issuer) = self.begun.get()?;
+        let now = self.clock.now().wall.as_second();
+        let signed = session::name_agent(keys, agent, (issuer, audience), now);
+        signed.ok().map(Secret::from)
     }
 }
 

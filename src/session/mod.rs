@@ -24,7 +24,7 @@ pub use keys::{BadKey, Key, Keys, SIGNS_FOR};
 pub use live::{Hold, Opening, Session};
 pub use settings::{Bind, Settings};
 pub use store::{Kept, News, SessionStore, Unknown, reason};
-pub use token::{AUDIENCE, Claims, TokenFault, mint, read};
+pub use token::{AUDIENCE, Claims, TokenFault, mint, name_agent, read};
 
 use crate::agent::AgentId;
 use crate::clock::Now;

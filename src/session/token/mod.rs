@@ -3,11 +3,15 @@
 //! Reading pins everything: one algorithm, one type, our keys by their `kid`. Nothing of the payload is looked at
 //! before the signature holds; what else a head may say of keys (`jwk`, `jku`, `x5u`, `x5c`) is not read at all.
 
+mod name;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value, json};
+
+pub use name::name_agent;
 
 use super::keys::{BadKey, Keys};
 use super::{Session, random_id};

@@ -262,3 +262,23 @@ fn what_is_no_token_is_not_looked_into() {
         assert!(reads(&keys, &odd).is_err(), "{}", &odd[..odd.len().min(80)]);
     }
 }
+
+#[test]
+fn a_jwt_that_names_an_agent_opens_nothing_here() {
+    let (keys, agent) = (fresh(), "calendar".parse().unwrap());
+    let at = "https://login.example.com/token";
+    let token = name_agent(&keys, &agent, ("iss", at), NOW).unwrap();
+    let (head, claims) = (part(&token, 0), part(&token, 1));
+    assert_eq!(
+        (&head["typ"], &head["alg"]),
+        (&json!("JWT"), &json!("ES256"))
+    );
+    assert_eq!(claims["sub"], "calendar");
+    assert_eq!(claims["aud"], at);
+    assert_eq!(
+        claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap(),
+        60
+    );
+    assert_eq!(read(&keys, token.as_bytes(), NOW), Err(TokenFault::Bad));
+    assert!(name_agent(&keys, &agent, ("iss", AUDIENCE), NOW).is_err());
+}

@@ -3,7 +3,8 @@
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::json;
 
-use super::peer::{Oidc, token_of};
+use super::jwt::{field, life};
+use super::peer::{Oidc, call, token_of};
 use super::{records, setup};
 use crate::canary::{CANARY, OTHER};
 use crate::upstream::{CA, Upstream, certificate};
@@ -249,5 +250,53 @@ async fn a_token_for_a_user_needs_a_user() {
     let answer = harness.agent().get("api.test:443", "/").await;
     assert_eq!((answer.status, answer.word()), (403, "user-required"));
     assert_eq!(upstream.requests().len(), 0);
+    harness.finish().await;
+}
+
+#[tokio::test]
+async fn an_agent_is_named_by_a_jwt_that_keyward_signs() {
+    let issuer = Upstream::plain(|_| {
+        let token = json!({ "access_token": "for-the-agent-0123456789", "token_type": "Bearer" });
+        Box::pin(async move { crate::upstream::ok(token.to_string()) })
+    })
+    .await;
+    let at = format!("http://{}/token", issuer.address);
+    let upstream = Upstream::service(&["http/1.1"], |_| {
+        Box::pin(async { crate::upstream::ok("fine") })
+    })
+    .await;
+    let kind = format!(
+        "[credential.crm.token-exchange]\ntoken-url = \"{at}\"\nclient-id = \"tx\"\n\
+         client-secret = {{ env = \"CANARY\" }}\nsubject-token = \"agent\"\nactor-token = \"agent\"\n"
+    );
+    let harness = setup(&kind, &upstream).start().await;
+    let agent = harness.agent();
+    assert_eq!(agent.get("api.test:443", "/").await.status, 200);
+    // With the keys that keyward publishes, as the issuer would.
+    let proxy = format!("http://{}", agent.proxy);
+    let (_, keys) = call(&proxy, "GET /.well-known/jwks.json", &[], "").await;
+    let keys: jsonwebtoken::jwk::JwkSet = serde_json::from_slice(&keys).unwrap();
+    let mut jtis = Vec::new();
+    for name in ["subject_token", "actor_token"] {
+        let seen = &issuer.requests()[0];
+        assert_eq!(
+            field(seen, &format!("{name}_type")),
+            "urn:ietf:params:oauth:token-type:jwt"
+        );
+        let token = field(seen, name);
+        let kid = jsonwebtoken::decode_header(&token).unwrap().kid.unwrap();
+        let key = jsonwebtoken::DecodingKey::from_jwk(keys.find(&kid).unwrap()).unwrap();
+        let mut rules = jsonwebtoken::Validation::new(jsonwebtoken::Algorithm::ES256);
+        rules.set_audience(&[&at]);
+        let read = jsonwebtoken::decode::<serde_json::Value>(&token, &key, &rules).unwrap();
+        assert_eq!(read.claims["sub"], "a");
+        assert_eq!(life(&read.claims), 60);
+        jtis.push(read.claims["jti"].clone());
+        // It is for the issuer alone: it opens no session here.
+        let proxied = harness.agent_with(Some(&token));
+        let (answer, _) = proxied.connect("api.test:443").await;
+        assert_eq!(answer.status(), 407);
+    }
+    assert_ne!(jtis[0], jtis[1]);
     harness.finish().await;
 }
