@@ -5,6 +5,7 @@ FROM docker.io/library/rust:1.95-alpine AS build
 RUN apk add --no-cache musl-dev gcc g++ make cmake perl linux-headers
 WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
+COPY .cargo .cargo
 COPY src src
 COPY presets presets
 # Benches are named in the manifest; cargo wants them to be there, and builds none of them.
