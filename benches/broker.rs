@@ -79,6 +79,7 @@ fn named(name: &str, share: Share) -> Spec {
         kind: Kind::Static {
             value: Source::Env("UNUSED".into()),
         },
+        network: "".into(),
         slots: vec![vec![Placement::Bearer]],
     }
 }

@@ -32,7 +32,7 @@ use crate::issuer::Network;
 use crate::policy::Policy;
 use crate::proxy::{
     self, BindError, Bound, Identify, Lasting, ListenerSettings, ListenerTls, Proxy, Services,
-    SnapshotParts,
+    SnapshotParts, UpstreamSettings,
 };
 use crate::route::Table;
 use crate::secret::Secret;
@@ -205,7 +205,7 @@ impl App {
             vessel: &vessel,
             agents: Some(&names),
         };
-        let entries = providers(&config.credentials, &around).await;
+        let entries = providers((&config.credentials, &config.upstream), &around).await;
         let events = Arc::new(Recorder(Arc::clone(&audit)));
         let journal = Arc::new(store.clone());
         let broker = Broker::with_journal(entries, Arc::clone(&clock), events, journal);
@@ -449,7 +449,7 @@ impl App {
             vessel: &vessel,
             agents: Some(&self.names),
         };
-        let entries = providers(&config.credentials, &around).await;
+        let entries = providers((&config.credentials, &config.upstream), &around).await;
         self.tokens
             .watch(&config.agents, &self.watcher, &self.environment)
             .await;
@@ -647,10 +647,11 @@ pub fn roots_file(ca: &CaSettings) -> Option<PathBuf> {
 }
 
 async fn providers(
-    specs: &[Spec],
+    (specs, upstream): (&[Spec], &UpstreamSettings),
     around: &Around<'_>,
 ) -> Vec<(Spec, Arc<dyn CredentialProvider>)> {
     let mut entries: Vec<(Spec, Arc<dyn CredentialProvider>)> = Vec::with_capacity(specs.len());
+    let reached: Arc<str> = hex(format!("{:?}", (&upstream.trust, &upstream.connect_to))).into();
     for spec in specs {
         let provider: Arc<dyn CredentialProvider> = match &spec.kind {
             Kind::Static { value } => {
@@ -695,7 +696,11 @@ async fn providers(
                 Arc::new(VaultProvider::open(name, settings, secrets, around.network, clock).await)
             }
         };
-        entries.push((spec.clone(), provider));
+        let mut spec = spec.clone();
+        if spec.kind.calls_issuer() {
+            spec.network = Arc::clone(&reached);
+        }
+        entries.push((spec, provider));
     }
     entries
 }
@@ -803,7 +808,12 @@ fn open_agent(_: &ListenerSettings, agents: &mut Vec<AgentEntry>) -> AgentId {
 
 fn fingerprint(config: &Config) -> String {
     // Debug of the resolved configuration: sources are names, so no secret is in it.
-    let sum = digest(&SHA256, format!("{config:?}").as_bytes());
+    hex(format!("{config:?}"))
+}
+
+/// The SHA-256 of a text.
+fn hex(text: impl AsRef<[u8]>) -> String {
+    let sum = digest(&SHA256, text.as_ref());
     let mut text = String::with_capacity(64);
     for byte in sum.as_ref() {
         // Writing to a String cannot fail.

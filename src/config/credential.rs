@@ -161,6 +161,7 @@ pub(super) fn read(reader: &Reader<'_, '_>, name: Name) -> Option<Spec> {
         failure_ttl: reader.duration("failure-ttl"),
         unscrubbed: reader.flag("unscrubbed"),
         kind: kind?,
+        network: "".into(),
         slots: Vec::new(),
     })
 }

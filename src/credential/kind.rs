@@ -78,6 +78,18 @@ impl Kind {
         }
     }
 
+    /// Whether it calls an issuer over the network.
+    pub fn calls_issuer(&self) -> bool {
+        match self {
+            Self::Static { .. } | Self::Command(_) | Self::ClientCertificate(_) => false,
+            Self::Vault(_)
+            | Self::Oauth(_)
+            | Self::GithubApp(_)
+            | Self::Azure(_)
+            | Self::Aws(_) => true,
+        }
+    }
+
     /// The variables of keyward's environment that it reads.
     pub fn env_names(&self) -> Vec<&str> {
         let named = self

@@ -1,6 +1,7 @@
 //! What an operator can set about credentials.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::aws::AwsSpec;
@@ -77,6 +78,9 @@ pub struct Spec {
     pub unscrubbed: bool,
     /// The provider.
     pub kind: Kind,
+    /// How its issuer is reached, as a digest of `[upstream]`: who must be trusted otherwise is another issuer. Empty
+    /// for kinds that call nobody over the network.
+    pub network: Arc<str>,
     /// The placement lists of the routes that use it, in the order of their slots.
     pub slots: Vec<Vec<Placement>>,
 }

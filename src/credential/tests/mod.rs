@@ -118,6 +118,7 @@ fn spec(name: &str) -> Spec {
         kind: Kind::Static {
             value: Source::Env("UNUSED".into()),
         },
+        network: "".into(),
         slots: vec![vec![Placement::Bearer]],
     }
 }
@@ -671,6 +672,21 @@ async fn patterns_are_those_of_the_principal_and_are_made_once() {
         &scene.broker.patterns(&agent, "s1", None, both)
     ));
     assert!(scene.broker.patterns(&agent, "s2", None, both).is_empty());
+}
+
+/// What was issued over a network that is no longer trusted is given back, and asked for anew.
+#[tokio::test(start_paused = true)]
+async fn an_issuer_that_is_reached_otherwise_is_asked_anew() {
+    let scene = Scene::new(|_| {});
+    let before = scene.lease("a", "s1").await.unwrap();
+    let mut changed = scene.spec.clone();
+    changed.network = "another trust".into();
+    let entries: Vec<(Spec, Arc<dyn CredentialProvider>)> = vec![(changed, scene.fake.clone())];
+    scene.broker.reconfigure(entries);
+    settle().await;
+    assert_eq!(*scene.fake.revoked.lock(), [exposed(&before)]);
+    let after = scene.lease("a", "s1").await.unwrap();
+    assert_ne!(before.id(), after.id());
 }
 
 #[tokio::test(start_paused = true)]
