@@ -12,7 +12,7 @@ use http::HeaderMap;
 use http::header::PROXY_AUTHORIZATION;
 use zeroize::Zeroizing;
 
-use super::{AttestError, Attested, Evidence, TrustProvider};
+use super::{AttestError, Attested, Evidence, TokenType, TrustProvider};
 use crate::agent::AgentId;
 use crate::secret::Secret;
 
@@ -130,7 +130,8 @@ fn sha256(token: &Secret) -> [u8; 32] {
 #[async_trait]
 impl TrustProvider for StaticTokens {
     async fn attest(&self, evidence: Evidence<'_>) -> Result<Option<Attested>, AttestError> {
-        let Some(presented) = evidence.presented else {
+        let any = evidence.presented_as == TokenType::Any;
+        let Some(presented) = evidence.presented.filter(|_| any) else {
             return Ok(None);
         };
         let agent = self.0.load().get(presented.digest()).cloned();

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 
+use super::bind::is_open_to;
 use super::connect::Front;
 use super::refusal::Refusal;
 use super::{Shared, Snapshot};
-use crate::identity::{self, Attested, Evidence, Presented};
+use crate::identity::{self, Attested, Evidence, Presented, TokenType};
 use crate::session::{self, Hold, Session, TokenFault};
 
 /// Who is asking, by `Proxy-Authorization` or by the connection itself.
@@ -29,9 +30,9 @@ pub(super) async fn identified(
     if let Some(presented) = presented
         && let Some(session) = session_of(&front.shared, presented).await?
     {
-        return hold(front, &session);
+        return hold(front, &session).await;
     }
-    let attested = attest(front, snapshot, presented).await?;
+    let attested = attest(front, snapshot, presented, TokenType::Any).await?;
     let attested = attested.ok_or(Refusal::Unidentified)?;
     Ok(front
         .shared
@@ -39,7 +40,7 @@ pub(super) async fn identified(
 }
 
 /// A use of this session from this connection.
-fn hold(front: &Front, session: &Arc<Session>) -> Result<Hold, Refusal> {
+async fn hold(front: &Front, session: &Arc<Session>) -> Result<Hold, Refusal> {
     let now = front.shared.clock.now();
     if session.is_over(&now) {
         return Err(Refusal::SessionEnded);
@@ -47,7 +48,7 @@ fn hold(front: &Front, session: &Arc<Session>) -> Result<Hold, Refusal> {
     if !session.is_implicit() {
         front.shared.believe(&now)?;
     }
-    if !session.is_open_to(&front.from) {
+    if !is_open_to(session, front).await {
         return Err(Refusal::WrongPeer);
     }
     session.touch(&now);
@@ -92,8 +93,12 @@ pub(super) async fn attest(
     front: &Front,
     snapshot: &Snapshot,
     presented: Option<&Presented>,
+    presented_as: TokenType,
 ) -> Result<Option<Attested>, identity::AttestError> {
-    let evidence = Evidence::of(presented, &front.peer, &front.link);
+    let evidence = Evidence {
+        presented_as,
+        ..Evidence::of(presented, &front.peer, &front.link)
+    };
     for provider in snapshot.trust(&front.listener.name) {
         if let Some(attested) = provider.attest(evidence).await? {
             return Ok(Some(attested));

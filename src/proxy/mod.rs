@@ -12,6 +12,7 @@ mod accept;
 mod address;
 mod answer;
 mod base_url;
+mod bind;
 mod body;
 mod bound;
 mod connect;

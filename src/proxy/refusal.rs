@@ -238,7 +238,7 @@ impl Refusal {
             }
             Self::SessionEnded => "The session has ended. Open a new one.",
             Self::WrongPeer => {
-                "This session is bound to another process or address. Ask for a session of your own."
+                "This session is bound to another process, certificate or address. Ask for a session of your own."
             }
             Self::TooManyConnections => {
                 "This agent has too many open connections. Close or reuse some, then try again."

@@ -11,7 +11,7 @@ use crate::audit::{Record, Who};
 use crate::delegation::{Bounds, Scope};
 use crate::identity::{Attested, Listed, Presented, Registry, Unregistered};
 use crate::secret::Secret;
-use crate::session::{self, BadKey, Bind, Ended, Hold, Opening, Reason, Session, Unknown};
+use crate::session::{self, BadKey, Ended, Hold, Opening, Reason, Session, Unknown};
 
 /// `exp` of the token of a session that ends with its command, in seconds from its beginning: a year.
 const RUN_TOKEN: i64 = 366 * 24 * 3600;
@@ -171,7 +171,7 @@ impl Shared {
             person: None,
             bounds,
             parent: None,
-            bound: self.bound(from),
+            bound: self.bound_by(attested, from),
             idles: true,
         };
         // One session for each evidence, wherever it is shown: it is bound to where it was shown first.
@@ -182,14 +182,6 @@ impl Shared {
             self.began(hold.session(), from, None);
         }
         hold
-    }
-
-    /// What a session of this listener's peer is bound to.
-    pub(super) fn bound(&self, from: &str) -> Option<Box<str>> {
-        match self.sessions.settings().bind {
-            Bind::Auto => Some(from.into()),
-            Bind::None => None,
-        }
     }
 
     /// Notes a session's beginning: broker, metrics, record. `scope` is how the record says what it may do.

@@ -86,6 +86,21 @@ impl TrustProvider for PeerProvider {
     }
 }
 
+/// The executable of the process at the other end, if it is this user's and can be told; within, `None` where its file
+/// cannot be seen.
+pub(super) async fn process_of(link: &Link, uid: u32) -> Option<Option<PathBuf>> {
+    let place = Place::of(link)?;
+    let judge = Judge {
+        settings: PeerSettings {
+            uids: vec![uid],
+            ..PeerSettings::default()
+        },
+        sums: Sums::default(),
+    };
+    let look = tokio::task::spawn_blocking(move || judge.look(&place));
+    Some(look.await.ok()??.executable)
+}
+
 impl Place {
     fn of(link: &Link) -> Option<Self> {
         if let Some(unix) = &link.unix {

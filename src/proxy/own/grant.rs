@@ -14,8 +14,9 @@ use super::answer::TokenError;
 use super::form::Form;
 use crate::agent::AgentId;
 use crate::delegation::{self, Asked, Bounds, Refused, Scope};
-use crate::identity::{Attested, Presented};
+use crate::identity::{Attested, Presented, TokenType};
 use crate::proxy::Snapshot;
+use crate::proxy::bind::is_open_to;
 use crate::proxy::connect::Front;
 use crate::proxy::identify::{attest, session_of};
 use crate::proxy::refusal::Refusal;
@@ -28,6 +29,8 @@ pub(super) const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-
 /// RFC 8693 §3.
 const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
 const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
+const AWS_DOCUMENT: &str = "urn:keyward:token-type:aws-identity-document";
+const AWS_CALLER: &str = "urn:keyward:token-type:aws-caller-identity";
 
 /// Answers a token request.
 pub(super) async fn grant(
@@ -60,18 +63,6 @@ async fn exchange(
         return Err(TokenError::Request("Only access tokens are issued."));
     }
     match form.need("subject_token_type")? {
-        JWT => {
-            let presented = presented(subject)?;
-            if !presented.is_jwt() {
-                return Err(TokenError::Request("The subject_token is no JWT."));
-            }
-            let attested = attest(front, snapshot, Some(&presented)).await?;
-            let attested = attested.filter(|attested| &*attested.trust != "token");
-            let attested = attested.ok_or(TokenError::Request(
-                "No trust provider knows the subject_token.",
-            ))?;
-            of_agent(front, snapshot, &attested, form)
-        }
         ACCESS_TOKEN => {
             let parent = parent(front, subject).await?;
             if headers.contains_key(AUTHORIZATION) {
@@ -85,10 +76,45 @@ async fn exchange(
             }
             of_sub_agent(front, snapshot, &parent, form)
         }
-        _ => Err(TokenError::Request(
-            "The subject_token_type is not one that is taken here.",
-        )),
+        kind => {
+            let attested = evidence(front, snapshot, (subject, kind)).await?;
+            of_agent(front, snapshot, &attested, form)
+        }
     }
+}
+
+/// The agent that evidence of a named type proves.
+async fn evidence(
+    front: &Front,
+    snapshot: &Snapshot,
+    (token, kind): (&str, &str),
+) -> Result<Attested, TokenError> {
+    let shown_as = match kind {
+        JWT => TokenType::Jwt,
+        AWS_DOCUMENT => TokenType::AwsIdentityDocument,
+        AWS_CALLER => TokenType::AwsCallerIdentity,
+        _ => {
+            return Err(TokenError::Request(
+                "The type of the token is not one that is taken here.",
+            ));
+        }
+    };
+    // EC2 gives the document in lines.
+    let shown = match shown_as {
+        TokenType::AwsIdentityDocument => presented(&token.replace(['\r', '\n'], ""))?,
+        _ => presented(token)?,
+    };
+    if shown_as == TokenType::Jwt && !shown.is_jwt() {
+        return Err(TokenError::Request("The token is no JWT."));
+    }
+    let now = front.shared.clock.now();
+    if front.shared.sessions.is_blocked(shown.digest(), &now) {
+        return Err(TokenError::Request("The evidence was revoked."));
+    }
+    let attested = attest(front, snapshot, Some(&shown), shown_as).await?;
+    attested.ok_or(TokenError::Request(
+        "No trust provider here knows the token.",
+    ))
 }
 
 fn presented(token: &str) -> Result<Presented, TokenError> {
@@ -108,7 +134,7 @@ async fn client(
 ) -> Result<Attested, TokenError> {
     let mut fields = headers.get_all(AUTHORIZATION).iter();
     let Some(field) = fields.next() else {
-        let attested = attest(front, snapshot, None).await?;
+        let attested = attest(front, snapshot, None, TokenType::Any).await?;
         return attested.ok_or(TokenError::Client);
     };
     let basic = (field.to_str().ok())
@@ -121,7 +147,7 @@ async fn client(
         .and_then(|pair| pair.split_once(':'))
         .ok_or(TokenError::Client)?;
     let presented = presented(token).map_err(|_| TokenError::Client)?;
-    match attest(front, snapshot, Some(&presented)).await {
+    match attest(front, snapshot, Some(&presented), TokenType::Any).await {
         Ok(Some(attested)) if attested.agent.as_str() == agent => Ok(attested),
         Err(crate::identity::AttestError::Unavailable) => {
             Err(crate::identity::AttestError::Unavailable.into())
@@ -152,17 +178,24 @@ fn of_agent(
     let life = asked
         .life
         .map_or(settings.ttl, |life| life.min(settings.ttl));
+    let now = front.shared.clock.now().wall;
+    // A session does not outlive what proved whose it is.
+    let end = after(now, life)?;
+    let end = attested.expires.map_or(end, |expires| end.min(expires));
+    if end <= now {
+        return Err(crate::identity::AttestError::Bad.into());
+    }
     Ok(Opening {
         chain: vec![attested.agent.clone()],
         trust: Arc::clone(&attested.trust),
         person: None,
         bounds: Bounds {
             scope,
-            expires: Some(after(front.shared.clock.now().wall, life)?),
+            expires: Some(end),
             depth: 0,
         },
         parent: None,
-        bound: front.shared.bound(&front.from),
+        bound: front.shared.bound_by(attested, &front.from),
         idles: true,
     })
 }
@@ -191,7 +224,7 @@ async fn parent(front: &Front, token: &str) -> Result<Arc<Session>, TokenError> 
             return Err(OVER);
         }
     };
-    if !session.is_open_to(&front.from) {
+    if !is_open_to(&session, front).await {
         return Err(TokenError::Request(
             "The subject_token is bound to another peer.",
         ));

@@ -96,6 +96,10 @@ pub fn mint(
     if let Some(person) = session.person() {
         claim("user", (*person.user.name).into());
     }
+    // RFC 8705 §3.1.
+    if let Some(thumbprint) = (session.bound()).and_then(|bound| bound.strip_prefix("x5t#S256:")) {
+        claim("cnf", json!({ "x5t#S256": thumbprint }));
+    }
     if let Some(act) = act(session.chain()) {
         claim("act", act);
     }

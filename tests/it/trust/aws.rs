@@ -16,6 +16,9 @@ use parking_lot::Mutex;
 use rcgen::{CertificateParams, KeyPair, PKCS_RSA_SHA256, RsaKeySize};
 use serde_json::{Value, json};
 
+use super::super::agent::request;
+use super::super::harness::{BEARER, Setup};
+use super::super::token::{EXCHANGE, Granted, JWT};
 use super::super::upstream::{Upstream, full};
 use super::Provider;
 use super::mint::b64;
@@ -274,7 +277,11 @@ impl Sts {
 
     /// The request as an SDK signs it.
     fn request(&self) -> Value {
-        let at = jiff::Timestamp::from_second(super::NOW - 30).unwrap();
+        self.request_at(super::NOW - 30)
+    }
+
+    fn request_at(&self, at: i64) -> Value {
+        let at = jiff::Timestamp::from_second(at).unwrap();
         let date = at.strftime("%Y%m%dT%H%M%SZ").to_string();
         let signed = "content-type;host;x-amz-date;x-amz-security-token;x-keyward-audience";
         json!({
@@ -462,4 +469,78 @@ async fn a_request_with_two_readings_is_not_sent_on() {
     let shown = provider.show_as("!!!", TokenType::AwsCallerIdentity).await;
     assert_eq!(shown, Err(AttestError::Bad));
     assert_eq!(sts.server.requests().len(), 0);
+}
+
+const DOCUMENT_TYPE: &str = "urn:keyward:token-type:aws-identity-document";
+const CALLER_TYPE: &str = "urn:keyward:token-type:aws-caller-identity";
+
+/// The whole way: both proofs open sessions at `/token`, and neither opens anything under another name.
+#[tokio::test]
+async fn proofs_of_aws_become_session_tokens() {
+    let (region, sts) = (Region::new(), Sts::start().await);
+    let upstream = Upstream::echo(&["http/1.1"]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let pem = folder.path().join("ec2.pem");
+    std::fs::write(&pem, &region.pem).unwrap();
+    let trust = format!(
+        "{BEARER}[trust.ec2]\nagent = {{ map = {{ \"arn:aws:ec2:*\" = \"a\", \"arn:aws:sts::*\" = \"b\" }} }}\n\
+         aws = {{ accounts = [\"123456789012\"], identity-document = {{ certificates = [\"{}\"] }}, \
+         caller-identity = {{ audience = \"keyward.example.com\", sts-url = \"https://{}\" }} }}\n",
+        pem.display(),
+        sts.host(),
+    );
+    let harness = Setup::new(&trust)
+        .to("api.test:443", &upstream)
+        .start()
+        .await;
+    let ask = async |token: &str, kind: &str| -> Granted {
+        let parameters = [
+            ("grant_type", EXCHANGE),
+            ("subject_token", token),
+            ("subject_token_type", kind),
+        ];
+        harness.agent().form("/token", "", &parameters).await
+    };
+    let now = jiff::Timestamp::now().as_second();
+    let message = region.message(DOCUMENT.as_bytes(), DOCUMENT.as_bytes());
+    // In lines, as the metadata service gives it.
+    let lines: Vec<&str> = message
+        .as_bytes()
+        .chunks(64)
+        .map(|line| std::str::from_utf8(line).unwrap())
+        .collect();
+    // Signed ten minutes ago: a third of its quarter of an hour is left.
+    let signed = b64(sts.request_at(now - 600).to_string());
+    for (agent, token, kind) in [
+        ("a", &lines.join("\n"), DOCUMENT_TYPE),
+        ("b", &signed, CALLER_TYPE),
+    ] {
+        let granted = ask(token, kind).await;
+        let mine = harness.agent().with_token(granted.token());
+        let mut sender = mine.h1("api.test:443").await;
+        let answer = mine.ask(&mut sender, request("GET", "/", "api.test")).await;
+        assert_eq!(answer.status, 200);
+        let picks = |r: &Value| r["event"] == "session-start" && r["agent"] == agent;
+        assert_eq!(harness.record(picks).await["trust"], "ec2");
+        // A session does not outlive its evidence.
+        let left = granted.json["expires_in"].as_i64().unwrap();
+        let most = if agent == "b" { 300 } else { 900 };
+        assert!((most - 20..=most).contains(&left), "{agent}: {left}");
+    }
+    let stale = b64(sts.request_at(now - 3600).to_string());
+    let forged = Region::new().message(DOCUMENT.as_bytes(), DOCUMENT.as_bytes());
+    for (what, token, kind) in [
+        ("a document as a JWT", &message, JWT),
+        ("a document as a request", &message, CALLER_TYPE),
+        ("a request as a document", &signed, DOCUMENT_TYPE),
+        ("an old request", &stale, CALLER_TYPE),
+        ("another's signature", &forged, DOCUMENT_TYPE),
+    ] {
+        let refused = ask(token, kind).await;
+        assert_eq!(refused.error(), (400, "invalid_request"), "{what}");
+    }
+    let in_header = harness.agent_with(Some(&message));
+    let (answer, _) = in_header.connect("api.test:443").await;
+    assert_eq!(answer.status(), 407, "only at /token");
+    harness.finish().await;
 }

@@ -209,6 +209,33 @@ async fn a_match_without_an_agent_is_refused() {
     harness.finish().await;
 }
 
+/// A token that one program got is nothing in another program's hands, at the same address and by the same user.
+#[tokio::test]
+async fn a_token_got_by_a_process_is_refused_from_another_executable() {
+    let folder = tempfile::tempdir().unwrap();
+    let (own, thief) = (copy(folder.path(), "own"), copy(folder.path(), "thief"));
+    let upstream = Upstream::echo(&["http/1.1"]).await;
+    let trust = format!(
+        "[trust.one]\nagent = {{ id = \"a\" }}\npeer = {{ executables = [\"{}\"] }}\n",
+        own.display(),
+    );
+    let harness = start(&trust, &upstream).await;
+    let mut command = Command::new(&own);
+    command.args(["-s", "-d", "grant_type=client_credentials"]);
+    let asked = command
+        .arg(format!("{}/token", proxy(&harness)))
+        .env_clear()
+        .output();
+    let granted: serde_json::Value = serde_json::from_slice(&asked.await.unwrap().stdout).unwrap();
+    let token = granted["access_token"].as_str().expect("a token");
+    let with_token = proxy(&harness).replace("http://", &format!("http://x:{token}@"));
+    assert_eq!(ask(&own, &with_token).await, "200 200");
+    assert_eq!(ask(&thief, &with_token).await, "407 000");
+    let picks = |r: &serde_json::Value| r["event"] == "connect" && r["word"] == "wrong-peer";
+    harness.record(picks).await;
+    harness.finish().await;
+}
+
 /// Over a unix socket: python speaks CONNECT on it; the interpreter's path decides.
 #[tokio::test]
 async fn a_process_on_a_unix_socket_is_known_by_its_executable() {

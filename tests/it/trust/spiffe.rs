@@ -572,6 +572,47 @@ async fn a_client_with_an_svid_needs_no_token() {
     world.harness.finish().await;
 }
 
+/// What `/token` gives a client with an SVID, only that client can use: neither a thief without it, nor one with another.
+#[tokio::test]
+async fn a_token_got_with_a_certificate_is_refused_without_it() {
+    let (prod, test) = (Domain::new("prod.example"), Domain::new("test.example"));
+    let world = World::new(&prod, &test).await;
+    let svid = prod.svid(&[CALENDAR]);
+    // Leaves the SVID's files behind.
+    assert_eq!(world.curl(Some(&svid), "").await, "200 200");
+    let path = |name: &str| world.folder.path().join(name);
+    let proxy = world.harness.app().listeners()[0].2[0];
+    let asked = Command::new(Path::new("/usr/bin/curl"))
+        .args(["-s", "-d", "grant_type=client_credentials", "--cacert"])
+        .arg(path("ca.pem"))
+        .arg("--cert")
+        .arg(path("svid.pem"))
+        .arg("--key")
+        .arg(path("svid.key"))
+        .arg(format!("https://{proxy}/token"))
+        .env_clear()
+        .output();
+    let granted: Value = serde_json::from_slice(&asked.await.unwrap().stdout).unwrap();
+    let token = granted["access_token"].as_str().expect("a token");
+    let sum = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &svid.der);
+    let thumbprint = super::mint::b64(sum.as_ref());
+    let claims = super::super::token::part(token, 1);
+    assert_eq!(claims["cnf"], json!({"x5t#S256": thumbprint}));
+    let picks = |r: &Value| r["event"] == "session-start" && r["session"] == granted["session"];
+    let started = world.harness.record(picks).await;
+    assert_eq!(started["bound"], format!("x5t#S256:{thumbprint}"));
+
+    let user = format!("x:{token}@");
+    assert_eq!(world.curl(Some(&svid), &user).await, "200 200");
+    assert_eq!(world.curl(None, &user).await, "407 000", "a thief");
+    let picks = |r: &Value| r["event"] == "connect" && r["word"] == "wrong-peer";
+    world.harness.record(picks).await;
+    let other = prod.svid(&[CALENDAR]);
+    assert_eq!(world.curl(Some(&other), &user).await, "407 000", "a twin");
+    assert_eq!(world.curl(Some(&svid), &user).await, "200 200");
+    world.harness.finish().await;
+}
+
 /// A stranger who speaks no TLS, or is slow, ends alone.
 #[tokio::test]
 async fn what_is_no_tls_is_not_heard() {

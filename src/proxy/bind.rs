@@ -1,0 +1,36 @@
+//! What sessions are bound to, and whether a connection may use one.
+
+use super::Shared;
+use super::connect::Front;
+use crate::identity::{Attested, Bound};
+use crate::session::{Bind, Session};
+
+impl Shared {
+    /// What a session of this listener's peer is bound to.
+    pub(super) fn bound(&self, from: &str) -> Option<Box<str>> {
+        match self.sessions.settings().bind {
+            Bind::Auto => Some(from.into()),
+            Bind::None => None,
+        }
+    }
+
+    /// What a session by this evidence is bound to: its process or its certificate, else the peer.
+    pub(super) fn bound_by(&self, attested: &Attested, from: &str) -> Option<Box<str>> {
+        let peer = self.bound(from)?;
+        Some(match &attested.bound {
+            Some(bound) => bound.to_string().into(),
+            None => peer,
+        })
+    }
+}
+
+/// Whether this connection may use the session.
+pub(super) async fn is_open_to(session: &Session, front: &Front) -> bool {
+    if session.is_open_to(&front.from) {
+        return true;
+    }
+    match session.bound().and_then(Bound::read) {
+        Some(bound) => bound.holds(&front.link).await,
+        None => false,
+    }
+}
