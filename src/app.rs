@@ -27,7 +27,9 @@ use crate::credential::{
     Scope, Source, Spec, StaticProvider, VaultProvider, Vessel, Watched, Watcher,
 };
 use crate::host::HostPattern;
-use crate::identity::{self, AgentEntry, Open, Overlay, Registry, StaticTokens, TrustProvider};
+use crate::identity::{
+    self, AgentEntry, Logins, Open, Overlay, Registry, StaticTokens, TrustProvider,
+};
 use crate::issuer::Network;
 use crate::policy::Policy;
 use crate::proxy::{
@@ -268,7 +270,7 @@ impl App {
         let trust = trust(&config, about, (&tokens, &watcher, &environment)).await;
         let proxy = Proxy::new(
             lasting,
-            parts(&config, (&leaves, &overlay), &trust, connector),
+            parts(&config, (&leaves, &overlay), &trust, connector, &clock),
         );
         if proxy.load_keys().await.is_err() || proxy.hear().await.is_err() {
             return Err(StartError::Keys("the store does not answer".into()));
@@ -457,7 +459,7 @@ impl App {
         let read = (&*self.tokens, &self.watcher, &self.environment);
         let trust = trust(config, about, read).await;
         let about = (&self.leaves, &self.overlay);
-        let fresh = parts(config, about, &trust, connector);
+        let fresh = parts(config, about, &trust, connector, &self.clock);
         let cut = self.proxy.reload(fresh, || {
             self.broker.reconfigure(entries);
             self.sessions.reconfigure(config.session.clone());
@@ -733,7 +735,14 @@ fn parts(
     (leaves, overlay): (&Arc<Leaves>, &Arc<Overlay>),
     providers: &[Arc<dyn TrustProvider>],
     connector: Connector,
+    clock: &Arc<dyn Clock>,
 ) -> SnapshotParts {
+    let network = Network::new(connector.clone(), config.upstream.connect_to.clone());
+    let logins: Vec<identity::Login> = config
+        .logins
+        .iter()
+        .map(|login| login.settings.clone())
+        .collect();
     let mut agents: Vec<AgentEntry> = config
         .agents
         .iter()
@@ -752,6 +761,7 @@ fn parts(
         policy: Policy::new(config.conditions.clone()),
         registry: Registry::new(agents).beside(Arc::clone(overlay)),
         trust,
+        logins: Logins::new(&logins, &network, clock),
         leaves: Arc::clone(leaves),
         services: Services::of(&config.routes, &config.presets()),
         upstream: config.upstream.clone(),

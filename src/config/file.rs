@@ -10,8 +10,8 @@ use super::fault::{Desk, Span};
 use super::key::{HOUR, Kind, Need, Section, key, secs};
 use super::reader::Reader;
 use super::{
-    Admin, Config, Presets, Trust, admin, agent, audit, ca, credential, lint, listener, narrow,
-    preset, route, session, store, trust, upstream,
+    Admin, Config, Presets, Trust, admin, agent, audit, ca, credential, lint, listener, login,
+    narrow, preset, route, session, store, trust, upstream,
 };
 use crate::credential::{Source, Spec};
 use crate::identity::AgentEntry;
@@ -81,6 +81,12 @@ pub(super) static ROOT: Section = Section {
             Kind::Named(&trust::TRUST),
             Need::Optional,
             "Who else proves to be an agent; asked in the file's order, tokens of `[agent.ID]` last.",
+        ),
+        key(
+            "login",
+            Kind::Named(&login::LOGIN),
+            Need::Optional,
+            "Whose tokens say for which person an agent acts.",
         ),
         key(
             "session",
@@ -189,6 +195,7 @@ fn resolve(reader: &Reader<'_, '_>, parts: Parts) -> Config {
         upstream: upstream.map_or_else(UpstreamSettings::default, |below| upstream::read(&below)),
         agents: parts.agents.into_iter().map(|(agent, _)| agent).collect(),
         trust: parts.trust,
+        logins: login::all(reader),
         credentials: parts
             .credentials
             .into_iter()

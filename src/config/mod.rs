@@ -18,6 +18,7 @@ mod hosts;
 mod key;
 mod lint;
 mod listener;
+mod login;
 mod machine;
 mod narrow;
 mod oauth;
@@ -51,6 +52,7 @@ use std::time::Duration;
 use toml::de::DeTable;
 
 pub use admin::Admin;
+pub use login::Login;
 pub use report::{Note, Report, Severity};
 pub use schema::schema;
 pub use trust::Trust;
@@ -88,6 +90,8 @@ pub struct Config {
     pub agents: Vec<(AgentEntry, Option<Source>)>,
     /// `[trust.NAME]`, in the file's order.
     pub trust: Vec<Trust>,
+    /// `[login.NAME]`.
+    pub logins: Vec<Login>,
     /// `[credential.NAME]`, with the placement lists of their routes.
     pub credentials: Vec<Spec>,
     /// `[[route]]`, in the order of decision.
@@ -226,7 +230,9 @@ impl Config {
             tls.map(|tls| &tls.key)
         });
         let of_trust = self.trust.iter().filter_map(|table| table.token.as_ref());
+        let of_logins = self.logins.iter().filter_map(Login::source);
         let sources = of_agents
+            .chain(of_logins)
             .chain(of_admin)
             .chain(of_trust)
             .chain(of_listeners)

@@ -66,7 +66,7 @@ use crate::audit::Audit;
 use crate::clock::Clock;
 use crate::credential::Broker;
 use crate::host::{Host, Target};
-use crate::identity::{Overlay, Registry, TrustProvider};
+use crate::identity::{Logins, Overlay, Registry, TrustProvider};
 use crate::policy::Policy;
 use crate::route::Table;
 use crate::session::{Keys, SessionStore, Sessions};
@@ -88,6 +88,8 @@ pub struct Snapshot {
     pub registry: Registry,
     /// The trust providers of each listener, in the order in which they are asked.
     pub trust: HashMap<Name, Vec<Arc<dyn TrustProvider>>>,
+    /// Who says who a person is.
+    pub logins: Logins,
     /// The leaves of the configured hosts.
     pub leaves: Arc<Leaves>,
     /// The known services.
@@ -106,6 +108,8 @@ pub struct SnapshotParts {
     pub registry: Registry,
     /// The trust providers of each listener.
     pub trust: HashMap<Name, Vec<Arc<dyn TrustProvider>>>,
+    /// Who says who a person is.
+    pub logins: Logins,
     /// The leaves.
     pub leaves: Arc<Leaves>,
     /// The known services.
@@ -178,6 +182,7 @@ impl Snapshot {
             policy,
             registry,
             trust,
+            logins,
             leaves,
             services,
             upstream,
@@ -189,6 +194,7 @@ impl Snapshot {
             policy,
             registry,
             trust,
+            logins,
             leaves,
             services,
             upstream,

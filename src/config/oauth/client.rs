@@ -22,7 +22,7 @@ pub(super) const SECRET: Key = key(
     Need::Optional,
     "The client's secret, required unless `client-auth` names a key.",
 );
-pub(super) const AUTH: Key = key(
+pub(in crate::config) const AUTH: Key = key(
     "client-auth",
     K::Either(&FORMS),
     Need::Default("\"client-secret-basic\""),
@@ -105,7 +105,7 @@ pub(super) const KID: Key = key(
     "The key's id, as the issuer knows it.",
 );
 
-pub(super) fn read(reader: &Reader<'_, '_>) -> Option<Client> {
+pub(in crate::config) fn read(reader: &Reader<'_, '_>) -> Option<Client> {
     let id = reader.plain_text("client-id");
     let auth = auth(reader);
     Some(Client {

@@ -1,7 +1,7 @@
 //! The kinds of credentials that OAuth issuers give: `[credential.NAME.oauth-client-credentials]` and its kin.
 
 mod bearer;
-mod client;
+pub(super) mod client;
 mod exchange;
 mod hosted;
 

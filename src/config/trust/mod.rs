@@ -209,7 +209,7 @@ fn agent(reader: &Reader<'_, '_>, text: &str, span: &Span, known: &[&AgentId]) -
 }
 
 /// The URL of an issuer.
-fn endpoint(reader: &Reader<'_, '_>, name: &str) -> Option<Endpoint> {
+pub(super) fn endpoint(reader: &Reader<'_, '_>, name: &str) -> Option<Endpoint> {
     let (text, span) = reader.text(name)?;
     match text.parse() {
         Ok(endpoint) => Some(endpoint),
@@ -222,7 +222,7 @@ fn endpoint(reader: &Reader<'_, '_>, name: &str) -> Option<Endpoint> {
 }
 
 /// Texts that are not empty.
-fn words(reader: &Reader<'_, '_>, name: &str) -> Vec<String> {
+pub(super) fn words(reader: &Reader<'_, '_>, name: &str) -> Vec<String> {
     let mut words = Vec::new();
     for (text, span) in reader.texts(name) {
         if text.is_empty() || text.chars().any(char::is_control) {

@@ -73,6 +73,13 @@ impl<'t> Unverified<'t> {
         Ok((algorithm, id))
     }
 
+    /// Whether it says of itself that it is an access token (RFC 9068 §2.1; Keycloak says `Bearer` in a claim).
+    pub(in crate::identity) fn is_access_token(&self) -> bool {
+        let typ = self.header.text("typ").unwrap_or_default();
+        let typ = typ.to_ascii_lowercase();
+        typ.ends_with("at+jwt") || self.claims.text("typ") == Some("Bearer")
+    }
+
     /// Whether this key made the signature.
     pub(in crate::identity) fn verify(&self, algorithm: Algorithm, key: &Key) -> Result<(), Bad> {
         let signature = BASE64URL.decode(self.signature).map_err(|_| Bad)?;

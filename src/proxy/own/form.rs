@@ -82,6 +82,8 @@ impl Form {
             "grant_type" => "The parameter grant_type is missing.",
             "subject_token" => "The parameter subject_token is missing.",
             "subject_token_type" => "The parameter subject_token_type is missing.",
+            "actor_token" => "The parameter actor_token is missing.",
+            "actor_token_type" => "The parameter actor_token_type is missing.",
             "agent" => "The parameter agent is missing.",
             _ => "A parameter is missing.",
         }))

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::answer::TokenError;
 use super::form::Form;
+use super::user;
 use crate::agent::AgentId;
 use crate::delegation::{self, Asked, Bounds, Refused, Scope};
 use crate::identity::{Attested, Presented, TokenType};
@@ -27,7 +28,7 @@ use crate::session::{self, Opening, Session};
 pub(super) const CLIENT_CREDENTIALS: &str = "client_credentials";
 pub(super) const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 /// RFC 8693 §3.
-const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
+pub(super) const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
 const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
 const AWS_DOCUMENT: &str = "urn:keyward:token-type:aws-identity-document";
 const AWS_CALLER: &str = "urn:keyward:token-type:aws-caller-identity";
@@ -62,7 +63,14 @@ async fn exchange(
     {
         return Err(TokenError::Request("Only access tokens are issued."));
     }
+    // A session token hands on; beside an actor's, a token is the person's for whom that actor acts.
+    if form.get("actor_token").is_some() || form.get("actor_token_type").is_some() {
+        return user::of_user(front, snapshot, form).await;
+    }
     match form.need("subject_token_type")? {
+        user::ID_TOKEN => Err(TokenError::Request(
+            "A person's token comes with the agent's own as actor_token.",
+        )),
         ACCESS_TOKEN => {
             let parent = parent(front, subject).await?;
             if headers.contains_key(AUTHORIZATION) {
@@ -84,7 +92,7 @@ async fn exchange(
 }
 
 /// The agent that evidence of a named type proves.
-async fn evidence(
+pub(super) async fn evidence(
     front: &Front,
     snapshot: &Snapshot,
     (token, kind): (&str, &str),
@@ -117,7 +125,7 @@ async fn evidence(
     ))
 }
 
-fn presented(token: &str) -> Result<Presented, TokenError> {
+pub(super) fn presented(token: &str) -> Result<Presented, TokenError> {
     // As in `Proxy-Authorization`: a token is visible ASCII.
     let visible = !token.is_empty() && token.bytes().all(|b| (0x21..0x7f).contains(&b));
     if !visible || token.len() > 16 * 1024 {
@@ -157,7 +165,7 @@ async fn client(
 }
 
 /// A session of an attested agent, as wide as it asks for within what it may have.
-fn of_agent(
+pub(super) fn of_agent(
     front: &Front,
     snapshot: &Snapshot,
     attested: &Attested,
@@ -200,24 +208,23 @@ fn of_agent(
     })
 }
 
-const WIDER: TokenError =
+pub(super) const WIDER: TokenError =
     TokenError::Scope("The scope is wider than what is allowed. Ask for less, or leave it out.");
-const NOTHING: TokenError = TokenError::Scope("Nothing would be allowed under this scope.");
+pub(super) const NOTHING: TokenError =
+    TokenError::Scope("Nothing would be allowed under this scope.");
 
-fn after(now: Timestamp, life: Duration) -> Result<Timestamp, TokenError> {
+pub(super) fn after(now: Timestamp, life: Duration) -> Result<Timestamp, TokenError> {
     let end = now.checked_add(life);
     end.map_err(|_| TokenError::Request("The expires_in is not a time."))
 }
 
 /// The session that is handed on.
-async fn parent(front: &Front, token: &str) -> Result<Arc<Session>, TokenError> {
+pub(super) async fn parent(front: &Front, token: &str) -> Result<Arc<Session>, TokenError> {
     let presented = presented(token)?;
     let session = match session_of(&front.shared, &presented).await {
         Ok(Some(session)) if !session.is_over(&front.shared.clock.now()) => session,
         Ok(None) | Err(Refusal::Unidentified) => {
-            return Err(TokenError::Request(
-                "The subject_token is no session token.",
-            ));
+            return Err(TokenError::Request("This is no session token."));
         }
         Err(Refusal::StoreUnavailable) => return Err(STORE),
         _ => {
@@ -268,7 +275,7 @@ fn of_sub_agent(
 }
 
 /// `scope` and `expires_in`.
-fn asked(snapshot: &Snapshot, form: &Form) -> Result<Asked, TokenError> {
+pub(super) fn asked(snapshot: &Snapshot, form: &Form) -> Result<Asked, TokenError> {
     let scope: Option<Scope> = match form.get("scope") {
         None => None,
         Some(text) => Some(text.parse().map_err(|_| {

@@ -3,6 +3,7 @@
 mod answer;
 mod form;
 mod grant;
+mod user;
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderValue};

@@ -7,6 +7,7 @@ mod kubernetes;
 mod mint;
 mod peer;
 mod spiffe;
+mod user;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
