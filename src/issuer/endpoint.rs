@@ -135,7 +135,6 @@ mod tests {
         }
         for (bad, error) in [
             ("http://login.example.com/", BadEndpoint::Cleartext),
-            ("http://169.254.169.253/", BadEndpoint::Cleartext),
             ("http://127.0.0.1.example.com/", BadEndpoint::Cleartext),
             ("http://169.254.169.253/", BadEndpoint::Cleartext),
             ("http://[fe80::1]/", BadEndpoint::Cleartext),

@@ -131,11 +131,14 @@ async fn forward(
         }
         return upgrade::bridge((tunnel, &pool), &grant, head, (upgrade, scrub), entry).await;
     }
-    let lied = Lied::default();
     let edit = injection.and_then(Injection::body);
-    let body = match signer {
-        Some(signer) => sign::outgoing(tunnel, &mut head, body, signer, (record, &lied)).await?,
-        None => outgoing(&mut head, body, edit, record).await?,
+    let (body, lied) = match signer {
+        Some(signer) => {
+            let lied = Lied::default();
+            let body = sign::outgoing(tunnel, &mut head, body, signer, (record, &lied)).await?;
+            (body, Some(lied))
+        }
+        None => (outgoing(&mut head, body, edit, record).await?, None),
     };
     if lease.is_some() {
         record
@@ -153,7 +156,9 @@ async fn forward(
     let sent = tokio::time::timeout_at(deadline, sent)
         .await
         .map_err(|_| Refusal::UpstreamTimeout)?;
-    lied.refuse()?;
+    if let Some(lied) = lied {
+        lied.refuse()?;
+    }
     let (response, connection) = sent?;
     answer::pass_on(response, (method, scrub, deadline), Some(connection), entry).await
 }
