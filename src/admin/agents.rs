@@ -156,11 +156,11 @@ impl Agents {
         let outcome = if suspend { "suspended" } else { "resumed" };
         let said = (said != Said::default()).then_some(said);
         let kept = self.say(&agent, said).await;
-        self.record(&agent, outcome, (reason.as_deref(), &ask.by));
+        self.record(&agent, outcome, (reason.as_deref(), ask.by.name()));
         if suspend
             && self
                 .proxy
-                .end_sessions_of(&agent, "suspend", Some(&ask.by))
+                .end_sessions_of(&agent, "suspend", Some(ask.by.name()))
                 .await
                 .is_err()
             || kept.is_err()
@@ -203,7 +203,7 @@ impl Agents {
             suspended,
         };
         let kept = self.say(&agent, Some(said)).await;
-        self.record(&agent, "stored", (None, &ask.by));
+        self.record(&agent, "stored", (None, ask.by.name()));
         match (kept, self.find(id)) {
             (Ok(()), Some(listed)) => Reply::ok(self.shown(&listed)),
             _ => silent(),
@@ -236,7 +236,7 @@ impl Agents {
             suspended: Some(reason),
         });
         let kept = self.say(&agent, said).await;
-        self.record(&agent, "removed", (None, &ask.by));
+        self.record(&agent, "removed", (None, ask.by.name()));
         if kept.is_ok() {
             Reply::done()
         } else {

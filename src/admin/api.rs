@@ -1,4 +1,4 @@
-//! `/api/v1`: who may ask, and which part answers. A part is a file; it sees a caller who is an operator already.
+//! `/api/v1`: who may ask, and which part answers. A part is a file; it sees a caller who is known already.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::operators::{Bearer, Gate};
+use super::operators::{Bearer, Caller, Gate};
 use super::{Door, PATIENCE};
 use crate::secret::Secret;
 
@@ -23,15 +23,20 @@ const MOST: usize = 64 * 1024;
 /// A part of the API.
 #[async_trait]
 pub trait Part: fmt::Debug + Send + Sync {
+    /// Whether a person who signed in is let in too; the part then shows each what is theirs.
+    fn lets_persons_in(&self) -> bool {
+        false
+    }
+
     /// The answer, where the path is of this part; `None` asks the next one.
     async fn answer(&self, ask: &Ask) -> Option<Reply>;
 }
 
-/// What an operator asks.
+/// What is asked.
 #[derive(Debug)]
 pub struct Ask {
-    /// Who asks, as audit records name it.
-    pub by: Arc<str>,
+    /// Who asks.
+    pub by: Caller,
     /// The method.
     pub method: Method,
     /// The segments of the path below `/api/v1`, decoded.
@@ -48,7 +53,7 @@ pub struct Reply {
     pub(super) body: Option<Value>,
 }
 
-/// Why an operator's request is not done.
+/// Why a request is not done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// It cannot be read.
@@ -129,21 +134,28 @@ impl Api {
             query: head.uri.query().unwrap_or_default().to_owned(),
             body,
         };
+        let is_person = matches!(ask.by, Caller::Person(_));
         for part in &self.parts {
+            if is_person && !part.lets_persons_in() {
+                continue;
+            }
             if let Some(reply) = part.answer(&ask).await {
                 return reply;
             }
+        }
+        if is_person {
+            return Reply::refused(Fault::Forbidden, "This is for operators: [admin] tokens.");
         }
         Reply::refused(Fault::NotFound, "There is nothing at this path.")
     }
 
     /// Who asks. A token counts wherever it came in; the socket's owner needs none.
-    async fn admit(&self, headers: &HeaderMap, door: &Door) -> Result<Arc<str>, Reply> {
+    async fn admit(&self, headers: &HeaderMap, door: &Door) -> Result<Caller, Reply> {
         let stranger = || Reply::refused(Fault::Forbidden, "This is not for you.");
         let mut fields = headers.get_all(AUTHORIZATION).iter();
         let Some(field) = fields.next() else {
             return match door {
-                Door::Socket(by) => Ok(Arc::clone(by)),
+                Door::Socket(by) => Ok(Caller::Operator(Arc::clone(by))),
                 Door::Stranger => Err(stranger()),
                 Door::Tcp => Err(Reply::refused(
                     Fault::Unauthorized,
@@ -162,9 +174,9 @@ impl Api {
             Bearer::Nobody
         };
         match known {
-            Bearer::Operator(name) => match door {
+            Bearer::Caller(caller) => match door {
                 Door::Stranger => Err(stranger()),
-                Door::Tcp | Door::Socket(_) => Ok(name),
+                Door::Tcp | Door::Socket(_) => Ok(caller),
             },
             Bearer::Agent => Err(Reply::refused(
                 Fault::Forbidden,

@@ -30,7 +30,7 @@ use tokio_util::task::TaskTracker;
 pub use agents::Agents;
 pub use api::{Api, Ask, Fault, Part, Reply};
 pub use leases::Leases;
-pub use operators::{Bearer, Gate, Operators};
+pub use operators::{Bearer, Caller, Gate, Operators};
 pub use reload::{Asked, Reload};
 pub use sessions::Sessions;
 pub use socket::Socket;

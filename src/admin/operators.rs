@@ -6,16 +6,35 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 
-use crate::agent::Name;
+use crate::agent::{Name, User};
 use crate::credential::Watched;
 use crate::identity::StaticTokens;
 use crate::secret::Secret;
 
+/// Who asks the API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Caller {
+    /// An operator, or the uid that keyward runs as: everything is open to it.
+    Operator(Arc<str>),
+    /// A person who signed in: what is theirs is open to them.
+    Person(User),
+}
+
+impl Caller {
+    /// What the audit calls it.
+    pub fn name(&self) -> &Arc<str> {
+        match self {
+            Self::Operator(name) => name,
+            Self::Person(user) => &user.name,
+        }
+    }
+}
+
 /// Whose a bearer token is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Bearer {
-    /// An operator's, with the name for the audit.
-    Operator(Arc<str>),
+    /// One who may ask.
+    Caller(Caller),
     /// An agent's: it opens nothing.
     Agent,
     /// Nobody's.
@@ -64,7 +83,7 @@ impl Gate for Operators {
                 .current()
                 .is_ok_and(|known| !known.is_empty() && *known == *token);
             if same {
-                found = Bearer::Operator(name.shared());
+                found = Bearer::Caller(Caller::Operator(name.shared()));
             }
         }
         found

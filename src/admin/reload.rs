@@ -57,7 +57,7 @@ impl Reload {
 impl Part for Reload {
     async fn answer(&self, ask: &Ask) -> Option<Reply> {
         match (&ask.method, &*ask.segments()) {
-            (&Method::POST, ["reload"]) => Some(self.pass_on(&ask.by).await),
+            (&Method::POST, ["reload"]) => Some(self.pass_on(ask.by.name()).await),
             (_, ["reload"]) => Some(Reply::refused(Fault::Method, "Use POST.")),
             _ => None,
         }

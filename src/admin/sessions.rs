@@ -93,7 +93,7 @@ impl Part for Sessions {
         Some(match (&ask.method, &*ask.segments()) {
             (&Method::GET, ["sessions"]) => self.list().await,
             (&Method::GET, ["sessions", id]) => self.show(id).await,
-            (&Method::DELETE, ["sessions", id]) => self.end(id, &ask.by).await,
+            (&Method::DELETE, ["sessions", id]) => self.end(id, ask.by.name()).await,
             (_, ["sessions"]) => Reply::refused(Fault::Method, "Use GET."),
             (_, ["sessions", _]) => Reply::refused(Fault::Method, "Use GET or DELETE."),
             _ => return None,
