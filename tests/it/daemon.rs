@@ -411,13 +411,20 @@ async fn a_reload_by_order_is_taken_whole_or_not_at_all() {
     };
     let text = reload(&daemon);
     assert!(
-        text.starts_with("HTTP/1.1 200") && text.ends_with("{\"outcome\":\"loaded\"}"),
+        text.starts_with("HTTP/1.1 200")
+            && text.ends_with("{\"outcome\":\"loaded\",\"needs-restart\":[]}"),
         "{text}"
     );
     let by_alice = |outcome: &'static str| {
         move |record: &Value| record["by"] == "alice" && record["outcome"] == outcome
     };
     place.record("config", by_alice("loaded")).await;
+    place.configure("[ca]\ndir = \"ca\"\n");
+    let text = reload(&daemon);
+    assert!(
+        text.starts_with("HTTP/1.1 200") && text.ends_with("\"needs-restart\":[\"[ca]\"]}"),
+        "{text}"
+    );
     place.configure("[[route]]\nhosts = [\"b.test\"]\nno-such-key = 1\n");
     let text = reload(&daemon);
     assert!(
