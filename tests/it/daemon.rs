@@ -33,20 +33,20 @@ esac
 "#;
 
 /// A folder with everything that outlives a process in it.
-struct Place {
+pub struct Place {
     folder: tempfile::TempDir,
-    upstream: Upstream,
+    pub upstream: Upstream,
 }
 
 /// One process.
-struct Daemon {
-    child: Child,
-    proxy: SocketAddr,
-    admin: SocketAddr,
+pub struct Daemon {
+    pub child: Child,
+    pub proxy: SocketAddr,
+    pub admin: SocketAddr,
 }
 
 impl Place {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let upstream = Upstream::echo(&["http/1.1"]).await;
         let folder = tempfile::tempdir().unwrap();
         let place = Self { folder, upstream };
@@ -62,17 +62,17 @@ impl Place {
         place
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn secret(&self, name: &str, text: &str) {
+    pub fn secret(&self, name: &str, text: &str) {
         std::fs::write(self.path(name), text).unwrap();
         let mode = std::fs::Permissions::from_mode(0o600);
         std::fs::set_permissions(self.path(name), mode).unwrap();
     }
 
-    fn configure(&self, more: &str) {
+    pub fn configure(&self, more: &str) {
         let text = format!(
             r#"drain = "2s"
 [proxy]
@@ -103,15 +103,19 @@ inject = "bearer"
         std::fs::write(self.path("keyward.toml"), text).unwrap();
     }
 
-    fn keyward(&self) -> Command {
+    pub fn keyward(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_keyward"));
         command.env_clear().env("PATH", "/usr/bin:/bin");
         command.current_dir(self.folder.path()).stdin(Stdio::null());
         command
     }
 
-    fn start(&self) -> Daemon {
-        let mut command = self.keyward();
+    pub fn start(&self) -> Daemon {
+        self.start_as(self.keyward())
+    }
+
+    /// As [`Place::start`], by this command: another uid, more variables.
+    pub fn start_as(&self, mut command: Command) -> Daemon {
         command.args(["serve", "-c", "keyward.toml"]);
         command.env("TOKEN_A", TOKEN_A).env("ALICE", ALICE);
         command.stdout(Stdio::null()).stderr(Stdio::piped());
@@ -149,7 +153,7 @@ inject = "bearer"
     }
 
     /// The lines that the plug-in wrote, once there are so many.
-    async fn issuer(&self, lines: usize) -> Vec<String> {
+    pub async fn issuer(&self, lines: usize) -> Vec<String> {
         let mut found = Vec::new();
         for _ in 0..500 {
             let text = std::fs::read_to_string(self.path("issuer.log")).unwrap_or_default();
@@ -162,7 +166,7 @@ inject = "bearer"
         panic!("{lines} lines of the issuer, not {found:?}");
     }
 
-    fn audit(&self, event: &str) -> Vec<Value> {
+    pub fn audit(&self, event: &str) -> Vec<Value> {
         let text = std::fs::read_to_string(self.path("audit.jsonl")).unwrap();
         text.lines()
             .map(|line| serde_json::from_str::<Value>(line).unwrap())
@@ -171,7 +175,7 @@ inject = "bearer"
     }
 
     /// Waits for a record of this event that this picks.
-    async fn record(&self, event: &str, picks: impl Fn(&Value) -> bool) -> Value {
+    pub async fn record(&self, event: &str, picks: impl Fn(&Value) -> bool) -> Value {
         for _ in 0..500 {
             if let Some(found) = self.audit(event).into_iter().find(|record| picks(record)) {
                 return found;
@@ -181,8 +185,19 @@ inject = "bearer"
         panic!("no such record in {:#?}", self.audit(event));
     }
 
+    /// Waits for a file of this name.
+    pub async fn appears(&self, name: &str) {
+        for _ in 0..500 {
+            if self.path(name).exists() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{name} does not appear");
+    }
+
     /// Runs a subcommand of an operator.
-    fn operate(&self, words: &[&str], token: Option<&str>) -> Output {
+    pub fn operate(&self, words: &[&str], token: Option<&str>) -> Output {
         let mut command = self.keyward();
         command.args(words);
         if let Some(token) = token {
@@ -196,7 +211,7 @@ inject = "bearer"
     }
 
     /// Nothing that a process left on the disk holds a secret.
-    fn search(&self) {
+    pub fn search(&self) {
         for entry in std::fs::read_dir(self.folder.path()).unwrap() {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_str().unwrap().to_owned();
@@ -210,7 +225,7 @@ inject = "bearer"
 }
 
 impl Daemon {
-    async fn get(&self) -> u16 {
+    pub async fn get(&self) -> u16 {
         let mut pem = String::new();
         let mut stream = std::net::TcpStream::connect(self.proxy).unwrap();
         std::io::Write::write_all(
@@ -227,18 +242,23 @@ impl Daemon {
         status
     }
 
-    fn signal(&self, signal: rustix::process::Signal) {
+    pub fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
-    fn kill(mut self) {
+    pub fn kill(mut self) {
         self.signal(rustix::process::Signal::KILL);
         self.child.wait().unwrap();
     }
 
+    /// Waits for its end.
+    pub fn wait(mut self) -> std::process::ExitStatus {
+        self.child.wait().unwrap()
+    }
+
     /// Stops it as an init does; its exit code.
-    fn stop(mut self) -> i32 {
+    pub fn stop(mut self) -> i32 {
         self.signal(rustix::process::Signal::TERM);
         self.child.wait().unwrap().code().unwrap()
     }
