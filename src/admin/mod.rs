@@ -8,6 +8,7 @@ mod operators;
 mod reload;
 mod sessions;
 mod socket;
+mod trail;
 
 use std::convert::Infallible;
 use std::fmt;
@@ -34,6 +35,7 @@ pub use operators::{Bearer, Caller, Gate, Operators};
 pub use reload::{Asked, Reload};
 pub use sessions::Sessions;
 pub use socket::Socket;
+pub use trail::Trail;
 
 /// What the admin side asks of the running daemon.
 pub trait State: fmt::Debug + Send + Sync {

@@ -416,6 +416,63 @@ async fn an_operators_command_line_lists_and_revokes() {
 }
 
 #[tokio::test]
+async fn the_trail_is_asked_for_offline_and_over_the_api() {
+    let place = Place::new().await;
+    let daemon = place.start();
+    for _ in 0..3 {
+        assert_eq!(daemon.get().await, 200);
+    }
+    place
+        .record("request", |record| record["status"] == 200)
+        .await;
+    let url = format!("http://{}", daemon.admin);
+    let asked = |words: &[&str], token| {
+        let output = place.operate(&[&["audit", "query"], words].concat(), token);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    // The last records of a connection may come a moment later: a span of time that is over does not grow.
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    let until = jiff::Timestamp::now().to_string();
+    let offline = asked(
+        &["-c", "keyward.toml", "--agent", "a", "--until", &until],
+        None,
+    );
+    let online = asked(
+        &["--admin", &url, "--agent", "a", "--until", &until],
+        Some(ALICE),
+    );
+    assert_eq!(offline, online, "the same records, byte for byte");
+    assert!(offline.lines().count() >= 6, "{offline}");
+    let none = asked(&["--admin", &url, "--host", "nowhere.test"], Some(ALICE));
+    assert_eq!(none, "");
+    let page = |query: &str, token: &str| {
+        let mut stream = std::net::TcpStream::connect(daemon.admin).unwrap();
+        let head = format!(
+            "GET /api/v1/audit?{query} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n"
+        );
+        std::io::Write::write_all(&mut stream, head.as_bytes()).unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse::<u16>().unwrap();
+        (status, serde_json::from_str::<Value>(body).unwrap())
+    };
+    let (status, first) = page("limit=2", ALICE);
+    assert_eq!((status, first["items"].as_array().unwrap().len()), (200, 2));
+    assert_eq!(first["next"], first["items"][1]["seq"]);
+    let (_, second) = page(&format!("limit=2&after={}", first["next"]), ALICE);
+    assert_eq!(second["items"][0]["prev"], first["items"][1]["hash"]);
+    for bad in ["limit=0", "limit=10001", "after=x", "since=yesterday"] {
+        assert_eq!(page(bad, ALICE).0, 400, "{bad}");
+    }
+    assert_eq!(page("", TOKEN_A).0, 403);
+    let verified = place.operate(&["audit", "verify", "-c", "keyward.toml"], None);
+    assert_eq!(verified.status.code(), Some(0), "{verified:?}");
+    assert_eq!(daemon.stop(), 0);
+}
+
+#[tokio::test]
 async fn a_reload_by_order_is_taken_whole_or_not_at_all() {
     let place = Place::new().await;
     let daemon = place.start();
