@@ -282,7 +282,7 @@ mod tests {
             "{text}"
         );
         let (code, text) = say(&["verify", "--json"], &file);
-        let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let report: Value = serde_json::from_str(&text).unwrap();
         assert_eq!((code, report["ok"].as_bool()), (1, Some(false)));
         assert_eq!(report["faults"][0]["line"], 2);
     }

@@ -111,45 +111,7 @@ inject = "bearer"
     }
 
     pub fn start(&self) -> Daemon {
-        self.start_as(self.keyward())
-    }
-
-    /// As [`Place::start`], by this command: another uid, more variables.
-    pub fn start_as(&self, mut command: Command) -> Daemon {
-        command.args(["serve", "-c", "keyward.toml"]);
-        command.env("TOKEN_A", TOKEN_A).env("ALICE", ALICE);
-        command.stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let (mut proxy, mut admin) = (None, None);
-        let mut said = String::new();
-        while proxy.is_none() || admin.is_none() {
-            let Some(Ok(line)) = lines.next() else {
-                panic!("keyward ended:\n{said}");
-            };
-            let line = plain(&line);
-            let after = |word: &str| {
-                let rest = line.split_once(word)?.1;
-                rest.split([' ', '"']).find_map(|part| part.parse().ok())
-            };
-            if line.contains("admin listening") {
-                admin = after("address=");
-            } else if line.contains("listening") {
-                proxy = after("addresses=").or_else(|| after("addresses=\""));
-            }
-            said.push_str(&line);
-            said.push('\n');
-        }
-        std::thread::spawn(move || {
-            for line in lines.map_while(Result::ok) {
-                assert_eq!(canary::find(line.as_bytes()), None, "{line}");
-            }
-        });
-        Daemon {
-            child,
-            proxy: proxy.unwrap(),
-            admin: admin.unwrap(),
-        }
+        Daemon::start(self.keyward())
     }
 
     /// The lines that the plug-in wrote, once there are so many.
@@ -225,6 +187,44 @@ inject = "bearer"
 }
 
 impl Daemon {
+    /// Starts by this command of [`Place::keyward`]: another uid, more variables.
+    pub fn start(mut command: Command) -> Self {
+        command.args(["serve", "-c", "keyward.toml"]);
+        command.env("TOKEN_A", TOKEN_A).env("ALICE", ALICE);
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let (mut proxy, mut admin) = (None, None);
+        let mut said = String::new();
+        while proxy.is_none() || admin.is_none() {
+            let Some(Ok(line)) = lines.next() else {
+                panic!("keyward ended:\n{said}");
+            };
+            let line = plain(&line);
+            let after = |word: &str| {
+                let rest = line.split_once(word)?.1;
+                rest.split([' ', '"']).find_map(|part| part.parse().ok())
+            };
+            if line.contains("admin listening") {
+                admin = after("address=");
+            } else if line.contains("listening") {
+                proxy = after("addresses=").or_else(|| after("addresses=\""));
+            }
+            said.push_str(&line);
+            said.push('\n');
+        }
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                assert_eq!(canary::find(line.as_bytes()), None, "{line}");
+            }
+        });
+        Daemon {
+            child,
+            proxy: proxy.unwrap(),
+            admin: admin.unwrap(),
+        }
+    }
+
     pub async fn get(&self) -> u16 {
         let mut pem = String::new();
         let mut stream = std::net::TcpStream::connect(self.proxy).unwrap();

@@ -43,7 +43,7 @@ fn start_unprivileged(place: &Place) -> Daemon {
     if rustix::process::geteuid().is_root() {
         command.uid(NOBODY).gid(NOBODY);
     }
-    place.start_as(command)
+    Daemon::start(command)
 }
 
 fn limit_files(daemon: &Daemon, bytes: Option<u64>) {
@@ -117,7 +117,7 @@ async fn no_key_log_is_written() {
     let log = place.path("keys.log");
     let mut command = place.keyward();
     command.env("SSLKEYLOGFILE", &log);
-    let daemon = place.start_as(command);
+    let daemon = Daemon::start(command);
     assert_eq!(daemon.get().await, 200);
     assert_eq!(daemon.stop(), 0);
     assert!(!log.exists());
