@@ -202,6 +202,7 @@ fn permit_for(
         slot: 0,
         ranges: false,
         encoded_slash: false,
+        empty_segments: false,
         websocket: true,
         preset: None,
         narrow,
