@@ -29,7 +29,7 @@ fn look_within(desk: &Desk, name: &str, kind: &Kind, value: &Value<'_>) {
     match (kind, value.get_ref()) {
         (Kind::List(kind), DeValue::Array(items)) => {
             let title = format!("an item of \"{name}\"");
-            for item in items.iter() {
+            for item in items {
                 look_at_item(desk, (name, &title), kind, item);
             }
         }
@@ -40,7 +40,7 @@ fn look_within(desk: &Desk, name: &str, kind: &Kind, value: &Value<'_>) {
             }
         }
         (Kind::Rows(section), DeValue::Array(items)) => {
-            for item in items.iter() {
+            for item in items {
                 look_at_table(desk, section, item);
             }
         }

@@ -32,6 +32,9 @@ impl From<&Denial> for Refusal {
             Denial::EncodedSlash { .. } => Self::Malformed(
                 "The path holds %2F, which this route does not allow. Ask the operator for encoded-slash = true if the service needs it.",
             ),
+            Denial::EmptySegment { .. } => Self::Malformed(
+                "The path holds an empty segment (//). It is sent only as a part of a key of S3, and only where the same route matches without it. Send it with single slashes.",
+            ),
             Denial::Scope { .. } => Self::Denied(
                 "The scope of this session does not cover the route. Do not retry; ask for a session of a wider scope, or the operator.",
             ),
@@ -94,20 +97,25 @@ impl From<Misplaced> for Refusal {
 
 impl From<Unsignable> for Refusal {
     fn from(unsignable: Unsignable) -> Self {
-        Self::Malformed(match unsignable {
-            Unsignable::Scope => {
-                "This host's name does not tell which AWS service and region a signature is for. Ask the operator to write them in the route."
+        match unsignable {
+            Unsignable::Scope => Self::Malformed(
+                "This host's name does not tell which AWS service and region a signature is for. Ask the operator to write them in the route.",
+            ),
+            Unsignable::Twice => Self::Malformed(
+                "The request is signed more than once. Sign it once, in the header or in the query.",
+            ),
+            Unsignable::Query => {
+                Self::Malformed("The query is not percent-encoded UTF-8. Send it so.")
             }
-            Unsignable::Twice => {
-                "The request is signed more than once. Sign it once, in the header or in the query."
-            }
-            Unsignable::Query => "The query is not percent-encoded UTF-8. Send it so.",
-            Unsignable::Header => {
-                "A header that AWS signatures cover holds other characters than visible ASCII. Send none there."
-            }
-            Unsignable::Payload => {
-                "The body is signed in a way that cannot be signed again. Send its SHA-256, UNSIGNED-PAYLOAD, or chunks signed by AWS4-HMAC-SHA256, with x-amz-decoded-content-length."
-            }
-        })
+            Unsignable::Header => Self::Malformed(
+                "A header that AWS signatures cover holds other characters than visible ASCII. Send none there.",
+            ),
+            Unsignable::Variant => Self::Unsignable(
+                "The request is signed by SigV4a, for a session of S3 Express, or by an algorithm that is not known. Sign it by AWS4-HMAC-SHA256, for one region and a general purpose bucket.",
+            ),
+            Unsignable::Payload => Self::Unsignable(
+                "The body is signed in a way that cannot be signed again. Send its SHA-256, UNSIGNED-PAYLOAD, or chunks signed by AWS4-HMAC-SHA256, with x-amz-decoded-content-length.",
+            ),
+        }
     }
 }

@@ -32,6 +32,8 @@ pub enum Refusal {
     BadRequest(Unclean),
     /// The request is malformed in another way, with what is wrong.
     Malformed(&'static str),
+    /// The agent's signature is of a kind that cannot be made anew, with what is wrong.
+    Unsignable(&'static str),
     /// TRACE, CONNECT inside a tunnel, or no method at all.
     Method,
     /// A body is longer than what must be read of it.
@@ -98,8 +100,9 @@ pub enum Refusal {
 
 impl Refusal {
     /// One of each word, for whoever lists them.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::Malformed(""),
+        Self::Unsignable(""),
         Self::Method,
         Self::TooLarge,
         Self::HostMismatch,
@@ -137,6 +140,7 @@ impl Refusal {
     pub fn status(self) -> (StatusCode, &'static str) {
         match self {
             Self::BadRequest(_) | Self::Malformed(_) => (StatusCode::BAD_REQUEST, "bad-request"),
+            Self::Unsignable(_) => (StatusCode::BAD_REQUEST, "unsignable"),
             Self::Method => (StatusCode::METHOD_NOT_ALLOWED, "method"),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too-large"),
             Self::HostMismatch => (StatusCode::MISDIRECTED_REQUEST, "host-mismatch"),
@@ -186,10 +190,14 @@ impl Refusal {
     }
 
     /// What happened, and what the agent may do instead.
+    #[expect(
+        clippy::too_many_lines,
+        reason = "one arm for each word, as its reader looks for it"
+    )]
     pub fn detail(self) -> &'static str {
         match self {
             Self::BadRequest(Unclean::Path) => {
-                "The path is not in canonical form. Send it without dot segments, empty segments, backslashes or doubly encoded characters."
+                "The path is not in canonical form. Send it without dot segments, backslashes or doubly encoded characters."
             }
             Self::BadRequest(Unclean::Framing) => {
                 "The framing of the body can be read two ways. Send one Content-Length, or Transfer-Encoding: chunked alone."
@@ -200,7 +208,7 @@ impl Refusal {
             Self::BadRequest(_) => {
                 "The request head is malformed or ambiguous. Send it as RFC 9110 and RFC 9112 define it."
             }
-            Self::Malformed(what) | Self::Denied(what) => what,
+            Self::Malformed(what) | Self::Unsignable(what) | Self::Denied(what) => what,
             Self::Method => {
                 "This method is never forwarded. Use GET, HEAD, POST, PUT, PATCH, DELETE or OPTIONS."
             }
@@ -235,7 +243,7 @@ impl Refusal {
                 "A condition of the route is not met from here. Ask the operator; a retry will not help."
             }
             Self::PrivateAddress => {
-                "The host resolves to an address that agents may not reach. A retry will not help; ask the operator if the task needs this host."
+                "The host resolves to an address that agents may not reach. A retry will not help. Ask the operator if the task needs this host."
             }
             Self::Cleartext => {
                 "This host has a credential, which is never sent over http. Use https."
@@ -356,6 +364,7 @@ impl Refusal {
         let error = match self {
             Self::BadRequest(_)
             | Self::Malformed(_)
+            | Self::Unsignable(_)
             | Self::Method
             | Self::TooLarge
             | Self::HostMismatch
@@ -435,7 +444,10 @@ mod tests {
             let detail = refusal.detail();
             let acts = |part: &str| ACTS.iter().any(|act| part.trim_start().starts_with(act));
             // The text of these comes with what is wrong.
-            let given = matches!(refusal, Refusal::Malformed(_) | Refusal::Denied(_));
+            let given = matches!(
+                refusal,
+                Refusal::Malformed(_) | Refusal::Unsignable(_) | Refusal::Denied(_)
+            );
             assert!(
                 given || detail.split(". ").any(acts),
                 "{refusal:?}: {detail}"
