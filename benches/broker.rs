@@ -103,6 +103,7 @@ fn permits_for(count: usize, credential: &str) -> Vec<Permit> {
         slot: 0,
         ranges: false,
         encoded_slash: false,
+        empty_segments: false,
         websocket: true,
         preset: None,
         narrow: Arc::default(),

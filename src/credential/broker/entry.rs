@@ -186,10 +186,10 @@ impl Entry {
             _ => None,
         };
         let compiled = Arc::new(Compiled {
-            identity,
             material,
             injections,
             sought,
+            identity,
         });
         *self.compiled.lock() = Arc::downgrade(&compiled);
         Ok(compiled)

@@ -97,25 +97,23 @@ impl From<Misplaced> for Refusal {
 
 impl From<Unsignable> for Refusal {
     fn from(unsignable: Unsignable) -> Self {
-        match unsignable {
-            Unsignable::Scope => Self::Malformed(
-                "This host's name does not tell which AWS service and region a signature is for. Ask the operator to write them in the route.",
-            ),
-            Unsignable::Twice => Self::Malformed(
-                "The request is signed more than once. Sign it once, in the header or in the query.",
-            ),
-            Unsignable::Query => {
-                Self::Malformed("The query is not percent-encoded UTF-8. Send it so.")
+        Self::Malformed(match unsignable {
+            Unsignable::Scope => {
+                "This host's name does not tell which AWS service and region a signature is for. Ask the operator to write them in the route."
             }
-            Unsignable::Header => Self::Malformed(
-                "A header that AWS signatures cover holds other characters than visible ASCII. Send none there.",
-            ),
-            Unsignable::Variant => Self::Unsignable(
-                "The request is signed by SigV4a, for a session of S3 Express, or by an algorithm that is not known. Sign it by AWS4-HMAC-SHA256, for one region and a general purpose bucket.",
-            ),
-            Unsignable::Payload => Self::Unsignable(
-                "The body is signed in a way that cannot be signed again. Send its SHA-256, UNSIGNED-PAYLOAD, or chunks signed by AWS4-HMAC-SHA256, with x-amz-decoded-content-length.",
-            ),
-        }
+            Unsignable::Twice => {
+                "The request is signed more than once. Sign it once, in the header or in the query."
+            }
+            Unsignable::Query => "The query is not percent-encoded UTF-8. Send it so.",
+            Unsignable::Header => {
+                "A header that AWS signatures cover holds other characters than visible ASCII. Send none there."
+            }
+            Unsignable::Variant => {
+                "The request is signed by SigV4a, for a session of S3 Express, or by an algorithm that is not known. Sign it by AWS4-HMAC-SHA256, for one region and a general purpose bucket."
+            }
+            Unsignable::Payload => {
+                "The body is signed in a way that cannot be signed again. Send its SHA-256, UNSIGNED-PAYLOAD, or chunks signed by AWS4-HMAC-SHA256, with x-amz-decoded-content-length."
+            }
+        })
     }
 }

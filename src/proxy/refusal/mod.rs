@@ -32,8 +32,6 @@ pub enum Refusal {
     BadRequest(Unclean),
     /// The request is malformed in another way, with what is wrong.
     Malformed(&'static str),
-    /// The agent's signature is of a kind that cannot be made anew, with what is wrong.
-    Unsignable(&'static str),
     /// TRACE, CONNECT inside a tunnel, or no method at all.
     Method,
     /// A body is longer than what must be read of it.
@@ -100,9 +98,8 @@ pub enum Refusal {
 
 impl Refusal {
     /// One of each word, for whoever lists them.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 32] = [
         Self::Malformed(""),
-        Self::Unsignable(""),
         Self::Method,
         Self::TooLarge,
         Self::HostMismatch,
@@ -140,7 +137,6 @@ impl Refusal {
     pub fn status(self) -> (StatusCode, &'static str) {
         match self {
             Self::BadRequest(_) | Self::Malformed(_) => (StatusCode::BAD_REQUEST, "bad-request"),
-            Self::Unsignable(_) => (StatusCode::BAD_REQUEST, "unsignable"),
             Self::Method => (StatusCode::METHOD_NOT_ALLOWED, "method"),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too-large"),
             Self::HostMismatch => (StatusCode::MISDIRECTED_REQUEST, "host-mismatch"),
@@ -208,7 +204,7 @@ impl Refusal {
             Self::BadRequest(_) => {
                 "The request head is malformed or ambiguous. Send it as RFC 9110 and RFC 9112 define it."
             }
-            Self::Malformed(what) | Self::Unsignable(what) | Self::Denied(what) => what,
+            Self::Malformed(what) | Self::Denied(what) => what,
             Self::Method => {
                 "This method is never forwarded. Use GET, HEAD, POST, PUT, PATCH, DELETE or OPTIONS."
             }
@@ -364,7 +360,6 @@ impl Refusal {
         let error = match self {
             Self::BadRequest(_)
             | Self::Malformed(_)
-            | Self::Unsignable(_)
             | Self::Method
             | Self::TooLarge
             | Self::HostMismatch
@@ -444,10 +439,7 @@ mod tests {
             let detail = refusal.detail();
             let acts = |part: &str| ACTS.iter().any(|act| part.trim_start().starts_with(act));
             // The text of these comes with what is wrong.
-            let given = matches!(
-                refusal,
-                Refusal::Malformed(_) | Refusal::Unsignable(_) | Refusal::Denied(_)
-            );
+            let given = matches!(refusal, Refusal::Malformed(_) | Refusal::Denied(_));
             assert!(
                 given || detail.split(". ").any(acts),
                 "{refusal:?}: {detail}"
