@@ -235,6 +235,28 @@ impl Store {
     }
 }
 
+/// Whether a store can be opened with these settings. Nothing is made, and tables are left as they are.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn reach(settings: &Settings, env: Env<'_>) -> Result<(), StoreError> {
+    match settings {
+        Settings::Memory => Ok(()),
+        Settings::Sqlite { path, key } => {
+            read_key(key, env).await?;
+            database::look_at_file(path)
+        }
+        Settings::Postgres { url, key } => {
+            read_key(key, env).await?;
+            let url = url
+                .read(env)
+                .await
+                .map_err(|error| source("postgres", &error))?;
+            Database::greet(&url).await
+        }
+    }
+}
+
 /// Whether a file with this content holds a key.
 ///
 /// # Errors
