@@ -5,12 +5,14 @@ mod agents;
 mod api;
 mod console;
 mod leases;
+mod openapi;
 mod operators;
 mod people;
 mod reload;
 mod sessions;
 mod signin;
 mod socket;
+mod trail;
 
 use std::convert::Infallible;
 use std::fmt;
@@ -38,6 +40,7 @@ pub use people::People;
 pub use reload::{Asked, Reload};
 pub use sessions::Sessions;
 pub use socket::Socket;
+pub use trail::Trail;
 
 /// What the admin side asks of the running daemon.
 pub trait State: fmt::Debug + Send + Sync {
@@ -148,7 +151,7 @@ impl Side {
         {
             return self.console(people, request).await;
         }
-        let known = matches!(path, "/healthz" | "/readyz" | "/metrics");
+        let known = matches!(path, "/healthz" | "/readyz" | "/metrics" | "/openapi.json");
         if known && !matches!(*request.method(), Method::GET | Method::HEAD) {
             return Reply::refused(Fault::Method, "Use GET.").response();
         }
@@ -162,9 +165,14 @@ impl Side {
                 let (metrics, media_type) = self.state.metrics();
                 text(StatusCode::OK, metrics, media_type)
             }
+            "/openapi.json" => text(
+                StatusCode::OK,
+                openapi::document().to_string(),
+                "application/json",
+            ),
             _ => Reply::refused(
                 Fault::NotFound,
-                "Here are /healthz, /readyz, /metrics and /api/v1/.",
+                "Here are /healthz, /readyz, /metrics, /openapi.json and /api/v1/.",
             )
             .response(),
         }

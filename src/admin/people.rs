@@ -196,6 +196,8 @@ impl People {
         let handle = random();
         let shown = serde_json::json!({
             "handle": handle,
+            "state": null,
+            "url": null,
             "user-code": device.user_code,
             "verification-uri": device.verification_uri,
             "verification-uri-complete": device.verification_uri_complete,

@@ -59,8 +59,18 @@ async fn begun(people: &People, begin: Begin) -> Reply {
         (true, None) => people.begin_device(login).await.map(|(_, shown)| shown),
         (false, Some(port)) if port > 0 => {
             let begun = people.begin_command(login, port).await;
-            begun
-                .map(|(handle, state, url)| json!({ "handle": handle, "state": state, "url": url }))
+            begun.map(|(handle, state, url)| {
+                json!({
+                    "handle": handle,
+                    "state": state,
+                    "url": url,
+                    "user-code": null,
+                    "verification-uri": null,
+                    "verification-uri-complete": null,
+                    "interval": null,
+                    "expires": null,
+                })
+            })
         }
         _ => return malformed(),
     };
@@ -69,11 +79,17 @@ async fn begun(people: &People, begin: Begin) -> Reply {
 
 fn finished(done: Result<Step, No>) -> Reply {
     match done {
-        Ok(Step::Pending(interval)) => {
-            Reply::ok(json!({ "status": "pending", "interval": interval.as_secs() }))
-        }
+        Ok(Step::Pending(interval)) => Reply::ok(json!({
+            "status": "pending",
+            "interval": interval.as_secs(),
+            "token": null,
+            "user": null,
+            "provider": null,
+            "expires": null,
+        })),
         Ok(Step::Done(token, user, expires)) => Reply::ok(json!({
             "status": "done",
+            "interval": null,
             "token": token,
             "user": *user.name,
             "provider": user.provider.as_str(),
@@ -86,8 +102,12 @@ fn finished(done: Result<Step, No>) -> Reply {
 /// Who the caller is.
 pub(super) fn whoami(by: &Caller) -> Value {
     match by {
-        Caller::Operator(name) => json!({ "operator": **name }),
-        Caller::Person(user) => json!({ "user": *user.name, "provider": user.provider.as_str() }),
+        Caller::Operator(name) => json!({ "operator": **name, "user": null, "provider": null }),
+        Caller::Person(user) => json!({
+            "operator": null,
+            "user": *user.name,
+            "provider": user.provider.as_str(),
+        }),
     }
 }
 

@@ -614,7 +614,10 @@ async fn a_sign_in_of_a_command_line_is_its_own() {
     );
     let token = done["token"].as_str().unwrap();
     let (_, who) = world.api("GET /login", token).await;
-    assert_eq!(who, json!({"user": "alice", "provider": "corp"}));
+    assert_eq!(
+        who,
+        json!({"operator": null, "user": "alice", "provider": "corp"})
+    );
     for (what, status) in [
         ("GET /agents", 403),
         ("POST /reload", 403),
