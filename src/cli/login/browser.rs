@@ -154,7 +154,8 @@ mod tests {
                 .method(method)
                 .uri(path)
                 .header(HOST, host);
-            let (page, query) = judge(&request.body(()).unwrap(), "s", "127.0.0.1:4711");
+            let request = request.body(()).unwrap();
+            let (page, query) = judge(&request, "s", "127.0.0.1:4711");
             (page.status().as_u16(), query.is_some())
         };
         let own = "127.0.0.1:4711";
