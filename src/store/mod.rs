@@ -7,6 +7,7 @@
 mod agent;
 mod database;
 mod journal;
+mod pass;
 mod seal;
 mod session;
 mod vessel;
@@ -33,6 +34,7 @@ const COMPONENTS: &[&Component] = &[
     &vessel::TABLES,
     &session::TABLES,
     &agent::TABLES,
+    &pass::TABLES,
 ];
 
 /// `[store]`, resolved.

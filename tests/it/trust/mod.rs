@@ -4,7 +4,7 @@ mod aws;
 mod issuer;
 mod jwt;
 mod kubernetes;
-mod mint;
+pub mod mint;
 mod peer;
 mod spiffe;
 mod user;
