@@ -41,6 +41,7 @@ mod outside;
 mod placement;
 mod plugin;
 mod protocol;
+mod relay;
 mod rest;
 mod rules;
 mod session;
