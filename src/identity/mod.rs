@@ -99,6 +99,7 @@ pub struct Link {
 
 impl Link {
     /// The same connection, with a request that says this.
+    #[must_use]
     pub fn saying(&self, stated: Stated) -> Self {
         Self {
             tcp: self.tcp,

@@ -1,7 +1,7 @@
 //! What is shown in the TLS handshake with the gateway, and what the gateway is believed by: both followed as they
 //! change, so that nobody restarts a relay for a certificate.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -207,13 +207,13 @@ async fn svid(api: &WorkloadApi, open: &mut Option<Svids>) -> Result<ClientIdent
     Ok(svid.identity)
 }
 
-async fn load(cert: &PathBuf, key: &PathBuf) -> Result<ClientIdentity, Fault> {
+async fn load(cert: &Path, key: &Path) -> Result<ClientIdentity, Fault> {
     let read = |path: PathBuf| async move {
         let failed = |error| Fault::NoEvidence(format!("{}: {error}", path.display()));
         tokio::fs::read(&path).await.map_err(failed)
     };
-    let chain = read(cert.clone()).await?;
-    let secret = Secret::new(read(key.clone()).await?);
+    let chain = read(cert.to_owned()).await?;
+    let secret = Secret::new(read(key.to_owned()).await?);
     let identity = ClientIdentity::from_pem(&chain, &secret);
     identity.map_err(|error| {
         Fault::NoEvidence(format!("{}, {}: {error}", cert.display(), key.display()))
