@@ -44,6 +44,7 @@ mod protocol;
 mod relay;
 mod rest;
 mod rules;
+mod replicas;
 mod session;
 mod session_admin;
 mod session_store;
