@@ -137,20 +137,18 @@ pub fn main(environment: Environment) -> ExitCode {
             completions::run(args, &mut out);
             0
         }
-        Command::Audit(args) => audit::run(args, &mut out).unwrap_or_else(|error| {
-            complain(&error);
-            UNAVAILABLE
-        }),
+        Command::Audit(args) => audit::run(args, &environment, &mut out),
         Command::Lease(args) => lease::run(args, &environment, &mut out),
         Command::Session(args) => session::run(args, &environment, &mut out),
         Command::Agent(args) => agent::run(args, &environment, &mut out),
         Command::Preset(args) => {
-            match preset::run(args, crate::preset::Presets::shipped(), &mut out) {
-                Ok(()) => 0,
-                Err(error) => {
+            match (args.presets()).map(|presets| preset::run(args, &presets, &mut out)) {
+                Ok(Ok(())) => 0,
+                Ok(Err(error)) => {
                     complain(&error);
                     NO
                 }
+                Err(code) => code,
             }
         }
     };
