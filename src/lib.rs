@@ -55,6 +55,7 @@ pub mod proxy;
 // block 7: edges
 pub mod admin;
 pub mod config;
+pub mod relay;
 pub mod sandbox;
 pub mod telemetry;
 

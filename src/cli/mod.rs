@@ -15,6 +15,7 @@ pub mod login;
 pub mod man;
 pub mod operator;
 pub mod preset;
+pub mod relay;
 pub mod run;
 pub mod serve;
 pub mod session;
@@ -60,6 +61,8 @@ enum Command {
     Run(run::RunArgs),
     /// Run the daemon: sidecar, VM, gateway
     Serve(serve::ServeArgs),
+    /// Give the processes of this machine one constant proxy URL, and prove them to a gateway elsewhere
+    Relay(relay::RelayArgs),
     /// Write a first file from what this machine has: keys, proxies, roots, logins
     Init(init::InitArgs),
     /// Show every fault of a configuration file, with line, column and caret
@@ -120,6 +123,10 @@ pub fn main(environment: Environment) -> ExitCode {
         Command::Serve(args) => {
             drop(out);
             return ExitCode::from(serve::run(args, environment));
+        }
+        Command::Relay(args) => {
+            drop(out);
+            return ExitCode::from(relay::run(args, &environment));
         }
         Command::Check(args) => check::run(args, &mut out),
         Command::Explain(args) => explain::run(args, &mut out),

@@ -16,6 +16,11 @@ const CERTIFICATE: &str = "x5t#S256:";
 const PROCESS: &str = "process:";
 
 impl Bound {
+    /// To this certificate, in DER.
+    pub fn certificate(der: &[u8]) -> Self {
+        Self::Certificate(sum(der))
+    }
+
     /// Reads what [`Bound`]'s `Display` wrote. `None`: it is something else, such as a peer's address.
     pub fn read(text: &str) -> Option<Self> {
         if let Some(thumbprint) = text.strip_prefix(CERTIFICATE) {

@@ -14,6 +14,7 @@ mod refreshed;
 mod registry;
 mod settings;
 mod spiffe;
+mod statement;
 mod token;
 
 use std::fmt::Debug;
@@ -30,12 +31,14 @@ pub use login::{Expected, Known, Login, Logins, UserEvidence};
 pub use mapping::{Mapping, Pattern};
 pub use metrics::{Counted, Metrics};
 pub use overlay::{AgentStore, BadEntry, Overlay, Said, Silent, Written};
+pub use peer::{Callers, Process};
 pub use registry::{AgentEntry, Listed, Registry, Status, Unregistered};
 pub use settings::{
     Algorithm, AwsSettings, BundlePlace, CallerIdentity, JwtSettings, KeyPlace, KubernetesSettings,
-    PeerSettings, SpiffeSettings, Trust, TrustKind,
+    PeerSettings, RelaySettings, SpiffeSettings, Trust, TrustKind,
 };
-pub use spiffe::is_trust_domain;
+pub use spiffe::{BadSocket, Svid, Svids, WorkloadApi, is_trust_domain};
+pub use statement::{PROCESS, Stated, stated};
 pub use token::{Presented, StaticTokens, presented};
 
 use crate::agent::AgentId;
@@ -89,6 +92,22 @@ pub struct Link {
     /// Of a `tls:` listener: the certificates that the peer presented, its own first, in DER. It has proved that the
     /// first one's key is its own; nobody has looked yet at who issued them.
     pub certificates: Vec<Box<[u8]>>,
+    /// What the request says of the process behind a relay. Nothing of it is proved: a provider that
+    /// [hears relays](TrustProvider::hears_relays) judges who says it.
+    pub stated: Option<Stated>,
+}
+
+impl Link {
+    /// The same connection, with a request that says this.
+    #[must_use]
+    pub fn saying(&self, stated: Stated) -> Self {
+        Self {
+            tcp: self.tcp,
+            unix: self.unix.clone(),
+            certificates: self.certificates.clone(),
+            stated: Some(stated),
+        }
+    }
 }
 
 /// The other end of a connection, as the kernel tells it.
@@ -195,6 +214,12 @@ pub enum AttestError {
 pub trait TrustProvider: Debug + Send + Sync {
     /// `Ok(None)`: not my kind of evidence, ask the next. `Err`: mine, and bad.
     async fn attest(&self, evidence: Evidence<'_>) -> Result<Option<Attested>, AttestError>;
+
+    /// Whether it judges what a relay says of the process behind it. Who says something of that kind is shown to such
+    /// providers alone: a relay's own rights are not those of the processes that it serves.
+    fn hears_relays(&self) -> bool {
+        false
+    }
 }
 
 /// `identify = "open"`: whoever connects is this agent.

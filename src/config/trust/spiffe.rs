@@ -56,7 +56,18 @@ pub(in crate::config) static BUNDLE: Section = Section {
 };
 
 pub(super) fn read(reader: &Reader<'_, '_>) -> Read {
-    let domain = reader.text("trust-domain").and_then(|(text, span)| {
+    let domain = domain(reader);
+    let bundle = bundle(reader);
+    let settings = SpiffeSettings {
+        audience: words(reader, "audience"),
+        trust_domain: domain?,
+        bundle: bundle?,
+    };
+    Some((TrustKind::Spiffe(Box::new(settings)), None))
+}
+
+pub(super) fn domain(reader: &Reader<'_, '_>) -> Option<String> {
+    reader.text("trust-domain").and_then(|(text, span)| {
         if !is_trust_domain(text) {
             let message = "this is no trust domain";
             let help = "write it in lower case and without `spiffe://`, such as \"prod.example\"";
@@ -64,8 +75,11 @@ pub(super) fn read(reader: &Reader<'_, '_>) -> Read {
             return None;
         }
         Some(text.to_owned())
-    });
-    let bundle = reader.table("bundle").and_then(|below| {
+    })
+}
+
+pub(super) fn bundle(reader: &Reader<'_, '_>) -> Option<BundlePlace> {
+    reader.table("bundle").and_then(|below| {
         if below.has("endpoint") {
             return Some(BundlePlace::Endpoint(endpoint(&below, "endpoint")?));
         }
@@ -76,13 +90,7 @@ pub(super) fn read(reader: &Reader<'_, '_>) -> Read {
         let site = Named::Certificates(path.clone());
         below.desk.site(&below.raw("file")?.span(), site);
         Some(BundlePlace::File(path))
-    });
-    let settings = SpiffeSettings {
-        audience: words(reader, "audience"),
-        trust_domain: domain?,
-        bundle: bundle?,
-    };
-    Some((TrustKind::Spiffe(Box::new(settings)), None))
+    })
 }
 
 fn workload(reader: &Reader<'_, '_>) -> Option<BundlePlace> {

@@ -1,34 +1,41 @@
-//! The SPIFFE Workload API: the bundle of a trust domain from the agent on this machine, over gRPC on a unix socket.
+//! The SPIFFE Workload API: what the agent of SPIFFE on this machine says, over gRPC on a unix socket.
 //!
-//! Two calls of it are needed, each for the first message of its stream, so the few bytes of protobuf are read here.
+//! Few calls of it are needed, with one field or none to send, so the few bytes of protobuf are read and written here.
 
 use std::future::Future;
 use std::path::Path;
+use std::pin::Pin;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue, TE};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::UnixStream;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer as _;
+use zeroize::Zeroizing;
 
 /// The roots of this trust domain, in DER.
 pub(super) async fn roots(socket: &Path, domain: &str) -> Result<Vec<Vec<u8>>, &'static str> {
     let message = first(socket, "FetchX509Bundles").await?;
     let chain =
         bundle(&message, 2, domain).ok_or("the Workload API has no bundle of the domain")?;
-    let (mut rest, mut roots) = (chain, Vec::new());
+    certificates(chain).ok_or("the Workload API's bundle is not made of certificates")
+}
+
+/// Certificates in DER that stand one behind the other.
+pub(super) fn certificates(mut rest: &[u8]) -> Option<Vec<Vec<u8>>> {
+    let mut found = Vec::new();
     while !rest.is_empty() {
-        let (after, _) = X509Certificate::from_der(rest)
-            .map_err(|_| "the Workload API's bundle is not made of certificates")?;
+        let (after, _) = X509Certificate::from_der(rest).ok()?;
         let length = rest.len() - after.len();
-        roots.push(rest.get(..length).unwrap_or_default().to_vec());
+        found.push(rest.get(..length)?.to_vec());
         rest = after;
     }
-    Ok(roots)
+    Some(found)
 }
 
 /// The JWK set of this trust domain.
@@ -42,52 +49,87 @@ pub(super) async fn tokens(socket: &Path, domain: &str) -> Result<Vec<u8>, &'sta
 
 /// The first message of a stream of answers.
 async fn first(socket: &Path, method: &str) -> Result<Vec<u8>, &'static str> {
-    let down = "the Workload API is out of reach";
-    let stream = UnixStream::connect(socket).await.map_err(|_| down)?;
-    let shaken = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
-    let (sender, connection) = shaken.map_err(|_| down)?;
-    tokio::select! {
-        message = call(sender, method) => message,
-        _ = connection => Err(down),
-    }
+    let message = Messages::open(socket, method, &[]).await?.next().await?;
+    Ok(message.to_vec())
 }
 
-fn call(
-    mut sender: http2::SendRequest<Full<Bytes>>,
-    method: &str,
-) -> impl Future<Output = Result<Vec<u8>, &'static str>> {
-    // An empty message: not compressed, of length 0. The header keeps requests out that a browser was made to send.
-    let request = Request::post(format!("http://localhost/SpiffeWorkloadAPI/{method}"))
-        .header(CONTENT_TYPE, "application/grpc")
-        .header(TE, "trailers")
-        .header("workload.spiffe.io", "true")
-        .body(Full::new(Bytes::from_static(&[0; 5])));
-    async move {
-        let answer = sender
-            .send_request(request.map_err(|_| "no request")?)
-            .await;
+/// A stream of answers.
+pub(super) struct Messages {
+    /// Ends where the connection does; it makes the body go on.
+    connection: Pin<Box<dyn Future<Output = ()> + Send>>,
+    _sender: http2::SendRequest<Full<Bytes>>,
+    body: Incoming,
+    /// What has come and is no whole message yet. It may hold a key.
+    bytes: Zeroizing<Vec<u8>>,
+}
+
+impl Messages {
+    /// Calls a method with this message. The caller sets the deadline.
+    pub(super) async fn open(
+        socket: &Path,
+        method: &str,
+        message: &[u8],
+    ) -> Result<Self, &'static str> {
+        let stream = UnixStream::connect(socket).await.map_err(|_| DOWN)?;
+        let shaken = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
+        let (mut sender, connection) = shaken.map_err(|_| DOWN)?;
+        let mut connection: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {
+            connection.await.ok();
+        });
+        // Not compressed, and its length. The header keeps requests out that a browser was made to send.
+        let length = u32::try_from(message.len()).map_err(|_| "the call is too long")?;
+        let framed = [&[0][..], &length.to_be_bytes(), message].concat();
+        let request = Request::post(format!("http://localhost/SpiffeWorkloadAPI/{method}"))
+            .header(CONTENT_TYPE, "application/grpc")
+            .header(TE, "trailers")
+            .header("workload.spiffe.io", "true")
+            .body(Full::new(Bytes::from(framed)));
+        let answer = tokio::select! {
+            answer = sender.send_request(request.map_err(|_| "no request")?) => answer,
+            () = &mut connection => return Err(DOWN),
+        };
         let answer = answer.map_err(|_| "the Workload API does not answer")?;
         let status = answer.headers().get("grpc-status");
         let good = HeaderValue::from_static("0");
         if answer.status() != StatusCode::OK || status.is_some_and(|status| *status != good) {
-            return Err("the Workload API refuses; is keyward registered there?");
+            return Err("the Workload API refuses; is this process registered there?");
         }
-        let (mut body, mut bytes) = (answer.into_body(), Vec::new());
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|_| "the Workload API broke off")?;
-            if let Some(data) = frame.data_ref() {
-                bytes.extend_from_slice(data);
+        Ok(Self {
+            connection,
+            _sender: sender,
+            body: answer.into_body(),
+            bytes: Zeroizing::default(),
+        })
+    }
+
+    /// The next message, once it comes.
+    pub(super) async fn next(&mut self) -> Result<Zeroizing<Vec<u8>>, &'static str> {
+        loop {
+            if let Some(whole) = message(&self.bytes)? {
+                let whole = Zeroizing::new(whole.to_vec());
+                let rest = self.bytes.get(5 + whole.len()..).unwrap_or_default();
+                self.bytes = Zeroizing::new(rest.to_vec());
+                return Ok(whole);
             }
-            if bytes.len() > MOST {
+            if self.bytes.len() > MOST {
                 return Err("the Workload API's answer is too long");
             }
-            if let Some(message) = message(&bytes)? {
-                return Ok(message.to_vec());
+            let frame = tokio::select! {
+                biased;
+                frame = self.body.frame() => frame,
+                () = &mut self.connection => return Err("the Workload API broke off"),
+            };
+            let frame = frame.ok_or("the Workload API said nothing")?;
+            let frame = frame.map_err(|_| "the Workload API broke off")?;
+            if let Some(data) = frame.data_ref() {
+                // Made anew, so that no outgrown piece of a key is left behind.
+                self.bytes = Zeroizing::new([&self.bytes, &**data].concat());
             }
         }
-        Err("the Workload API said nothing")
     }
 }
+
+const DOWN: &str = "the Workload API is out of reach";
 
 /// A message, once it is whole: a flag, four bytes of length, the bytes.
 fn message(bytes: &[u8]) -> Result<Option<&[u8]>, &'static str> {
@@ -131,7 +173,7 @@ fn bundle<'m>(message: &'m [u8], field: u64, domain: &str) -> Option<&'m [u8]> {
 }
 
 /// A field of protobuf: its number, and its bytes where it has such.
-fn next<'m>(rest: &mut &'m [u8]) -> Option<(u64, &'m [u8])> {
+pub(super) fn next<'m>(rest: &mut &'m [u8]) -> Option<(u64, &'m [u8])> {
     let tag = varint(rest)?;
     let length = match tag & 7 {
         0 => {

@@ -311,12 +311,17 @@ impl Refusal {
 
     /// The answer.
     pub fn response(self, request_id: &str) -> Response<Body> {
+        self.telling(self.detail(), request_id)
+    }
+
+    /// The answer with another detail, for whoever refuses for a reason of their own.
+    pub fn telling(self, detail: &str, request_id: &str) -> Response<Body> {
         let (status, word) = self.status();
         let problem = serde_json::json!({
             "type": format!("urn:keyward:refusal:{word}"),
             "title": self.title(),
             "status": status.as_u16(),
-            "detail": self.detail(),
+            "detail": detail,
             "request-id": request_id,
         });
         let mut response = Response::new(Body::full(Bytes::from(problem.to_string())));

@@ -1,12 +1,12 @@
 //! Trust providers: tokens, processes and certificates that prove an agent, and those that only look like it.
 
 mod aws;
-mod issuer;
+pub mod issuer;
 mod jwt;
 mod kubernetes;
 pub mod mint;
 mod peer;
-mod spiffe;
+pub mod spiffe;
 mod user;
 
 use std::collections::BTreeMap;

@@ -24,16 +24,16 @@ use super::{NOW, Provider};
 const CALENDAR: &str = "spiffe://prod.example/sa/calendar";
 
 /// The authority of a trust domain.
-struct Domain {
-    pem: String,
-    der: Vec<u8>,
+pub struct Domain {
+    pub pem: String,
+    pub der: Vec<u8>,
     issuer: Issuer<'static, KeyPair>,
 }
 
-struct Svid {
-    der: Vec<u8>,
-    pem: String,
-    key: String,
+pub struct Svid {
+    pub der: Vec<u8>,
+    pub pem: String,
+    pub key: String,
 }
 
 /// A time as certificates have it, seconds from what the providers' clock says.
@@ -65,7 +65,7 @@ fn set_life(params: &mut CertificateParams, from: i64, to: i64) {
 const DAY: i64 = 24 * 3600;
 
 impl Domain {
-    fn new(name: &str) -> Self {
+    pub fn new(name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -84,7 +84,7 @@ impl Domain {
         }
     }
 
-    fn svid(&self, uris: &[&str]) -> Svid {
+    pub fn svid(&self, uris: &[&str]) -> Svid {
         self.svid_with(uris, |_| {})
     }
 
