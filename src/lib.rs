@@ -12,6 +12,7 @@ pub mod agent;
 pub mod clock;
 pub mod host;
 pub mod secret;
+pub mod spiffe;
 pub mod syscall;
 
 // block 2a: pure decisions

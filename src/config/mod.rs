@@ -31,6 +31,7 @@ mod route;
 mod schema;
 mod session;
 mod source;
+mod spiffe;
 mod store;
 mod syntax;
 mod text;

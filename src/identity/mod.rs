@@ -10,7 +10,6 @@ mod mapping;
 mod metrics;
 mod overlay;
 mod peer;
-mod refreshed;
 mod registry;
 mod settings;
 mod spiffe;
@@ -32,10 +31,9 @@ pub use metrics::{Counted, Metrics};
 pub use overlay::{AgentStore, BadEntry, Overlay, Said, Silent, Written};
 pub use registry::{AgentEntry, Listed, Registry, Status, Unregistered};
 pub use settings::{
-    Algorithm, AwsSettings, BundlePlace, CallerIdentity, JwtSettings, KeyPlace, KubernetesSettings,
+    Algorithm, AwsSettings, CallerIdentity, JwtSettings, KeyPlace, KubernetesSettings,
     PeerSettings, SpiffeSettings, Trust, TrustKind,
 };
-pub use spiffe::is_trust_domain;
 pub use token::{Presented, StaticTokens, presented};
 
 use crate::agent::AgentId;

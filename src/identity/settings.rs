@@ -7,6 +7,7 @@ use std::str::FromStr;
 use super::mapping::Mapping;
 use crate::agent::Name;
 use crate::issuer::Endpoint;
+pub(super) use crate::issuer::spiffe::BundlePlace;
 
 /// One table.
 #[derive(Debug, Clone, PartialEq)]
@@ -87,17 +88,6 @@ pub struct SpiffeSettings {
     pub bundle: BundlePlace,
     /// `audience` of JWT-SVIDs; empty: they are not taken.
     pub audience: Vec<String>,
-}
-
-/// Where a trust domain's bundle is.
-#[derive(Debug, Clone, PartialEq)]
-pub enum BundlePlace {
-    /// A file, looked at every few seconds.
-    File(PathBuf),
-    /// The Workload API at this unix socket.
-    WorkloadApi(PathBuf),
-    /// A bundle endpoint, whose server proves itself by a public certificate (`https_web`).
-    Endpoint(Endpoint),
 }
 
 /// `[trust.NAME.aws]`: instances and principals of some accounts.

@@ -57,6 +57,7 @@ impl Written {
             preset: None,
             narrow: Arc::default(),
             answer: None,
+            peers: None,
         }
     }
 

@@ -27,6 +27,7 @@ mod daemon;
 mod h2raw;
 mod harness;
 mod signatures;
+mod svid;
 mod upstream;
 
 mod admin;
@@ -36,6 +37,7 @@ mod base_url;
 mod delegation;
 mod leak;
 mod lifecycle;
+mod mesh;
 mod oauth;
 mod outside;
 mod placement;

@@ -17,11 +17,10 @@ use super::jwt::set::{KeySite, key_of};
 use super::jwt::token::{Rules, Unverified, subject};
 use super::jwt::verified::{Verified, sum};
 use super::mapping::Mapping;
-use super::refreshed::Refreshed;
 use super::settings::{Algorithm, KubernetesSettings};
 use super::{AttestError, Attested, Evidence, TrustProvider};
 use crate::clock::Clock;
-use crate::issuer::Client;
+use crate::issuer::{Client, Refreshed};
 use api::{Api, Reviewed};
 
 /// The provider.

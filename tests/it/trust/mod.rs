@@ -26,6 +26,8 @@ use keyward::tls::{Connector, TrustSettings};
 
 use super::upstream::CA;
 
+pub use mint::b64;
+
 /// One provider as the file describes it, with a clock that stands still at `NOW`.
 pub struct Provider {
     pub inner: Arc<dyn TrustProvider>,
