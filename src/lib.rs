@@ -34,6 +34,7 @@ pub mod policy;
 
 // block 4a: ports that stand alone (the trait in `mod.rs`, an adapter a file)
 pub mod audit;
+pub mod process;
 pub mod tls;
 
 // block 4b: HTTPS towards issuers

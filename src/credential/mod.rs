@@ -20,7 +20,6 @@ mod lease;
 mod life;
 mod metrics;
 pub mod oauth;
-mod process;
 mod sessions;
 mod settings;
 mod shards;

@@ -3,6 +3,7 @@
 mod aws;
 mod bound;
 mod build;
+mod flight;
 mod jwt;
 mod kubernetes;
 mod login;
@@ -31,8 +32,8 @@ pub use metrics::{Counted, Metrics};
 pub use overlay::{AgentStore, BadEntry, Overlay, Said, Silent, Written};
 pub use registry::{AgentEntry, Listed, Registry, Status, Unregistered};
 pub use settings::{
-    Algorithm, AwsSettings, CallerIdentity, JwtSettings, KeyPlace, KubernetesSettings,
-    PeerSettings, SpiffeSettings, Trust, TrustKind,
+    Algorithm, AwsSettings, CallerIdentity, ImageVerifier, JwtSettings, KeyPlace,
+    KubernetesSettings, PeerSettings, SecurityContext, SpiffeSettings, Trust, TrustKind,
 };
 pub use token::{Presented, StaticTokens, presented};
 

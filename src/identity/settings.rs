@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use super::mapping::Mapping;
 use crate::agent::Name;
@@ -77,6 +78,44 @@ pub struct KubernetesSettings {
     pub labels: Vec<(String, String)>,
     /// `image-digests`: every container runs one of these.
     pub image_digests: Vec<String>,
+    /// `security-context`: every container is held to it.
+    pub security_context: Option<SecurityContext>,
+    /// `image-verifier`: says of every image whether it may run.
+    pub image_verifier: Option<ImageVerifier>,
+}
+
+/// `security-context` of `[trust.NAME.kubernetes]`: what is `true` here must be so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a requirement of its own, as the API has them"
+)]
+pub struct SecurityContext {
+    /// `run-as-non-root = true`: `runAsNonRoot`, the container's own or else the pod's.
+    pub run_as_non_root: bool,
+    /// `privileged = false`.
+    pub unprivileged: bool,
+    /// `read-only-root = true`: `readOnlyRootFilesystem`.
+    pub read_only_root: bool,
+    /// `allow-privilege-escalation = false`.
+    pub no_escalation: bool,
+    /// `host-namespaces = false`: neither `hostPID` nor `hostIPC` nor `hostNetwork`.
+    pub no_host_namespaces: bool,
+}
+
+/// `image-verifier` of `[trust.NAME.kubernetes]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageVerifier {
+    /// `run`: program and arguments; no shell.
+    pub run: Vec<String>,
+    /// `deadline`, for one image.
+    pub deadline: Duration,
+    /// `max-output`, in bytes.
+    pub max_output: usize,
+    /// `env`: the variables that it gets beside `PATH`.
+    pub env: Vec<String>,
+    /// `ttl`: how long its yes counts.
+    pub ttl: Duration,
 }
 
 /// `[trust.NAME.spiffe]`: workloads of one trust domain.

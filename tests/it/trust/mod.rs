@@ -57,6 +57,7 @@ impl Provider {
             clock: &(Arc::clone(&clock) as Arc<dyn Clock>),
             metrics: &Metrics::default(),
             token: Some(Arc::new(OwnToken)),
+            env: &|name| std::env::var_os(name),
         };
         Self {
             inner: identity::provider(&loaded.config.trust[0].settings, &parts),
