@@ -7,7 +7,6 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 
-use super::jwt::verified::sum;
 use super::{Bound, Link, peer};
 
 /// Before the thumbprint of a certificate: the name that it has in `cnf` of a token (RFC 8705 §3.1).
@@ -34,10 +33,7 @@ impl Bound {
     /// Whether a connection is of this process, or by this certificate. What cannot be seen is not.
     pub async fn holds(&self, link: &Link) -> bool {
         match self {
-            Self::Certificate(known) => {
-                let own = link.certificates.first();
-                own.is_some_and(|own| sum(own) == *known)
-            }
+            Self::Certificate(known) => link.thumbprint().is_some_and(|own| own == *known),
             Self::Process { uid, executable } => {
                 let found = peer::process_of(link, *uid).await;
                 found.is_some_and(|found| found.as_deref() == executable.as_deref())
@@ -64,6 +60,7 @@ impl fmt::Display for Bound {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::jwt::verified::sum;
 
     #[test]
     fn what_is_written_is_read_again() {

@@ -20,7 +20,7 @@ use std::fmt::Debug;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -38,6 +38,7 @@ pub use settings::{
 pub use token::{Presented, StaticTokens, presented};
 
 use crate::agent::AgentId;
+use jwt::verified::sum;
 
 /// What one connection brings.
 #[derive(Debug, Clone, Copy)]
@@ -88,6 +89,16 @@ pub struct Link {
     /// Of a `tls:` listener: the certificates that the peer presented, its own first, in DER. It has proved that the
     /// first one's key is its own; nobody has looked yet at who issued them.
     pub certificates: Vec<Box<[u8]>>,
+    /// The first one's SHA-256, once somebody asked: every request of a bound token does.
+    pub thumbprint: OnceLock<[u8; 32]>,
+}
+
+impl Link {
+    /// The SHA-256 of the peer's own certificate, which is `x5t#S256` (RFC 8705 §3.1); `None` where it has none.
+    fn thumbprint(&self) -> Option<[u8; 32]> {
+        let own = self.certificates.first()?;
+        Some(*self.thumbprint.get_or_init(|| sum(own)))
+    }
 }
 
 /// The other end of a connection, as the kernel tells it.

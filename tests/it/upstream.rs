@@ -132,6 +132,23 @@ pub fn tls_showing(
     TlsAcceptor::from(Arc::new(config))
 }
 
+/// A TLS client that trusts the tests' CA and presents this certificate.
+pub fn tls_client(cert: &str, key: &str) -> tokio_rustls::TlsConnector {
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject as _;
+    let mut roots = rustls::RootCertStore::empty();
+    roots
+        .add(CertificateDer::from_pem_slice(CA.pem.as_bytes()).unwrap())
+        .unwrap();
+    let chain = CertificateDer::pem_slice_iter(cert.as_bytes());
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+    let config = rustls::ClientConfig::builder()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain.map(Result::unwrap).collect(), key)
+        .unwrap();
+    tokio_rustls::TlsConnector::from(Arc::new(config))
+}
+
 /// A certificate of the tests' CA for these names, and its key, in PEM.
 pub fn certificate(names: &[&str]) -> (String, String) {
     let key = KeyPair::generate().unwrap();

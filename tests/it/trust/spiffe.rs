@@ -513,3 +513,63 @@ async fn what_is_no_tls_is_not_heard() {
     assert_eq!(answer.start, "", "{answer:?}");
     world.harness.finish().await;
 }
+
+/// A connection that is kept is not proved anew at each request; after five seconds, and under another configuration, it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_connection_is_known_for_a_bounded_time_and_one_configuration() {
+    let (prod, test) = (Domain::new("prod.example"), Domain::new("test.example"));
+    let world = World::new(&prod, &test).await;
+    let svid = prod.svid(&[CALENDAR]);
+    let proxy = world.harness.app().listeners()[0].2[0];
+    let stream = tokio::net::TcpStream::connect(proxy).await.unwrap();
+    let stream = upstream::tls_client(&svid.pem, &svid.key)
+        .connect("127.0.0.1".try_into().unwrap(), stream)
+        .await
+        .unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let mut ask = async || {
+        let request = http::Request::get("http://plain.test/")
+            .header("host", "plain.test")
+            .body(upstream::full(""))
+            .unwrap();
+        sender.ready().await.unwrap();
+        let answer = sender.send_request(request).await.unwrap();
+        let status = answer.status().as_u16();
+        http_body_util::BodyExt::collect(answer.into_body())
+            .await
+            .unwrap();
+        status
+    };
+    let attested = "keyward_attestations_total{trust=\"prod\",outcome=\"attested\"}";
+    let count = async |harness: &Harness| -> usize {
+        let metrics = harness.metrics().await;
+        let line = metrics.lines().find_map(|line| line.strip_prefix(attested));
+        line.map_or(0, |rest| rest.trim().parse().unwrap())
+    };
+    for _ in 0..5 {
+        assert_eq!(ask().await, 200);
+    }
+    assert_eq!(count(&world.harness).await, 1);
+    let text = world.harness.setup.clone();
+    world
+        .harness
+        .reload(&text.agent_a("purpose = \"x\"\n"))
+        .await;
+    ask().await;
+    assert_eq!(count(&world.harness).await, 2);
+    // Another authority: the connection is nobody's when it is looked at again.
+    let other = Domain::new("prod.example");
+    std::fs::write(world.folder.path().join("prod.pem"), &other.pem).unwrap();
+    let refused = async {
+        while ask().await != 407 {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), refused)
+        .await
+        .unwrap();
+    world.harness.finish().await;
+}
