@@ -14,7 +14,7 @@ use keyward::proxy::Refusal;
 
 /// The fixed statuses of every word, those of rooms that are still to come included: clients are written against it.
 const STATUSES: [(u16, &[&str]); 11] = [
-    (400, &["bad-request"]),
+    (400, &["bad-request", "unsignable"]),
     (405, &["method"]),
     (413, &["too-large"]),
     (421, &["host-mismatch"]),

@@ -14,6 +14,7 @@ use super::text::quoted;
 use crate::credential::{AwsSource, AwsSpec, Kind, Spec};
 use crate::host::{HostMatch, HostPattern};
 use crate::inject::{Placement, SigningScope};
+use crate::route::Route;
 
 pub(super) static AWS: Section = Section {
     title: "[credential.NAME.aws]",
@@ -283,6 +284,29 @@ fn word(reader: &Reader<'_, '_>, name: &str) -> Option<Box<str>> {
     Some(text.into())
 }
 
+/// Whether every request of the route is signed for S3.
+pub(super) fn is_s3(route: &Route) -> bool {
+    let mut scopes = route
+        .placements
+        .iter()
+        .filter_map(|placement| match placement {
+            Placement::SigV4(scope) => Some(scope),
+            _ => None,
+        });
+    scopes.next().is_some_and(|scope| {
+        let mut hosts = route.hosts.iter();
+        hosts.all(|pattern| scope.is_s3(&example(pattern)))
+    })
+}
+
+/// A host that the pattern means.
+fn example(HostPattern { kind, .. }: &HostPattern) -> String {
+    match kind {
+        HostMatch::Exact(host) => host.to_string(),
+        HostMatch::OneLabel(name) => format!("x.{name}"),
+    }
+}
+
 /// Signatures and AWS keys need each other, and each host of the route needs a service and a region.
 pub(super) fn look_at(desk: &Desk, written: &Written, spec: &Spec) {
     let route = &written.route;
@@ -328,11 +352,13 @@ pub(super) fn look_at(desk: &Desk, written: &Written, spec: &Spec) {
             "a session has one policy: write it in the routes only",
         );
     }
-    for HostPattern { kind, .. } in &route.hosts {
-        let host = match kind {
-            HostMatch::Exact(host) => host.to_string(),
-            HostMatch::OneLabel(name) => format!("x.{name}"),
-        };
+    if scope.service.as_deref() == Some("s3express") {
+        let message = "the sessions of S3 Express are signed in a way of their own, which keyward does not know";
+        desk.fault_with(span, message, "use a general purpose bucket");
+        return;
+    }
+    for pattern in &route.hosts {
+        let host = example(pattern);
         if scope.settle(&host).is_none() {
             let message = format!("nothing tells the service and region that {host} is signed for");
             let help = "write inject = { sigv4 = { service = \"s3\", region = \"eu-central-1\" } }";

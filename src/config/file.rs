@@ -339,6 +339,7 @@ fn assign_slots(desk: &Desk, routes: &mut [route::Written], credentials: &mut [(
         super::aws::look_at(desk, written, spec);
         super::spiffe::look_at(desk, written, Some(spec));
         let route = &mut written.route;
+        route.empty_segments = super::aws::is_s3(route);
         let known = spec.slots.iter().position(|slot| *slot == route.placements);
         route.slot = known.unwrap_or_else(|| {
             spec.slots.push(route.placements.clone());

@@ -224,6 +224,7 @@ pub(super) fn read(reader: &Reader<'_, '_>, index: usize, known: &Known<'_>) -> 
         } else {
             gives_encoded
         },
+        empty_segments: false, // known with the credential
         websocket: reader.flag("websocket"),
         placements: match credential {
             Some(_) => placements,

@@ -62,11 +62,13 @@ impl Kind {
                 permissions: Bound::within(&settings.permissions, settings.permissions.is_empty()),
                 ..none
             },
-            _ if self.word() == "aws" => Grants {
+            Self::Aws(_) => Grants {
                 session_policy: Bound::Open,
                 ..none
             },
-            _ => none,
+            Self::Static { .. } | Self::Vault(_) | Self::ClientCertificate(_) | Self::Spiffe(_) => {
+                none
+            }
         }
     }
 }

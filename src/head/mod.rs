@@ -25,6 +25,7 @@ pub struct Head {
     framing: Framing,
     websocket: Option<WebSocket>,
     encoded_slash: bool,
+    empty_segment: bool,
 }
 
 /// How the body is delimited; the sending side writes its own framing from it.
@@ -63,7 +64,7 @@ pub enum Unclean {
     /// Framing that two parsers could read differently: 400.
     #[error("the framing of the body is ambiguous")]
     Framing,
-    /// A path with dot segments, empty segments, backslashes, double or overlong encodings, or none at all: 400.
+    /// A path with dot segments, backslashes, double or overlong encodings, or none at all: 400.
     #[error("the path is not in canonical form")]
     Path,
     /// A field name or value outside RFC 9110 §5: 400.
@@ -161,6 +162,7 @@ impl Head {
         Ok(Self {
             method,
             encoded_slash: path.encoded_slash,
+            empty_segment: path.empty_segment,
             path_and_query: path.text,
             headers,
             framing,
@@ -226,6 +228,11 @@ impl Head {
     /// Whether `%2F` stands in the path.
     pub fn has_encoded_slash(&self) -> bool {
         self.encoded_slash
+    }
+
+    /// The path with each run of slashes as one, where an empty segment (`//`) stands in it: some servers read it so.
+    pub fn folded_path(&self) -> Option<String> {
+        self.empty_segment.then(|| path::folded(self.path()))
     }
 }
 

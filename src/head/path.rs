@@ -1,8 +1,8 @@
 //! One spelling of a path, so that the policy and the upstream read the same bytes.
 //!
 //! Percent-encoded unreserved characters are decoded and hexadecimal digits made upper-case (RFC 3986 §6.2.2);
-//! whatever another parser could read as a second path (dot segments, `//`, `\`, encoded dots and backslashes, double
-//! and overlong encodings) is refused.
+//! whatever another parser could read as a second path (dot segments, `\`, encoded dots and backslashes, double and
+//! overlong encodings) is refused. An empty segment (`//`) is told: the keys of S3 may hold it, and nothing else.
 
 use http::uri::PathAndQuery;
 
@@ -13,6 +13,7 @@ use super::Unclean;
 pub(super) struct Canonical {
     pub(super) text: PathAndQuery,
     pub(super) encoded_slash: bool,
+    pub(super) empty_segment: bool,
 }
 
 pub(super) fn canonical(given: &PathAndQuery) -> Result<Canonical, Unclean> {
@@ -21,6 +22,7 @@ pub(super) fn canonical(given: &PathAndQuery) -> Result<Canonical, Unclean> {
         return Ok(Canonical {
             text: given.clone(),
             encoded_slash: false,
+            empty_segment: false,
         });
     }
     if !path.starts_with('/')
@@ -38,19 +40,14 @@ pub(super) fn canonical(given: &PathAndQuery) -> Result<Canonical, Unclean> {
         return Err(Unclean::Path);
     }
     if !path.contains('%') {
-        return if segments_are_plain(path) {
-            Ok(Canonical {
-                text: given.clone(),
-                encoded_slash: false,
-            })
-        } else {
-            Err(Unclean::Path)
-        };
+        return Ok(Canonical {
+            text: given.clone(),
+            encoded_slash: false,
+            empty_segment: has_empty_segment(path)?,
+        });
     }
     let (mut text, encoded_slash) = decode(path)?;
-    if !segments_are_plain(&text) {
-        return Err(Unclean::Path);
-    }
+    let empty_segment = has_empty_segment(&text)?;
     if let Some(query) = query {
         text.push('?');
         text.push_str(query);
@@ -59,21 +56,35 @@ pub(super) fn canonical(given: &PathAndQuery) -> Result<Canonical, Unclean> {
     Ok(Canonical {
         text,
         encoded_slash,
+        empty_segment,
     })
 }
 
-/// No empty segment but the last, and no dot segment, with or without a parameter behind it (`..;x`).
-fn segments_are_plain(path: &str) -> bool {
+/// Whether a segment but the last is empty. There is no dot segment, with or without a parameter behind it (`..;x`).
+fn has_empty_segment(path: &str) -> Result<bool, Unclean> {
+    let mut found = false;
     let body = path.get(1..).unwrap_or_default();
     let mut segments = body.split('/').peekable();
     while let Some(segment) = segments.next() {
         let name = segment.split(';').next().unwrap_or_default();
         let last = segments.peek().is_none();
-        if matches!(name, "." | "..") || (segment.is_empty() && !last) {
-            return false;
+        if matches!(name, "." | "..") {
+            return Err(Unclean::Path);
+        }
+        found |= segment.is_empty() && !last;
+    }
+    Ok(found)
+}
+
+/// A path with each run of `/` as one, as servers read it that fold them.
+pub(super) fn folded(path: &str) -> String {
+    let mut out = String::with_capacity(path.len());
+    for c in path.chars() {
+        if c != '/' || !out.ends_with('/') {
+            out.push(c);
         }
     }
-    true
+    out
 }
 
 /// Decodes unreserved characters and judges the rest.

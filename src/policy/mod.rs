@@ -105,6 +105,12 @@ pub enum Denial {
         /// The route that matched.
         route: Arc<str>,
     },
+    /// `//` stands in the path, and the route does not sign for S3, or another would match without it.
+    #[error("route {route} does not allow an empty segment in the path")]
+    EmptySegment {
+        /// The route that matched.
+        route: Arc<str>,
+    },
     /// The answer would be a new credential, and the route does not grant that.
     #[error("route {route} does not allow requests that mint credentials")]
     Minting {
@@ -127,6 +133,7 @@ impl Denial {
             Self::Condition { route, .. }
             | Self::Scope { route }
             | Self::EncodedSlash { route }
+            | Self::EmptySegment { route }
             | Self::Minting { route }
             | Self::WebSocket { route } => Some(route),
         }
@@ -182,12 +189,25 @@ impl Policy {
         if head.has_encoded_slash() && !route.encoded_slash {
             return Err(Denial::EncodedSlash { route: named() });
         }
+        // Servers differ on whether `//` is one slash: both readings have to be the same route's.
+        let folded = head.folded_path();
+        if let Some(path) = &folded {
+            let other = query.candidates.find(head.method(), path);
+            if !route.empty_segments || other.is_none_or(|other| other.index != route.index) {
+                return Err(Denial::EmptySegment { route: named() });
+            }
+        }
         if head.is_websocket() && !route.websocket {
             return Err(Denial::WebSocket { route: named() });
         }
         // A route without an entry would be a fault of assembly: refuse rather than skip its guards.
         let conditions = self.conditions.get(route.index).ok_or(Denial::NoRoute)?;
-        if conditions.forbids_minting(head.method(), head.path()) {
+        let readings = [Some(head.path()), folded.as_deref()];
+        if readings
+            .into_iter()
+            .flatten()
+            .any(|path| conditions.forbids_minting(head.method(), path))
+        {
             return Err(Denial::Minting { route: named() });
         }
         conditions

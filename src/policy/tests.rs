@@ -53,6 +53,7 @@ impl Written {
             slot: 0,
             ranges: false,
             encoded_slash: false,
+            empty_segments: false,
             websocket: true,
             preset: None,
             narrow: Arc::default(),

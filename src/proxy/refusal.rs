@@ -28,6 +28,8 @@ pub enum Refusal {
     BadRequest(Unclean),
     /// The request is malformed in another way, with what is wrong.
     Malformed(&'static str),
+    /// The agent's signature is of a kind that cannot be made anew, with what is wrong.
+    Unsignable(&'static str),
     /// TRACE, CONNECT inside a tunnel, or no method at all.
     Method,
     /// A body is longer than what must be read of it.
@@ -94,8 +96,9 @@ pub enum Refusal {
 
 impl Refusal {
     /// One of each word, for whoever lists them.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::Malformed(""),
+        Self::Unsignable(""),
         Self::Method,
         Self::TooLarge,
         Self::HostMismatch,
@@ -133,6 +136,7 @@ impl Refusal {
     pub fn status(self) -> (StatusCode, &'static str) {
         match self {
             Self::BadRequest(_) | Self::Malformed(_) => (StatusCode::BAD_REQUEST, "bad-request"),
+            Self::Unsignable(_) => (StatusCode::BAD_REQUEST, "unsignable"),
             Self::Method => (StatusCode::METHOD_NOT_ALLOWED, "method"),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too-large"),
             Self::HostMismatch => (StatusCode::MISDIRECTED_REQUEST, "host-mismatch"),
@@ -185,7 +189,7 @@ impl Refusal {
     pub fn detail(self) -> &'static str {
         match self {
             Self::BadRequest(Unclean::Path) => {
-                "The path is not in canonical form. Send it without dot segments, empty segments, backslashes or doubly encoded characters."
+                "The path is not in canonical form. Send it without dot segments, backslashes or doubly encoded characters."
             }
             Self::BadRequest(Unclean::Framing) => {
                 "The framing of the body can be read two ways. Send one Content-Length, or Transfer-Encoding: chunked alone."
@@ -196,7 +200,7 @@ impl Refusal {
             Self::BadRequest(_) => {
                 "The request head is malformed or ambiguous. Send it as RFC 9110 and RFC 9112 define it."
             }
-            Self::Malformed(what) | Self::Denied(what) => what,
+            Self::Malformed(what) | Self::Unsignable(what) | Self::Denied(what) => what,
             Self::Method => {
                 "This method is never forwarded. Use GET, HEAD, POST, PUT, PATCH, DELETE or OPTIONS."
             }
@@ -384,6 +388,9 @@ impl From<&Denial> for Refusal {
             Denial::EncodedSlash { .. } => Self::Malformed(
                 "The path holds %2F, which this route does not allow. Ask the operator for encoded-slash = true if the service needs it.",
             ),
+            Denial::EmptySegment { .. } => Self::Malformed(
+                "The path holds an empty segment (//). It is sent only as a part of a key of S3, and only where the same route matches without it. Send it with single slashes.",
+            ),
             Denial::Scope { .. } => Self::Denied(
                 "The scope of this session does not cover the route. Do not retry; ask for a session of a wider scope, or the operator.",
             ),
@@ -446,20 +453,23 @@ impl From<Misplaced> for Refusal {
 
 impl From<Unsignable> for Refusal {
     fn from(unsignable: Unsignable) -> Self {
-        Self::Malformed(match unsignable {
-            Unsignable::Scope => {
-                "This host's name does not tell which AWS service and region a signature is for. Ask the operator to write them in the route."
-            }
-            Unsignable::Twice => {
-                "The request is signed more than once. Sign it once, in the header or in the query."
-            }
-            Unsignable::Query => "The query is not percent-encoded UTF-8.",
-            Unsignable::Header => {
-                "A header that AWS signatures cover holds other characters than visible ASCII."
-            }
-            Unsignable::Payload => {
-                "The body is signed in a way that cannot be signed again. Send its SHA-256, UNSIGNED-PAYLOAD, or chunks signed by AWS4-HMAC-SHA256, with x-amz-decoded-content-length."
-            }
-        })
+        match unsignable {
+            Unsignable::Scope => Self::Malformed(
+                "This host's name does not tell which AWS service and region a signature is for. Ask the operator to write them in the route.",
+            ),
+            Unsignable::Twice => Self::Malformed(
+                "The request is signed more than once. Sign it once, in the header or in the query.",
+            ),
+            Unsignable::Query => Self::Malformed("The query is not percent-encoded UTF-8."),
+            Unsignable::Header => Self::Malformed(
+                "A header that AWS signatures cover holds other characters than visible ASCII.",
+            ),
+            Unsignable::Variant => Self::Unsignable(
+                "The request is signed by SigV4a, for a session of S3 Express, or by an algorithm that is not known. Sign it by AWS4-HMAC-SHA256, for one region and a general purpose bucket.",
+            ),
+            Unsignable::Payload => Self::Unsignable(
+                "The body is signed in a way that cannot be signed again. Send its SHA-256, UNSIGNED-PAYLOAD, or chunks signed by AWS4-HMAC-SHA256, with x-amz-decoded-content-length.",
+            ),
+        }
     }
 }

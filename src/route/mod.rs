@@ -24,6 +24,10 @@ pub use table::{Candidates, Table};
 
 /// One `[[route]]`, resolved.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a key of the file, and none follows from another"
+)]
 pub struct Route {
     /// `name`, or `route-N` with its place from 1: what audit, metrics and policy call it.
     pub name: Arc<str>,
@@ -47,6 +51,8 @@ pub struct Route {
     pub ranges: bool,
     /// `%2F` may stand in the path (`encoded-slash = true`): npm and GitLab write names so.
     pub encoded_slash: bool,
+    /// `//` may stand in the path: each host is signed for S3, where it is a part of a key.
+    pub empty_segments: bool,
     /// WebSocket upgrades are forwarded (`websocket`, on where left out).
     pub websocket: bool,
     /// The preset it was made from, if any.
@@ -74,6 +80,7 @@ impl Route {
             slot: 0,
             ranges: true,
             encoded_slash: true,
+            empty_segments: false,
             websocket: true,
             preset: None,
             narrow: Arc::default(),

@@ -126,6 +126,9 @@ async fn a_key_of_any_spelling_is_signed_as_it_is_sent() {
         "/bucket/%7etilde",
         "/bucket/?prefix=a+b%20c%2Bd&list-type=2&delimiter=/&acl",
         "/bucket/?marker=%C3%BC&marker=a",
+        "/bucket//key",
+        "/bucket/a///b..c//...",
+        "//key",
         "/",
     ] {
         let answer = ask(
@@ -140,8 +143,8 @@ async fn a_key_of_any_spelling_is_signed_as_it_is_sent() {
     }
     // What has two readings is refused, whoever signs it.
     for path in [
-        "/bucket//key",
         "/bucket/../other/key",
+        "/bucket//../other/key",
         "/bucket/a%2Fb",
         "/bucket/?a=%zz",
         "/bucket/?a=%ff",
@@ -163,7 +166,101 @@ async fn a_key_of_any_spelling_is_signed_as_it_is_sent() {
             .status,
         200
     );
-    assert_eq!(upstream.requests().len(), 10);
+    assert_eq!(upstream.requests().len(), 13);
+    harness.finish().await;
+}
+
+/// S3 tells `a//b` from `a/b`, and servers that only speak like it may not: a request goes where both are one route's.
+#[tokio::test]
+async fn an_empty_segment_opens_no_other_route() {
+    let (upstream, _) = verifier(&["http/1.1"]).await;
+    let guarded = format!(
+        "[[route]]\nname = \"secret\"\nhosts = [\"api.test\"]\npaths = [\"/bucket/secret/**\"]\ncredential = \"keys\"\n\
+         inject = {{ sigv4 = {{ service = \"s3\", region = \"eu-central-1\" }} }}\nsource = [\"192.0.2.0/24\"]\n{}",
+        routes("paths = [\"/bucket/**\"]")
+    );
+    let harness = Setup::new(&guarded)
+        .to("api.test:443", &upstream)
+        .to("other.test:443", &upstream)
+        .start()
+        .await;
+    let signed =
+        |path: &str, host: &str| with(request("GET", path, host), &[("authorization", DUMMY)]);
+    for (path, host, word) in [
+        ("/bucket/secret/x", "api.test", "condition"),
+        ("/bucket//secret/x", "api.test", "bad-request"),
+        ("/bucket/secret//x", "api.test", "condition"),
+        ("//bucket/secret/x", "api.test", "no-route"),
+        ("//bucket/x", "api.test", "no-route"),
+        // Nobody but S3 has such names.
+        ("/a//b", "other.test", "bad-request"),
+        ("//a", "other.test", "bad-request"),
+    ] {
+        let answer = ask(&harness, signed(path, host)).await;
+        assert_eq!(answer.word(), word, "{path} at {host}");
+    }
+    assert_eq!(upstream.requests().len(), 0);
+    let answer = ask(&harness, signed("/bucket/public//secret//x", "api.test")).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(upstream.requests()[0].uri, "/bucket/public//secret//x");
+    harness.finish().await;
+}
+
+/// SigV4a signs for many regions with another key, S3 Express for a session: neither is made into something else.
+#[tokio::test]
+async fn a_signature_of_another_kind_is_refused_by_its_name() {
+    const ASYMMETRIC: &str = "AWS4-ECDSA-P256-SHA256 Credential=AKIAEVIL/20200101/s3/aws4_request, SignedHeaders=host;x-amz-region-set, Signature=00";
+    let (upstream, _) = verifier(&["http/1.1"]).await;
+    let harness = start(&upstream, "").await;
+    let asymmetric_query = DUMMY_QUERY.replace("AWS4-HMAC-SHA256", "AWS4-ECDSA-P256-SHA256");
+    let of_session = format!("{DUMMY_QUERY}&X-Amz-S3session-Token=abc");
+    for (query, fields) in [
+        ("", vec![("authorization", ASYMMETRIC)]),
+        (
+            "",
+            vec![("authorization", DUMMY), ("x-amz-region-set", "*")],
+        ),
+        (
+            "",
+            vec![("authorization", DUMMY), ("x-amz-s3session-token", "abc")],
+        ),
+        ("", vec![("x-amz-s3session-token", "abc")]),
+        ("", vec![("authorization", "AWS4-HMAC-SHA512 Credential=x")]),
+        (
+            "",
+            vec![
+                ("authorization", DUMMY),
+                (
+                    "x-amz-content-sha256",
+                    "STREAMING-AWS4-ECDSA-P256-SHA256-PAYLOAD",
+                ),
+            ],
+        ),
+        (
+            "",
+            vec![
+                ("authorization", DUMMY),
+                ("x-amz-content-sha256", "STREAMING-AWS4-HMAC-SHA256-EVENTS"),
+            ],
+        ),
+        (&*asymmetric_query, vec![]),
+        (&*of_session, vec![]),
+        ("X-Amz-S3session-Token=abc", vec![]),
+    ] {
+        let path = format!("/bucket/key?{query}");
+        let answer = ask(&harness, with(request("GET", &path, "api.test"), &fields)).await;
+        assert_eq!(
+            (answer.status, answer.word()),
+            (400, "unsignable"),
+            "{query} {fields:?}"
+        );
+        assert!(
+            answer.text().contains("AWS4-HMAC-SHA256"),
+            "{}",
+            answer.text()
+        );
+    }
+    assert_eq!(upstream.requests().len(), 0);
     harness.finish().await;
 }
 

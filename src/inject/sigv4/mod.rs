@@ -48,6 +48,15 @@ const OF_SIGNATURES: [HeaderName; 5] = [
     HeaderName::from_static("x-amz-region-set"),
 ];
 
+/// The one algorithm that is made here.
+const ALGORITHM: &str = "AWS4-HMAC-SHA256";
+
+/// What only signatures of other kinds bring: a session of S3 Express, and the regions of SigV4a.
+const VARIANTS: [HeaderName; 2] = [
+    HeaderName::from_static("x-amz-s3session-token"),
+    HeaderName::from_static("x-amz-region-set"),
+];
+
 /// The same in a query, lower-case.
 const IN_QUERY: [&str; 10] = [
     "x-amz-algorithm",
@@ -122,6 +131,9 @@ pub enum Unsignable {
     /// A header that is signed holds something else than visible ASCII.
     #[error("a header that is signed holds other characters than visible ASCII")]
     Header,
+    /// Signed by SigV4a (`AWS4-ECDSA-P256-SHA256`), for a session of S3 Express, or by an algorithm that is not known.
+    #[error("the request is signed by another algorithm than AWS4-HMAC-SHA256")]
+    Variant,
     /// The body is signed in a way that is not known, or its head does not say what is in it.
     #[error("the body is covered in a way that cannot be signed again")]
     Payload,
@@ -152,12 +164,15 @@ impl Signer {
         {
             return Err(Unsignable::Twice);
         }
+        if is_variant(head.headers(), presigned) {
+            return Err(Unsignable::Variant);
+        }
         for name in &OF_SIGNATURES {
             head.headers_mut().remove(name);
         }
         let presigned = match presigned {
             Signed::For(seconds) => Some(seconds.clamp(1, LONGEST_PRESIGNED)),
-            Signed::ByVersion2 | Signed::No => None,
+            Signed::ByVersion2 | Signed::ByVariant | Signed::No => None,
         };
         let payload = payload(head.headers(), (service, presigned.is_some()), empty)?;
         Ok(Unsigned {
@@ -171,6 +186,20 @@ impl Signer {
     }
 }
 
+/// Whether the agent's library made a signature of a kind that is not made here: one of the common kind in its place
+/// would be another request than the one it meant (every region, a session of its own).
+fn is_variant(headers: &HeaderMap, query: Signed) -> bool {
+    let own = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
+    let algorithm = own.and_then(|value| value.split(|b| *b == b' ').next());
+    let unknown = algorithm.is_some_and(|word| {
+        let named = word
+            .get(..4)
+            .is_some_and(|name| name.eq_ignore_ascii_case(b"AWS4"));
+        named && !word.eq_ignore_ascii_case(ALGORITHM.as_bytes())
+    });
+    unknown || query == Signed::ByVariant || VARIANTS.iter().any(|name| headers.contains_key(name))
+}
+
 /// Whether a query was signed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Signed {
@@ -178,6 +207,8 @@ enum Signed {
     /// By Version 4, for so many seconds.
     For(u64),
     ByVersion2,
+    /// By something of Version 4 that is not made here.
+    ByVariant,
 }
 
 /// Takes a signature out of a query.
@@ -205,6 +236,12 @@ fn unsign_query(pairs: &mut Vec<Pair>) -> Result<Signed, Unsignable> {
         let pair = found.iter().find(|(other, _)| other == name);
         pair.map(|(_, value)| value.as_str())
     };
+    let algorithm = value("x-amz-algorithm").unwrap_or(ALGORITHM);
+    if !algorithm.eq_ignore_ascii_case(ALGORITHM)
+        || VARIANTS.iter().any(|name| value(name.as_str()).is_some())
+    {
+        return Ok(Signed::ByVariant);
+    }
     let version_4 = ["x-amz-algorithm", "x-amz-credential", "x-amz-signature"];
     if version_4.iter().any(|name| value(name).is_some()) {
         if version_2 {
@@ -331,7 +368,7 @@ impl Unsigned<'_> {
             self.pairs.push(Pair::new("X-Amz-Signature", &signature));
         } else {
             let text = format!(
-                "AWS4-HMAC-SHA256 Credential={credential}, SignedHeaders={}, Signature={signature}",
+                "{ALGORITHM} Credential={credential}, SignedHeaders={}, Signature={signature}",
                 headers.names
             );
             head.headers_mut().insert(AUTHORIZATION, value(&text)?);
@@ -373,7 +410,7 @@ impl Unsigned<'_> {
         seconds: u64,
     ) -> Result<(), Unsignable> {
         for (name, value) in [
-            ("X-Amz-Algorithm", "AWS4-HMAC-SHA256"),
+            ("X-Amz-Algorithm", ALGORITHM),
             ("X-Amz-Credential", credential),
             ("X-Amz-Date", &*scoped.time),
             ("X-Amz-Expires", &*seconds.to_string()),

@@ -20,6 +20,12 @@ impl SigningScope {
         let region = self.region.as_deref().or(region)?;
         Some((service, region))
     }
+
+    /// Whether a host's requests are signed for S3, whose keys may hold `//`.
+    pub fn is_s3(&self, host: &str) -> bool {
+        self.settle(host)
+            .is_some_and(|(service, _)| super::is_s3(service))
+    }
 }
 
 /// What Amazon's own host names say. A region that they leave open (S3 Transfer Acceleration) is `None`.
