@@ -455,12 +455,13 @@ async fn a_verifier_says_whether_an_image_is_signed() {
     assert_eq!(asked(&folder).len(), 0);
 }
 
-/// A thousand connections with one token are one review and one look at its pod; so are a thousand with a bad one.
+/// A thousand connections with one token are one review and one look at its pod. A refusal is not kept, so of a thousand
+/// with a bad one those that come after it has landed ask again, together.
 #[tokio::test(flavor = "multi_thread")]
 async fn however_many_show_a_token_there_is_one_review() {
     let world = World::new().await;
     let (folder, lines) = verifier("sleep 0.2; echo '{}'");
-    for (believes, calls) in [(true, 2), (false, 1)] {
+    for (believes, calls) in [(true, 2..=2), (false, 1..=50)] {
         world.cluster.lock().believes = believes;
         let before = world.calls();
         let provider = Arc::new(world.provider(&lines));
@@ -473,7 +474,8 @@ async fn however_many_show_a_token_there_is_one_review() {
         while let Some(one) = shown.join_next().await {
             assert_eq!(one.unwrap(), believes);
         }
-        assert_eq!(world.calls() - before, calls);
+        let made = world.calls() - before;
+        assert!(calls.contains(&made), "{made}");
     }
     assert_eq!(asked(&folder).len(), 2, "one for each image");
 }
