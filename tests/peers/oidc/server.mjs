@@ -54,7 +54,15 @@ const provider = new Provider(issuer, {
     'none',
   ],
   scopes: ['contacts.read', 'contacts.write'],
-  ttl: { ClientCredentials: (ctx, token, { clientId }) => lives[clientId] },
+  findAccount: (ctx, id) => ({ accountId: id, claims: () => ({ sub: id }) }),
+  issueRefreshToken: () => true,
+  rotateRefreshToken: true,
+  ttl: {
+    ClientCredentials: (ctx, token, { clientId }) => lives[clientId],
+    AccessToken: 600,
+    Grant: 86400,
+    RefreshToken: 86400,
+  },
   features: {
     devInteractions: { enabled: false },
     clientCredentials: { enabled: true },
@@ -126,8 +134,30 @@ for (const event of ['grant.error', 'introspection.error', 'revocation.error', '
   provider.on(event, (ctx, error) => failures.push(`${event}: ${error.error_detail ?? error.message}`));
 }
 
+// What a person's login would leave with a client: a refresh token, the first of its family.
+async function begin(id) {
+  const known = await provider.Client.find(id);
+  const grant = new provider.Grant({ accountId: 'alice', clientId: id });
+  grant.addOIDCScope('contacts.read');
+  const token = new provider.RefreshToken({
+    accountId: 'alice',
+    client: known,
+    grantId: await grant.save(),
+    gty: 'authorization_code',
+    scope: 'contacts.read',
+  });
+  return token.save();
+}
+
 const callback = provider.callback();
 const handle = (request, response) => {
+  if (request.url.startsWith('/begin/')) {
+    begin(request.url.slice('/begin/'.length)).then(
+      (token) => response.end(token),
+      (error) => { response.statusCode = 500; response.end(String(error)); },
+    );
+    return;
+  }
   if (request.url === '/seen') {
     response.setHeader('content-type', 'application/json');
     response.end(JSON.stringify({ exchanged, failures }));
@@ -142,6 +172,8 @@ if (setup.tls) {
   await new Promise((done) => mutual.listen(0, '127.0.0.1', done));
   where.mutual = `https://127.0.0.1:${mutual.address().port}`;
 }
+// Whoever reads that line reads no other: what the library says later must not end this.
+process.stdout.on('error', () => {});
 process.stdout.write(`${JSON.stringify(where)}\n`);
 // Whoever started this says that it is done by closing the pipe; stdin was read to its end, so the parent is asked.
 const parent = process.ppid;
