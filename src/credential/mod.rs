@@ -78,6 +78,13 @@ pub trait CredentialProvider: fmt::Debug + Send + Sync {
         None
     }
 
+    /// Asks the issuer once to let what `handle` stands for live on, as [`Handle::renewable`] says; how long it is good
+    /// from then on. [`IssueError::Refused`]: it does not, and the broker asks for another.
+    async fn renew(&self, handle: &Handle) -> Result<Life, IssueError> {
+        let _ = handle;
+        Err(IssueError::Refused)
+    }
+
     /// Ends what `handle` stands for. What the issuer no longer knows is revoked: that is `Ok`.
     async fn revoke(&self, handle: &Handle) -> Result<(), RevokeError>;
 }
@@ -163,17 +170,46 @@ pub struct Issued {
 
 /// What an issuer needs in order to revoke. Often the token itself (RFC 7009), so it is kept as a secret.
 #[derive(Debug, Clone)]
-pub struct Handle(Arc<Secret>);
+pub struct Handle {
+    content: Arc<Secret>,
+    renewable: Option<Renewable>,
+}
+
+/// How a lease can be made to live on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Renewable {
+    /// How long the issuer gave at first, in seconds: it is asked for as much again.
+    pub seconds: u32,
+    /// A word of the provider's own.
+    pub mark: u64,
+}
 
 impl Handle {
     /// A handle with this content, which only the provider that made it understands.
     pub fn new(content: Arc<Secret>) -> Self {
-        Self(content)
+        Self {
+            content,
+            renewable: None,
+        }
+    }
+
+    /// The same of a lease that its issuer may let live on.
+    #[must_use]
+    pub fn renewed_by(self, renewable: Renewable) -> Self {
+        Self {
+            renewable: Some(renewable),
+            ..self
+        }
     }
 
     /// The content, for the request that revokes.
     pub fn content(&self) -> &Secret {
-        &self.0
+        &self.content
+    }
+
+    /// Whether the issuer may let it live on. It is not written down: a lease of a dead process is revoked.
+    pub fn renewable(&self) -> Option<Renewable> {
+        self.renewable
     }
 }
 
@@ -211,6 +247,12 @@ pub enum IssueError {
     /// The issuer said no, or gave what cannot be used: asking again will not help.
     #[error("the issuer gave no usable credential")]
     Refused,
+    /// The same, and it named the time before which it is not to be asked again.
+    #[error("the issuer gave no usable credential")]
+    RefusedFor {
+        /// When to ask again.
+        retry_after: Duration,
+    },
     /// The issuer is out of reach.
     #[error("the issuer is out of reach")]
     Unavailable {
@@ -235,7 +277,7 @@ impl IssueError {
     /// The refusal's word, for records and labels.
     pub fn word(&self) -> &'static str {
         match self {
-            Self::Refused => "broker-refused",
+            Self::Refused | Self::RefusedFor { .. } => "broker-refused",
             Self::Unavailable { .. } => "broker-unavailable",
             Self::Sealed => "broker-sealed",
             Self::TimedOut => "broker-timeout",
@@ -247,7 +289,7 @@ impl IssueError {
     /// Whether it speaks of the issuer as a whole, not of the one for whom was asked.
     fn is_of_issuer(self) -> bool {
         match self {
-            Self::Refused | Self::Store | Self::UserRequired => false,
+            Self::Refused | Self::RefusedFor { .. } | Self::Store | Self::UserRequired => false,
             Self::Unavailable { .. } | Self::Sealed | Self::TimedOut => true,
         }
     }
