@@ -21,6 +21,8 @@ impl Presets for TestPresets {
             paths: vec!["/v1/**".parse().unwrap()],
             placements: vec![Placement::Bearer],
             encoded_slash: true,
+            token_endpoints: Vec::new(),
+            placeholder: None,
             minting: None,
         })
     }

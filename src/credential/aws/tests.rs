@@ -8,8 +8,10 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 
-use super::super::{CredentialProvider as _, Holder, IssueError, Life, Scope, Source, Watcher};
-use super::chain::{Chain, Found};
+use super::super::{
+    CredentialProvider as _, Env, Holder, IssueError, Life, Scope, Source, Watcher,
+};
+use super::chain::{Chain, Found, Start};
 use super::sts::{compact, session_name, tag};
 use super::{AwsProvider, AwsSource, AwsSpec};
 use crate::clock::{Clock, ManualClock};
@@ -65,6 +67,10 @@ fn service(
 }
 
 async fn found(variables: &[(&str, &str)]) -> Result<Found, IssueError> {
+    start(variables).await.map(|start| start.found)
+}
+
+async fn start(variables: &[(&str, &str)]) -> Result<Start, IssueError> {
     let variables: Vec<(String, OsString)> = variables
         .iter()
         .map(|(name, value)| ((*name).to_owned(), (*value).into()))
@@ -178,29 +184,247 @@ async fn a_web_identity_of_the_environment_brings_its_role() {
     assert!(token.equals(b"header.payload.signature"));
 }
 
+#[tokio::test]
+async fn what_variables_name_and_cannot_be_used_is_not_passed_over() {
+    let (instance, not_asked) = service(|_| (200, GIVEN.into()));
+    let instance = ("AWS_EC2_METADATA_SERVICE_ENDPOINT", &*instance);
+    for bad in [
+        ("AWS_ACCESS_KEY_ID", "AKIAHALF"),
+        ("AWS_SECRET_ACCESS_KEY", "half"),
+        (
+            "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+            "http://198.51.100.7/keys",
+        ),
+        ("AWS_WEB_IDENTITY_TOKEN_FILE", "/nonexistent/token"),
+        ("AWS_PROFILE", "nobody"),
+    ] {
+        assert!(found(&[NOT_HERE, instance, bad]).await.is_err(), "{bad:?}");
+    }
+    assert!(not_asked.lock().is_empty());
+    // A token alone is enough where keyward's own file names the role.
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, "header.payload.signature").unwrap();
+    let file = ("AWS_WEB_IDENTITY_TOKEN_FILE", file.to_str().unwrap());
+    let alone = found(&[NOT_HERE, file]).await.unwrap();
+    assert!(matches!(alone, Found::WebIdentity { role: None, .. }));
+}
+
+/// A home with a `~/.aws/config`, and other files below it.
+fn home(config: &str, files: &[(&str, &str)]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in [(".aws/config", config)].iter().chain(files) {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+    folder
+}
+
+#[tokio::test]
+async fn a_login_by_sso_is_shown_to_the_portal() {
+    const CONFIG: &str = "[default]\nsso_session = corp\nsso_account_id = 123456789012\nsso_role_name = Read+er\n\
+        [sso-session corp]\nsso_region = eu-west-1\nsso_start_url = https://corp.example/start\n";
+    // `printf corp | sha1sum`
+    const CACHED: &str = ".aws/sso/cache/ee0bfd2552fbd840c02cc48b6e823320543c450f.json";
+    let (url, asked) = service(|line| {
+        match line {
+        "GET /federation/credentials?role_name=Read%2Ber&account_id=123456789012 HTTP/1.1" => (
+            200,
+            r#"{"roleCredentials":{"accessKeyId":"ASIASSO","secretAccessKey":"sso-secret","sessionToken":"sso-token","expiration":1795318200000}}"#.into(),
+        ),
+        _ => (401, "{}".into()),
+    }
+    });
+    let portal = ("AWS_ENDPOINT_URL_SSO", &*url);
+    let token = |end: &str| {
+        format!(r#"{{"accessToken":"of-the-browser","expiresAt":"{end}","region":"eu-west-1"}}"#)
+    };
+    for (end, good) in [
+        ("2026-11-22T04:00:00Z", true),
+        ("2026-11-22T04:00:00UTC", true),
+        ("2026-11-22T02:59:59Z", false),
+        ("soon", false),
+    ] {
+        let home = home(CONFIG, &[(CACHED, &token(end))]);
+        let at = ("HOME", home.path().to_str().unwrap());
+        let found = found(&[at, portal]).await;
+        assert_eq!(found.is_ok(), good, "{end}");
+        if good {
+            let (id, pair, life) = keys(found);
+            // The end is in milliseconds: half past three, half an hour from now.
+            assert_eq!(
+                (&*id, life),
+                ("ASIASSO", Life::For(std::time::Duration::from_mins(30)))
+            );
+            assert!(pair.secret.equals(b"sso-secret") && pair.token.unwrap().equals(b"sso-token"));
+        }
+    }
+    assert_eq!(asked.lock().len(), 2, "a token that is over is not shown");
+    assert!(asked.lock()[0].contains("x-amz-sso_bearer_token: of-the-browser"));
+    // Without a login nobody is asked.
+    let home = home(CONFIG, &[]);
+    let at = ("HOME", home.path().to_str().unwrap());
+    assert_eq!(found(&[at, portal]).await.unwrap_err(), IssueError::Refused);
+    assert_eq!(asked.lock().len(), 2);
+}
+
+#[tokio::test]
+async fn a_process_gives_keys_and_sees_no_secret_of_keyward() {
+    for (said, expected) in [
+        (
+            r#"{"Version":1,"AccessKeyId":"AKIAPROCESS","SecretAccessKey":"s","SessionToken":"t","Expiration":"2026-11-22T03:20:00Z"}"#,
+            Some(Life::For(std::time::Duration::from_mins(20))),
+        ),
+        (
+            r#"{"Version":1,"AccessKeyId":"AKIAPROCESS","SecretAccessKey":"s"}"#,
+            Some(Life::For(std::time::Duration::from_mins(5))),
+        ),
+        (
+            r#"{"Version":2,"AccessKeyId":"AKIAPROCESS","SecretAccessKey":"s"}"#,
+            None,
+        ),
+        (r#"{"Version":1,"AccessKeyId":"AKIAPROCESS"}"#, None),
+        ("AKIAPROCESS", None),
+    ] {
+        let home = home("", &[("said", said)]);
+        let path = home.path().to_str().unwrap();
+        let script = format!(
+            "[default]\ncredential_process = /bin/sh -c \"env > {path}/env; cat '{path}/said'\"\n"
+        );
+        std::fs::write(home.path().join(".aws/config"), script).unwrap();
+        let environment = [
+            ("HOME", path),
+            ("PATH", "/usr/bin:/bin"),
+            ("AWS_SESSION_TOKEN", "hush"),
+            ("AWS_REGION", "eu-west-1"),
+        ];
+        let found = found(&environment).await;
+        let env = std::fs::read_to_string(home.path().join("env")).unwrap();
+        assert!(
+            !env.contains("hush") && env.contains("AWS_REGION=eu-west-1"),
+            "{env}"
+        );
+        match expected {
+            Some(life) => assert_eq!(keys(found).2, life, "{said}"),
+            None => assert_eq!(found.unwrap_err(), IssueError::Refused, "{said}"),
+        }
+    }
+    // One that fails gives nothing, whatever it has written before.
+    let failing = "[default]\ncredential_process = /bin/sh -c \"echo '{}'; exit 1\"\n";
+    let home = home(failing, &[]);
+    assert!(
+        found(&[("HOME", home.path().to_str().unwrap())])
+            .await
+            .is_err()
+    );
+}
+
+#[tokio::test]
+async fn a_profile_says_which_link_its_role_stands_on() {
+    let (url, _) = service(|_| (200, GIVEN.into()));
+    let full = format!("{url}/keys");
+    let home = home(
+        "[default]\nrole_arn = arn:aws:iam::123456789012:role/r\ncredential_source = EcsContainer\n",
+        &[],
+    );
+    let at = ("HOME", home.path().to_str().unwrap());
+    let container = ("AWS_CONTAINER_CREDENTIALS_FULL_URI", &*full);
+    let Start { found: from, roles } = start(&[at, container]).await.unwrap();
+    assert_eq!(keys(Ok(from)).0, "ASIAHERE");
+    assert_eq!(roles.len(), 1);
+    // The container that it names is not there: the instance is no substitute.
+    let instance = ("AWS_EC2_METADATA_SERVICE_ENDPOINT", &*url);
+    assert!(start(&[at, instance]).await.is_err());
+}
+
+/// Real files, a real walk: the first role is assumed with the file's keys, the second with those of the first.
+#[tokio::test]
+async fn roles_that_stand_on_each_other_are_assumed_one_after_the_other() {
+    let (url, asked) = service(|_| (200, ASSUMED.into()));
+    let home = home(
+        "[default]\nrole_arn = arn:aws:iam::123456789012:role/second\nsource_profile = first\nexternal_id = e-1\n\
+         [profile first]\nrole_arn = arn:aws:iam::123456789012:role/first\nsource_profile = keys\nrole_session_name = named\n\
+         duration_seconds = 1800\n[profile keys]\naws_access_key_id = AKIAFILE\naws_secret_access_key = of-the-file\n",
+        &[],
+    );
+    let path = home.path().to_owned();
+    let env = move |name: &str| (name == "HOME").then(|| path.clone().into_os_string());
+    let issued = issue(AwsSource::Default, &url, None, &env).await.unwrap();
+    let Material::Aws(pair) = issued.0 else {
+        panic!("other material");
+    };
+    assert_eq!(&*pair.id, "ASIAROLE");
+    let asked = asked.lock().clone();
+    assert_eq!(asked.len(), 2);
+    for (place, parts) in [
+        (
+            0,
+            [
+                "Credential=AKIAFILE/",
+                "role%2Ffirst&RoleSessionName=named&DurationSeconds=1800",
+                "",
+            ],
+        ),
+        (
+            1,
+            [
+                "Credential=ASIAROLE/",
+                "role%2Fsecond&RoleSessionName=keyward-calendar-s1&DurationSeconds=900",
+                "ExternalId=e-1",
+            ],
+        ),
+    ] {
+        for part in parts {
+            assert!(asked[place].contains(part), "{part} in {}", asked[place]);
+        }
+    }
+    assert!(asked[1].contains("x-amz-security-token: role-token=="));
+    // A circle asks nobody.
+    let (url, not_asked) = service(|_| (200, ASSUMED.into()));
+    let circle = "[default]\nrole_arn = arn:a\nsource_profile = b\n[profile b]\nrole_arn = arn:b\nsource_profile = default\n";
+    std::fs::write(home.path().join(".aws/config"), circle).unwrap();
+    let refused = issue(AwsSource::Default, &url, None, &env).await;
+    assert_eq!(refused.unwrap_err(), IssueError::Refused);
+    assert!(not_asked.lock().is_empty());
+}
+
 const ASSUMED: &str = "<AssumeRoleResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><AssumeRoleResult><AssumedRoleUser><Arn>x</Arn></AssumedRoleUser>\
     <Credentials><AccessKeyId>ASIAROLE</AccessKeyId><SecretAccessKey>role-secret</SecretAccessKey><SessionToken>role-token==</SessionToken>\
     <Expiration>2026-11-22T03:10:00Z</Expiration></Credentials></AssumeRoleResult></AssumeRoleResponse>";
 
 async fn assumed(url: &str) -> Result<(Material, Life), IssueError> {
+    let env = |name: &str| Some(OsString::from(name.to_lowercase().replace('_', "")));
+    let source = AwsSource::Static {
+        access_key_id: Source::Env("ID".into()),
+        secret_access_key: Source::Env("SECRET".into()),
+        session_token: None,
+    };
+    let role = "arn:aws:iam::123456789012:role/agent";
+    issue(source, url, Some(role), &env).await
+}
+
+/// What a credential of this source gives agent `calendar`, by the STS at this URL.
+async fn issue(
+    source: AwsSource,
+    url: &str,
+    role: Option<&str>,
+    env: Env<'_>,
+) -> Result<(Material, Life), IssueError> {
     let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(NOW.parse().unwrap()));
     let watcher = Watcher::new(Arc::clone(&clock));
-    let env = |name: &str| Some(OsString::from(name.to_lowercase().replace('_', "")));
+    let tags = role.map(|_| ("agent".into(), "{agent}".into()));
     let spec = AwsSpec {
-        source: AwsSource::Static {
-            access_key_id: Source::Env("ID".into()),
-            secret_access_key: Source::Env("SECRET".into()),
-            session_token: None,
-        },
-        role: Some("arn:aws:iam::123456789012:role/agent".into()),
+        source,
+        role: role.map(Into::into),
         region: "eu-central-1".into(),
         sts: url.parse().unwrap(),
         duration: std::time::Duration::from_mins(15),
         policy: None,
-        tags: [("agent".into(), "{agent}".into())].into(),
+        tags: tags.into_iter().collect(),
     };
     let name = "s3".parse().unwrap();
-    let provider = AwsProvider::open(&spec, &name, (&watcher, &env), &network(), clock).await;
+    let provider = AwsProvider::open(&spec, &name, (&watcher, env), &network(), clock).await;
     let scope = Scope {
         credential: name,
         holder: holder("calendar", "s1"),
