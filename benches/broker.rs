@@ -2,7 +2,8 @@
 //!
 //! `cargo bench --bench broker`. The last lines put the map beside the two that could stand in its place, and say what
 //! resident leases cost: each of ten thousand agents holds one of every credential, each with a secret of its own.
-//! `cargo bench --bench broker -- 100` makes it a hundred credentials (10 where nothing is said).
+//! `cargo bench --bench broker -- 100` makes it a hundred credentials (10 where nothing is said); with `resident` behind
+//! it, nothing else is measured.
 
 #![allow(clippy::indexing_slicing, reason = "a benchmark may panic")]
 
@@ -102,6 +103,7 @@ fn permits_for(count: usize, credential: &str) -> Vec<Permit> {
         slot: 0,
         ranges: false,
         encoded_slash: false,
+        empty_segments: false,
         websocket: true,
         preset: None,
         narrow: Arc::default(),
@@ -162,6 +164,9 @@ fn report(line: &str) {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
+    if std::env::args().any(|word| word == "resident") {
+        return resident().await;
+    }
     let few = permits(1);
     let many = permits(SESSIONS);
     for (share, permits, what) in [
@@ -216,7 +221,7 @@ async fn resident() {
         .iter()
         .map(|name| permits_for(SESSIONS, name))
         .collect();
-    let before = resident_bytes();
+    let before_all = resident_bytes();
     let entries = names
         .iter()
         .map(|name| {
@@ -231,9 +236,16 @@ async fn resident() {
     }
     let took = began.elapsed();
     let leases = SESSIONS * count;
-    let each = resident_bytes().saturating_sub(before) / leases.max(1) as u64;
+    let each = resident_bytes().saturating_sub(before_all) / leases.max(1) as u64;
     report(&format!(
         "{leases} resident leases: {each} bytes each, issued in {took:?}"
+    ));
+    let before = (processor_seconds(), Instant::now());
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let share = (processor_seconds() - before.0) / before.1.elapsed().as_secs_f64();
+    report(&format!(
+        "{leases} resident leases, nobody asks: {:.1} % of a core",
+        share * 100.0
     ));
     measure("lease, among the resident", |round| {
         let permit = &permits[round % count][round / count % SESSIONS];
@@ -243,6 +255,34 @@ async fn resident() {
         }
     })
     .await;
+    let names: Vec<_> = names
+        .iter()
+        .map(|name| name.parse().expect("a name"))
+        .collect();
+    let began = Instant::now();
+    let asked = leases.min(200_000);
+    for round in 0..asked {
+        let permit = &permits[round % count][round / count % SESSIONS];
+        let name = [&names[round % count]];
+        black_box(broker.patterns(permit.agent(), permit.session(), None, name));
+    }
+    let took = began.elapsed() / u32::try_from(asked).expect("fits");
+    report(&format!(
+        "  patterns for the first answer of each: {took:?}"
+    ));
+    let each = resident_bytes().saturating_sub(before_all) / (1 << 20);
+    report(&format!("  resident memory after that: {each} MiB"));
+}
+
+/// The processor time that this process has used (`/proc/self/stat`, a hundred ticks a second).
+fn processor_seconds() -> f64 {
+    let text = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields = text.rsplit(')').next().unwrap_or_default().split(' ');
+    let ticks = fields
+        .skip(12)
+        .take(2)
+        .filter_map(|text| text.parse::<u32>().ok());
+    f64::from(ticks.sum::<u32>()) / 100.0
 }
 
 /// The process's resident memory (`/proc/self/statm`, pages of 4 KiB); 0 where the system does not say.

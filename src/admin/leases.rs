@@ -52,7 +52,9 @@ impl Part for Leases {
                 Reply::list(leases.iter().map(shown).collect())
             }
             (&Method::DELETE, ["leases", id]) => self.revoke(id, ask.by.name()),
-            (&Method::POST, ["credentials", name, "revoke"]) => self.revoke_all(name, ask.by.name()),
+            (&Method::POST, ["credentials", name, "revoke"]) => {
+                self.revoke_all(name, ask.by.name())
+            }
             (_, ["leases"]) => Reply::refused(Fault::Method, "Use GET."),
             (_, ["leases", _]) => Reply::refused(Fault::Method, "Use DELETE."),
             (_, ["credentials", _, "revoke"]) => Reply::refused(Fault::Method, "Use POST."),

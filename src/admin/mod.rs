@@ -4,10 +4,12 @@
 mod agents;
 mod api;
 mod leases;
+mod openapi;
 mod operators;
 mod reload;
 mod sessions;
 mod socket;
+mod trail;
 
 use std::convert::Infallible;
 use std::fmt;
@@ -34,6 +36,7 @@ pub use operators::{Bearer, Caller, Gate, Operators};
 pub use reload::{Asked, Reload};
 pub use sessions::Sessions;
 pub use socket::Socket;
+pub use trail::Trail;
 
 /// What the admin side asks of the running daemon.
 pub trait State: fmt::Debug + Send + Sync {
@@ -138,7 +141,7 @@ impl Side {
             let below = below.to_owned();
             return self.api.answer(request, &below, door).await.response();
         }
-        let known = matches!(path, "/healthz" | "/readyz" | "/metrics");
+        let known = matches!(path, "/healthz" | "/readyz" | "/metrics" | "/openapi.json");
         if known && !matches!(*request.method(), Method::GET | Method::HEAD) {
             return Reply::refused(Fault::Method, "Use GET.").response();
         }
@@ -152,9 +155,14 @@ impl Side {
                 let (metrics, media_type) = self.state.metrics();
                 text(StatusCode::OK, metrics, media_type)
             }
+            "/openapi.json" => text(
+                StatusCode::OK,
+                openapi::document().to_string(),
+                "application/json",
+            ),
             _ => Reply::refused(
                 Fault::NotFound,
-                "Here are /healthz, /readyz, /metrics and /api/v1/.",
+                "Here are /healthz, /readyz, /metrics, /openapi.json and /api/v1/.",
             )
             .response(),
         }

@@ -14,8 +14,8 @@ use super::{Ask, Fault, Part, Reply};
 pub struct Asked {
     /// Who asks.
     pub by: Arc<str>,
-    /// What came of it; the faults where it was not taken.
-    pub done: oneshot::Sender<Result<(), Value>>,
+    /// What came of it: the parts that wait for a restart, or the faults where it was not taken.
+    pub done: oneshot::Sender<Result<Vec<&'static str>, Value>>,
 }
 
 /// Passes wishes on.
@@ -42,7 +42,7 @@ impl Reload {
             return no_file();
         }
         match outcome.await {
-            Ok(Ok(())) => Reply::ok(json!({ "outcome": "loaded" })),
+            Ok(Ok(later)) => Reply::ok(json!({ "outcome": "loaded", "needs-restart": later })),
             Ok(Err(faults)) => Reply::refused(
                 Fault::Conflict,
                 "The configuration was not taken; the old one stays.",

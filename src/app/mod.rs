@@ -143,7 +143,12 @@ impl App {
         let connector = Connector::new(&config.upstream.trust, None, Arc::clone(&clock))?;
         let authority = Arc::new(authority(&config, &clock)?);
         let leaves = Arc::new(Leaves::new(authority, Arc::clone(&clock))?);
-        let audit = Arc::new(open(config.audit.as_ref().unwrap_or(&audit), &clock)?);
+        let settings = config.audit.as_ref().unwrap_or(&audit);
+        let trail = match &settings.sink {
+            audit::Sink::File(path) => Some(path.clone()),
+            audit::Sink::Stdout | audit::Sink::Memory => None,
+        };
+        let audit = Arc::new(open(settings, &clock)?);
         let store = Store::open(&config.store, &lookup(&environment)).await?;
         let watcher = Watcher::new(Arc::clone(&clock));
         let vessel: Arc<dyn Vessel> = Arc::new(store.clone());
@@ -264,6 +269,7 @@ impl App {
             Arc::new(admin::Leases::new(Arc::clone(&broker))),
             Arc::new(admin::Sessions::new(proxy.clone(), Arc::clone(&broker))),
             Arc::clone(&agents) as Arc<dyn admin::Part>,
+            Arc::new(admin::Trail::new(trail)),
             Arc::new(reload),
         ];
         let gate = Arc::clone(&operators) as Arc<dyn admin::Gate>;

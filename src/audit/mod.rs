@@ -30,7 +30,7 @@ use parking_lot::Mutex;
 use crate::clock::Clock;
 
 pub use metrics::Metrics;
-pub use query::{Filter, query};
+pub use query::{Filter, files, moment, query};
 pub use record::{Event, Record, Who};
 pub use tally::Counts;
 pub use verify::{Fault, FaultKind, Options, Report, verify};

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use memchr::memmem;
 
 use super::AuditError;
+use super::sink::rotated;
 use super::verify::in_order;
 
 /// What a line must have; what is left out asks nothing.
@@ -26,11 +27,16 @@ pub struct Filter {
     pub since: Option<Timestamp>,
     /// Before.
     pub until: Option<Timestamp>,
+    /// Behind the record of this number.
+    pub after: Option<u64>,
+    /// No more lines than this.
+    pub most: Option<u64>,
 }
 
 /// The members that a filter looks at.
 #[derive(serde::Deserialize)]
 struct Members<'a> {
+    seq: u64,
     #[serde(borrow)]
     time: Cow<'a, str>,
     #[serde(borrow)]
@@ -58,6 +64,7 @@ impl Filter {
             && same(&self.user, &found.user)
             && same(&self.host, &found.host)
             && same(&self.word, &found.word)
+            && self.after.is_none_or(|after| found.seq > after)
             && self.in_time(&found.time)
     }
 
@@ -89,17 +96,32 @@ impl Filter {
 pub fn query(files: &[PathBuf], filter: &Filter, out: &mut dyn Write) -> Result<u64, AuditError> {
     let mut passed = 0;
     for path in in_order(files)? {
-        passed += one(&path, filter, out).map_err(|source| AuditError::Open { path, source })?;
+        let most = filter.most.map(|most| most - passed);
+        let found = one(&path, (filter, most), out);
+        passed += found.map_err(|source| AuditError::Open { path, source })?;
     }
     Ok(passed)
 }
 
-fn one(path: &Path, filter: &Filter, out: &mut dyn Write) -> io::Result<u64> {
+/// The files of the trail that is written to `path`: those that were rotated, and the last.
+pub fn files(path: &Path) -> Vec<PathBuf> {
+    let earlier = rotated(path).into_iter().map(|(_, path)| path);
+    earlier.chain([path.to_owned()]).collect()
+}
+
+fn one(
+    path: &Path,
+    (filter, most): (&Filter, Option<u64>),
+    out: &mut dyn Write,
+) -> io::Result<u64> {
     let mut reader = BufReader::with_capacity(256 * 1024, File::open(path)?);
     let needle = filter.needle();
     let mut line = Vec::new();
     let mut passed = 0;
     loop {
+        if most.is_some_and(|most| passed >= most) {
+            return Ok(passed);
+        }
         line.clear();
         if reader
             .by_ref()
@@ -122,4 +144,21 @@ fn one(path: &Path, filter: &Filter, out: &mut dyn Write) -> io::Result<u64> {
             passed += 1;
         }
     }
+}
+
+/// A moment in RFC 3339, or a day, which begins at midnight UTC.
+///
+/// # Errors
+/// How a time is written.
+pub fn moment(text: &str) -> Result<Timestamp, String> {
+    if let Ok(day) = text.parse::<jiff::civil::Date>()
+        && !text.contains(['T', 't', ' '])
+    {
+        return day
+            .to_zoned(jiff::tz::TimeZone::UTC)
+            .map(|start| start.timestamp())
+            .map_err(|error| error.to_string());
+    }
+    text.parse()
+        .map_err(|_| "write a time as 2026-11-21T08:00:00Z or 2026-11-21".to_owned())
 }

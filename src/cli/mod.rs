@@ -130,10 +130,7 @@ pub fn main(environment: Environment) -> ExitCode {
             completions::run(args, &mut out);
             0
         }
-        Command::Audit(args) => audit::run(args, &mut out).unwrap_or_else(|error| {
-            complain(&error);
-            UNAVAILABLE
-        }),
+        Command::Audit(args) => audit::run(args, &environment, &mut out),
         Command::Lease(args) => lease::run(args, &environment, &mut out),
         Command::Session(args) => session::run(args, &environment, &mut out),
         Command::Agent(args) => agent::run(args, &environment, &mut out),

@@ -35,6 +35,17 @@ pub struct AdminArgs {
     pub json: bool,
 }
 
+impl AdminArgs {
+    /// The admin side at this URL.
+    pub fn at(url: &str) -> Self {
+        Self {
+            config: None,
+            admin: Some(url.to_owned()),
+            json: true,
+        }
+    }
+}
+
 /// The variable of the operator's token.
 const TOKEN: &str = "KEYWARD_ADMIN_TOKEN";
 /// How long one call may take.

@@ -78,7 +78,7 @@ async fn serve(path: &Path, config: Config, surroundings: Surroundings) -> u8 {
         return BUG;
     };
     let drain = config.drain;
-    let listeners = config.listeners.clone();
+    let started = config.clone();
     let app = match App::start(config, surroundings).await {
         Ok(app) => app,
         Err(error) => {
@@ -103,14 +103,14 @@ async fn serve(path: &Path, config: Config, surroundings: Surroundings) -> u8 {
                 if let Err(error) = app.audit().reopen() {
                     error!(%error, "the audit file cannot be reopened");
                 }
-                reload(&app, path, &listeners, Why::Signal).await.ok();
+                reload(&app, path, &started, Why::Signal).await.ok();
             }
             Some(wish) = async { wishes.as_mut()?.recv().await }, if wishes.is_some() => {
-                let done = reload(&app, path, &listeners, Why::Operator(&wish.by)).await;
+                let done = reload(&app, path, &started, Why::Operator(&wish.by)).await;
                 wish.done.send(done).ok();
             }
             () = changed(path, &mut last) => {
-                reload(&app, path, &listeners, Why::Changed).await.ok();
+                reload(&app, path, &started, Why::Changed).await.ok();
             }
         }
     }
@@ -139,13 +139,13 @@ enum Why<'a> {
     Operator(&'a str),
 }
 
-/// Takes a valid file up whole; a bad one is shown, and the old configuration stays.
+/// Takes a valid file up whole; a bad one is shown, and the old configuration stays. The parts that wait for a restart.
 async fn reload(
     app: &App,
     path: &Path,
-    listeners: &[crate::proxy::ListenerSettings],
+    started: &Config,
     why: Why<'_>,
-) -> Result<(), serde_json::Value> {
+) -> Result<Vec<&'static str>, serde_json::Value> {
     let by = match why {
         Why::Operator(by) => Some(by),
         Why::Changed | Why::Signal => None,
@@ -165,17 +165,21 @@ async fn reload(
         }
     };
     if matches!(why, Why::Changed) && app.is_running(&config) {
-        return Ok(());
-    }
-    if config.listeners != listeners {
-        warn!("listeners changed in the file; they change with a restart only");
+        return Ok(Vec::new());
     }
     if let Err(error) = app.reload_by(&config, by).await {
         app.rejected(by);
         error!(%error, hint = %StartHint(&error), "configuration rejected; the old one stays");
         return Err(serde_json::json!([{ "message": error.to_string() }]));
     }
-    Ok(())
+    let later = started.needs_restart(&config);
+    if !later.is_empty() {
+        warn!(
+            parts = later.join(", "),
+            "the rest is taken up; these parts change with a restart only"
+        );
+    }
+    Ok(later)
 }
 
 pub(super) fn exit_code(error: &StartError) -> u8 {

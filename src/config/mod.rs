@@ -106,6 +106,34 @@ pub struct Config {
     pub drain: Duration,
 }
 
+impl Config {
+    /// The parts in which this configuration and `other` differ that a reload does not take up.
+    pub fn needs_restart(&self, other: &Self) -> Vec<&'static str> {
+        let admin = |config: &Self| {
+            let Admin {
+                listen,
+                socket,
+                public_url,
+                ..
+            } = &config.admin;
+            (*listen, socket.clone(), public_url.clone())
+        };
+        let parts = [
+            ("listeners", self.listeners == other.listeners),
+            (
+                "[admin] listen, socket or public-url",
+                admin(self) == admin(other),
+            ),
+            ("[ca]", self.ca == other.ca),
+            ("[audit]", self.audit == other.audit),
+            ("[store]", self.store == other.store),
+            ("drain", self.drain == other.drain),
+        ];
+        let differing = parts.into_iter().filter(|(_, same)| !same);
+        differing.map(|(part, _)| part).collect()
+    }
+}
+
 /// A configuration, and what its operator should still look at.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Loaded {

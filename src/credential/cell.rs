@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use super::metrics::Meters;
 use super::{Cause, IssueError, Live, OnFailure, Reason, Scope};
 use crate::clock::Now;
-use crate::scrub::Patterns;
+use crate::scrub::Sought;
 
 /// What a flight brings to all who wait for it.
 pub(super) type Landing = Result<Arc<Live>, IssueError>;
@@ -23,10 +23,10 @@ pub(super) type Landing = Result<Arc<Live>, IssueError>;
 pub(super) struct Cell {
     pub(super) scope: Arc<Scope>,
     current: ArcSwapOption<Live>,
-    patterns: ArcSwap<Patterns>,
+    sought: ArcSwap<Sought>,
     /// Whether somebody used the lease since it was issued, or since it was last found idle.
     used: AtomicBool,
-    meters: Meters,
+    meters: Arc<Meters>,
     state: Mutex<State>,
 }
 
@@ -93,11 +93,11 @@ pub(super) struct Swept {
 }
 
 impl Cell {
-    pub(super) fn new(scope: Scope, meters: Meters, none: Arc<Patterns>, now: Now) -> Self {
+    pub(super) fn new(scope: Scope, meters: Arc<Meters>, none: Arc<Sought>, now: Now) -> Self {
         Self {
             scope: Arc::new(scope),
             current: ArcSwapOption::empty(),
-            patterns: ArcSwap::new(none),
+            sought: ArcSwap::new(none),
             used: AtomicBool::new(false),
             meters,
             state: Mutex::new(State {
@@ -135,8 +135,8 @@ impl Cell {
     }
 
     /// What answers to this holder are scrubbed of.
-    pub(super) fn patterns(&self) -> Arc<Patterns> {
-        self.patterns.load_full()
+    pub(super) fn sought(&self) -> Arc<Sought> {
+        self.sought.load_full()
     }
 
     /// Joins the flight, or begins one. `issuer` is what is remembered of the issuer as a whole.
@@ -317,23 +317,22 @@ impl Cell {
         }
     }
 
-    /// Makes the patterns anew, of the current lease and the retired ones.
+    /// Gathers what is sought anew, of the current lease and the retired ones.
     fn gather(&self, state: &State) {
-        let mut all: Vec<Arc<Patterns>> = Vec::new();
+        let mut all: Vec<Arc<Sought>> = Vec::new();
         let current = self.current.load_full();
         let retired = state.retired.iter().map(|old| &old.live);
         for live in current.iter().chain(retired) {
-            if !live.patterns().is_empty()
-                && !all.iter().any(|one| Arc::ptr_eq(one, live.patterns()))
-            {
-                all.push(Arc::clone(live.patterns()));
+            let sought = live.sought();
+            if !sought.is_empty() && !all.iter().any(|one| Arc::ptr_eq(one, sought)) {
+                all.push(Arc::clone(sought));
             }
         }
-        let patterns = match all.as_slice() {
+        let sought = match all.as_slice() {
             [one] => Arc::clone(one),
-            many => Patterns::union(many),
+            many => self.sought.load().shelf().union(many),
         };
-        self.patterns.store(patterns);
+        self.sought.store(sought);
     }
 }
 

@@ -10,7 +10,7 @@ use super::{Expiry, Handle, Scope, Superseded};
 use crate::agent::Name;
 use crate::clock::Now;
 use crate::inject::{Injection, Material};
-use crate::scrub::Patterns;
+use crate::scrub::Sought;
 use crate::tls::ClientIdentity;
 
 /// One lease while it lives. Shared by every request that uses it.
@@ -61,7 +61,7 @@ pub enum LeaseState {
 pub(super) struct Compiled {
     pub(super) material: Material,
     pub(super) injections: Box<[Injection]>,
-    pub(super) patterns: Arc<Patterns>,
+    pub(super) sought: Arc<Sought>,
     /// What is presented to the upstream, where the material is a certificate.
     pub(super) identity: Option<ClientIdentity>,
 }
@@ -99,8 +99,8 @@ impl Live {
     }
 
     /// What answers to its requests are scrubbed of, older leases not counted; see [`super::Broker::patterns`].
-    pub fn patterns(&self) -> &Arc<Patterns> {
-        &self.compiled.patterns
+    pub(super) fn sought(&self) -> &Arc<Sought> {
+        &self.compiled.sought
     }
 
     /// The certificate that its requests' connections present; none of them serves another lease.

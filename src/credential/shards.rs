@@ -55,19 +55,35 @@ impl<V> Shards<V> {
         value
     }
 
-    /// Takes out all entries that `gone` names, copying each shard once and only where it changes.
-    pub(super) fn remove(&self, mut gone: impl FnMut(&[u8], &Arc<V>) -> bool) {
-        for shard in &self.0 {
-            let _writing = shard.writing.lock();
-            let old = shard.map.load();
-            let keep: Map<V> = old
-                .iter()
-                .filter(|(key, value)| !gone(key, value))
-                .map(|(key, value)| (Arc::clone(key), Arc::clone(value)))
-                .collect();
-            if keep.len() != old.len() {
-                shard.map.store(Arc::new(keep));
-            }
+    /// How many shards there are.
+    pub(super) fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Shows every value of one shard to `look`; how many there were.
+    pub(super) fn each(&self, shard: usize, mut look: impl FnMut(&Arc<V>)) -> usize {
+        let Some(shard) = self.0.get(shard) else {
+            return 0;
+        };
+        let map = shard.map.load_full();
+        map.values().for_each(&mut look);
+        map.len()
+    }
+
+    /// Takes out what `gone` names of one shard, copying it only where it changes.
+    pub(super) fn remove(&self, shard: usize, mut gone: impl FnMut(&Arc<V>) -> bool) {
+        let Some(shard) = self.0.get(shard) else {
+            return;
+        };
+        let _writing = shard.writing.lock();
+        let old = shard.map.load();
+        let keep: Map<V> = old
+            .iter()
+            .filter(|(_, value)| !gone(value))
+            .map(|(key, value)| (Arc::clone(key), Arc::clone(value)))
+            .collect();
+        if keep.len() != old.len() {
+            shard.map.store(Arc::new(keep));
         }
     }
 
@@ -118,7 +134,12 @@ mod tests {
         assert_eq!(shards.with(b"session-7", |value| **value), Some(7));
         shards.remove_one(b"session-7", |value| **value == 7);
         assert_eq!(shards.with(b"session-7", |_| ()), None);
-        shards.remove(|_, value| **value % 2 == 0);
-        assert_eq!(shards.values().len(), 499);
+        let mut seen = 0;
+        for shard in 0..shards.count() {
+            shards.remove(shard, |value| **value % 2 == 0);
+            seen += shards.each(shard, |value| assert_eq!(**value % 2, 1));
+        }
+        assert_eq!((seen, shards.values().len()), (499, 499));
+        assert_eq!(shards.each(8, |_| ()), 0);
     }
 }

@@ -1,6 +1,7 @@
 //! A client certificate: it goes into the TLS handshake and nowhere else.
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::secret::Secret;
 
@@ -9,7 +10,7 @@ pub struct Certificate {
     chain: Box<[u8]>,
     key: Secret,
     /// The lines of the key that are long enough to be told from chance.
-    lines: Box<[Secret]>,
+    lines: Box<[Arc<Secret>]>,
 }
 
 impl Certificate {
@@ -20,7 +21,7 @@ impl Certificate {
             .split(|byte| matches!(byte, b'\n' | b'\r'))
             .map(<[u8]>::trim_ascii)
             .filter(|line| line.len() >= TELLING && !line.starts_with(b"-----"))
-            .map(|line| Secret::new(line.to_vec()))
+            .map(|line| Arc::new(Secret::new(line.to_vec())))
             .collect();
         Self {
             chain: chain.into(),
@@ -41,7 +42,7 @@ impl Certificate {
 
     /// What answers are searched for: each line of the key. The handshake proves the key and never sends it, so only
     /// an upstream that has it from elsewhere could; line by line it is found however the PEM was wrapped around it.
-    pub fn lines(&self) -> impl Iterator<Item = &Secret> {
+    pub fn lines(&self) -> impl Iterator<Item = &Arc<Secret>> {
         self.lines.iter()
     }
 }

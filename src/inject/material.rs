@@ -35,7 +35,7 @@ pub enum Material {
 
 impl Material {
     /// Every byte string of it that must never reach an agent.
-    pub fn secrets(&self) -> impl Iterator<Item = &Secret> {
+    pub fn secrets(&self) -> impl Iterator<Item = &Arc<Secret>> {
         let (first, second, certificate) = match self {
             Self::Token(token) | Self::Dpop { token, .. } => (Some(token), None, None),
             Self::UserPass { password, .. } => (Some(password), None, None),
@@ -44,6 +44,6 @@ impl Material {
         };
         let lines = certificate.into_iter().flat_map(|one| one.lines());
         let whole = [first, second].into_iter().flatten();
-        whole.map(|secret| &**secret).chain(lines)
+        whole.chain(lines)
     }
 }

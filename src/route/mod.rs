@@ -23,6 +23,10 @@ pub use table::{Candidates, Table};
 
 /// One `[[route]]`, resolved.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a key of the file, and none follows from another"
+)]
 pub struct Route {
     /// `name`, or `route-N` with its place from 1: what audit, metrics and policy call it.
     pub name: Arc<str>,

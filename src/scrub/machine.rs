@@ -22,6 +22,8 @@ pub(super) struct Machine {
     width: usize,
     /// The spots of all states together.
     spots: usize,
+    /// The most bytes that [`Machine::grown`] told of.
+    told: usize,
 }
 
 /// Bytes that all forms treat alike are one class.
@@ -67,6 +69,8 @@ const UNKNOWN: u16 = u16::MAX;
 const ENTRIES: usize = 48 * 1024;
 /// The most spots of all states, of sixteen bytes each; a single state may have more.
 const SPOTS: usize = 8 * 1024;
+/// What a state takes besides itself and its spots: its places in the list and the map, and what an allocation costs.
+const STATE: usize = 64;
 /// What has read so many bytes is read on alone, if there is only one way to: by then it has paid for that.
 const ALONE: u32 = 256;
 /// Readings that go on at a time, so that one need not wait for another's table.
@@ -89,6 +93,11 @@ impl Classes {
             });
         }
         this
+    }
+
+    /// The bytes that this keeps in memory.
+    pub(super) fn size(&self) -> usize {
+        size_of_val(&*self.of)
     }
 
     #[inline]
@@ -280,9 +289,21 @@ impl Machine {
             known: HashMap::new(),
             width: classes.count,
             spots: 0,
+            told: 0,
         };
         this.intern(State::default());
         this
+    }
+
+    /// By how many bytes it has become larger than it was when this was last asked. What is forgotten is not taken off:
+    /// its memory stays.
+    pub(super) fn grown(&mut self) -> usize {
+        let states = self.states.len() * (size_of::<State>() + STATE);
+        let spots = self.spots * size_of::<Spot>();
+        let size = size_of::<Self>() + size_of_val(&**self.table) + states + spots;
+        let grown = size.saturating_sub(self.told);
+        self.told += grown;
+        grown
     }
 
     #[inline]

@@ -25,11 +25,13 @@ mod form;
 mod machine;
 mod openings;
 mod patterns;
+mod sought;
 mod stream;
 mod websocket;
 
 pub use decode::{DecodeError, Decoder, GRACE, PIECE, RATIO};
 pub use patterns::Patterns;
+pub use sought::{Shelf, Sought};
 pub use stream::Scrubber;
 pub use websocket::{WebSocketError, WebSocketScrubber};
 

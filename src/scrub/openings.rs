@@ -10,12 +10,17 @@ use super::form::{Form, LEAST};
 pub(super) struct Openings {
     /// Each searches for [`SEARCHED`] of them; none where that would not pay.
     vectored: Vec<packed::Searcher>,
-    /// A bit for each hash: whether an opening may have it.
-    filter: Box<[u64]>,
-    /// A bit for each two bytes: whether they stand beside one another in an opening.
-    pairs: Box<[u64; 1 << 10]>,
+    /// What is looked into where there is no vectored search.
+    filter: Option<Box<Filter>>,
     first: Box<[bool; 256]>,
     count: usize,
+}
+
+struct Filter {
+    /// A bit for each hash: whether an opening may have it.
+    hashes: [u64; 1 << (FILTER - u64::BITS.ilog2())],
+    /// A bit for each two bytes: whether they stand beside one another in an opening.
+    pairs: [u64; 1 << 10],
 }
 
 /// What was found of each vectored search, at or behind the offset last asked for.
@@ -40,27 +45,17 @@ const SPREAD: u32 = 0x9E37_79B1;
 impl Openings {
     pub(super) fn of<'a>(forms: impl Iterator<Item = &'a Form>) -> Self {
         let words: BTreeSet<[u8; LEAST]> = forms.flat_map(Form::openings).collect();
+        let vectored = vectored(&words);
+        let filter = vectored.is_empty().then(|| Filter::of(&words));
         let mut this = Self {
-            vectored: vectored(&words),
-            filter: vec![0; 1 << (FILTER - u64::BITS.ilog2())].into(),
-            pairs: Box::new([0; 1 << 10]),
+            vectored,
+            filter,
             first: Box::new([false; 256]),
             count: words.len(),
         };
-        for word in words {
-            let [first, ..] = word;
+        for [first, ..] in words {
             if let Some(first) = this.first.get_mut(usize::from(first)) {
                 *first = true;
-            }
-            for &pair in word.array_windows() {
-                let pair = u16::from_le_bytes(pair);
-                if let Some(bits) = this.pairs.get_mut(usize::from(pair / 64)) {
-                    *bits |= 1 << (pair % 64);
-                }
-            }
-            let (at, bit) = hash(word);
-            if let Some(bits) = this.filter.get_mut(at) {
-                *bits |= 1 << bit;
             }
         }
         this
@@ -69,8 +64,8 @@ impl Openings {
     /// The first offset from `from` on where an opening may stand: nearly always one does, and none is passed over. In
     /// the last three offsets none can stand whole: see [`Openings::may_begin`].
     pub(super) fn find(&self, input: &[u8], from: usize, cursor: &mut Cursor) -> Option<usize> {
-        if self.vectored.is_empty() {
-            return self.filtered(input, from);
+        if let Some(filter) = &self.filter {
+            return filter.find(input, from);
         }
         for (search, next) in self.vectored.iter().zip(&mut cursor.next) {
             let passed = next.is_some_and(|start| start < from);
@@ -85,8 +80,45 @@ impl Openings {
         cursor.next.iter().flatten().min().copied()
     }
 
+    /// Whether a form may begin with `byte`.
+    pub(super) fn may_begin(&self, byte: u8) -> bool {
+        self.first.get(usize::from(byte)) == Some(&true)
+    }
+
+    /// The bytes that this keeps in memory.
+    pub(super) fn size(&self) -> usize {
+        self.vectored
+            .iter()
+            .map(packed::Searcher::memory_usage)
+            .sum::<usize>()
+            + self.filter.as_ref().map_or(0, |_| size_of::<Filter>())
+            + self.first.len()
+    }
+}
+
+impl Filter {
+    fn of(words: &BTreeSet<[u8; LEAST]>) -> Box<Self> {
+        let mut this = Box::new(Self {
+            hashes: [0; 1 << (FILTER - u64::BITS.ilog2())],
+            pairs: [0; 1 << 10],
+        });
+        for &word in words {
+            for &pair in word.array_windows() {
+                let pair = u16::from_le_bytes(pair);
+                if let Some(bits) = this.pairs.get_mut(usize::from(pair / 64)) {
+                    *bits |= 1 << (pair % 64);
+                }
+            }
+            let (at, bit) = hash(word);
+            if let Some(bits) = this.hashes.get_mut(at) {
+                *bits |= 1 << bit;
+            }
+        }
+        this
+    }
+
     /// Looks at two bytes of every three: wherever an opening stands, two of its bytes are among them.
-    fn filtered(&self, input: &[u8], from: usize) -> Option<usize> {
+    fn find(&self, input: &[u8], from: usize) -> Option<usize> {
         let mut at = from;
         while let Some(group) = input.get(at..).and_then(<[u8]>::first_chunk::<WINDOW>) {
             let (three, _) = group.as_chunks::<3>();
@@ -124,23 +156,7 @@ impl Openings {
     #[inline]
     fn passes(&self, opening: [u8; LEAST]) -> bool {
         let (at, bit) = hash(opening);
-        self.filter.get(at).is_some_and(|bits| bits >> bit & 1 != 0)
-    }
-
-    /// Whether a form may begin with `byte`.
-    pub(super) fn may_begin(&self, byte: u8) -> bool {
-        self.first.get(usize::from(byte)) == Some(&true)
-    }
-
-    /// The bytes that this keeps in memory.
-    pub(super) fn size(&self) -> usize {
-        self.vectored
-            .iter()
-            .map(packed::Searcher::memory_usage)
-            .sum::<usize>()
-            + size_of_val(&*self.filter)
-            + size_of_val(&*self.pairs)
-            + self.first.len()
+        self.hashes.get(at).is_some_and(|bits| bits >> bit & 1 != 0)
     }
 }
 

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
 use super::form::{Form, LEAST, Place, Walk};
 use super::machine::{Classes, Machine, ROOT, Reader, Spot};
 use super::openings::{Cursor, Openings};
+use super::sought::Shelf;
 use crate::secret::Secret;
 
 /// A set of secrets in every form of the list. It keeps its own copies of them, wiped when dropped; of the first four
@@ -24,6 +26,9 @@ pub struct Patterns {
         reason = "an automaton is large, and moves in and out of the pool"
     )]
     idle: Mutex<Vec<Box<Machine>>>,
+    /// Where this is weighed, and with how many bytes, `idle` included.
+    shelf: Option<Arc<Shelf>>,
+    weight: AtomicUsize,
 }
 
 /// What a search found.
@@ -80,6 +85,19 @@ impl Patterns {
         }
     }
 
+    /// The same, weighed on `shelf` as long as it lives.
+    pub(super) fn on_shelf<'a>(
+        secrets: impl IntoIterator<Item = &'a Secret>,
+        shelf: &Arc<Shelf>,
+    ) -> Self {
+        let mut this = Self::compile(secrets);
+        let weight = this.size();
+        this.weight = AtomicUsize::new(weight);
+        this.shelf = Some(Arc::clone(shelf));
+        shelf.grown(weight);
+        this
+    }
+
     fn of(all: impl Iterator<Item = Arc<Form>>) -> Self {
         let mut forms: Vec<Arc<Form>> = Vec::new();
         for form in all {
@@ -91,6 +109,8 @@ impl Patterns {
             openings: Openings::of(forms.iter().map(|form| &**form)),
             classes: Classes::of(forms.iter().map(|form| &**form)),
             idle: Mutex::new(Vec::new()),
+            shelf: None,
+            weight: AtomicUsize::new(0),
             forms: forms.into(),
         }
     }
@@ -103,7 +123,10 @@ impl Patterns {
     /// The bytes of memory that these patterns take, forms shared with others included; the automata, which hostile
     /// answers make grow up to some 300 KiB each, are not.
     pub fn size(&self) -> usize {
-        self.openings.size() + self.forms.iter().map(|form| form.size()).sum::<usize>()
+        size_of::<Self>()
+            + self.openings.size()
+            + self.classes.size()
+            + self.forms.iter().map(|form| form.size()).sum::<usize>()
     }
 
     /// `value` with every hit masked, for what is at hand as a whole: a header's name or value, a reason phrase, a
@@ -134,9 +157,21 @@ impl Patterns {
         let idle = self.idle.lock().pop();
         let mut machine = idle.unwrap_or_else(|| Box::new(Machine::new(&self.classes)));
         self.read(input, (first, cursor), &mut machine, found);
-        let mut idle = self.idle.lock();
-        if idle.len() < IDLE {
+        self.put_back(machine);
+    }
+
+    fn put_back(&self, mut machine: Box<Machine>) {
+        let grown = machine.grown();
+        {
+            let mut idle = self.idle.lock();
+            if idle.len() >= IDLE {
+                return;
+            }
             idle.push(machine);
+        }
+        if let Some(shelf) = self.shelf.as_ref().filter(|_| grown > 0) {
+            self.weight.fetch_add(grown, Ordering::Relaxed);
+            shelf.grown(grown);
         }
     }
 
@@ -247,6 +282,14 @@ impl Patterns {
             .entry((thread.place, thread.form))
             .or_insert(thread.start);
         *start = thread.start.min(*start);
+    }
+}
+
+impl Drop for Patterns {
+    fn drop(&mut self) {
+        if let Some(shelf) = &self.shelf {
+            shelf.shrunk(*self.weight.get_mut());
+        }
     }
 }
 

@@ -221,3 +221,75 @@ async fn a_body_without_end_and_a_path_without_sense_are_refused() {
     );
     harness.finish().await;
 }
+
+/// Whether a value is of the kind that a schema says.
+fn fits(value: &Value, schema: &Value) -> bool {
+    let kinds = match &schema["type"] {
+        Value::Array(kinds) => kinds.clone(),
+        one => vec![one.clone()],
+    };
+    let kind = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(_) => "integer",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    };
+    kinds.contains(&Value::from(kind))
+}
+
+#[tokio::test]
+async fn the_description_of_the_api_is_what_it_answers() {
+    let upstream = Upstream::echo(&["http/1.1"]).await;
+    let harness = scene(&upstream).await;
+    assert_eq!(harness.agent().get("api.test:443", "/x").await.status, 200);
+    let told = ask(&harness, "GET /openapi.json", None).await;
+    assert_eq!((told.status, &told.body["openapi"]), (200, &"3.1.0".into()));
+    let mut objects = 0;
+    for (path, methods) in told.body["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            let filled = path.replace('{', "no-such-").replace('}', "");
+            let line = format!("{} {filled}", method.to_uppercase());
+            if line == "POST /api/v1/reload" {
+                // Nobody does it here: the daemon's tests do.
+                drop(harness.app().wishes());
+            }
+            let answer = ask(&harness, &line, Some(ALICE)).await;
+            assert_ne!(answer.status, 405, "{line}");
+            let detail = answer.body["detail"].as_str().unwrap_or_default();
+            assert_ne!(detail, "There is nothing at this path.", "{line}");
+            let status = answer.status.to_string();
+            let said = operation["responses"].get(&status);
+            assert!(said.is_some(), "{line}: {status} {}", answer.body);
+            let schema = &operation["responses"]["200"]["content"]["application/json"]["schema"];
+            let name = schema["properties"]["items"]["items"]["$ref"].as_str();
+            let (Some(name), 200) = (name, answer.status) else {
+                continue;
+            };
+            let schema = told.body.pointer(name.trim_start_matches('#')).unwrap();
+            let members = schema["properties"].as_object().unwrap();
+            for item in answer.body["items"].as_array().unwrap() {
+                objects += 1;
+                for (member, value) in item.as_object().unwrap() {
+                    let schema = members.get(member);
+                    let schema = schema.unwrap_or_else(|| panic!("{line}: {member} is not told"));
+                    assert!(fits(value, schema), "{line}: {member} = {value}");
+                }
+                for member in schema["required"].as_array().unwrap() {
+                    assert!(
+                        item.get(member.as_str().unwrap()).is_some(),
+                        "{line}: {member}"
+                    );
+                }
+            }
+        }
+    }
+    assert!(
+        objects >= 3,
+        "a session, an agent and a lease were looked at"
+    );
+    let unknown = ask(&harness, "GET /api/v1/sessions/x/y", Some(ALICE)).await;
+    assert_eq!(unknown.body["detail"], "There is nothing at this path.");
+    harness.finish().await;
+}

@@ -33,20 +33,20 @@ esac
 "#;
 
 /// A folder with everything that outlives a process in it.
-struct Place {
+pub struct Place {
     folder: tempfile::TempDir,
-    upstream: Upstream,
+    pub upstream: Upstream,
 }
 
 /// One process.
-struct Daemon {
-    child: Child,
-    proxy: SocketAddr,
-    admin: SocketAddr,
+pub struct Daemon {
+    pub child: Child,
+    pub proxy: SocketAddr,
+    pub admin: SocketAddr,
 }
 
 impl Place {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let upstream = Upstream::echo(&["http/1.1"]).await;
         let folder = tempfile::tempdir().unwrap();
         let place = Self { folder, upstream };
@@ -62,17 +62,17 @@ impl Place {
         place
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn secret(&self, name: &str, text: &str) {
+    pub fn secret(&self, name: &str, text: &str) {
         std::fs::write(self.path(name), text).unwrap();
         let mode = std::fs::Permissions::from_mode(0o600);
         std::fs::set_permissions(self.path(name), mode).unwrap();
     }
 
-    fn configure(&self, more: &str) {
+    pub fn configure(&self, more: &str) {
         let text = format!(
             r#"drain = "2s"
 [proxy]
@@ -103,15 +103,92 @@ inject = "bearer"
         std::fs::write(self.path("keyward.toml"), text).unwrap();
     }
 
-    fn keyward(&self) -> Command {
+    pub fn keyward(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_keyward"));
         command.env_clear().env("PATH", "/usr/bin:/bin");
         command.current_dir(self.folder.path()).stdin(Stdio::null());
         command
     }
 
-    fn start(&self) -> Daemon {
+    pub fn start(&self) -> Daemon {
+        Daemon::start(self.keyward())
+    }
+
+    /// The lines that the plug-in wrote, once there are so many.
+    pub async fn issuer(&self, lines: usize) -> Vec<String> {
+        let mut found = Vec::new();
+        for _ in 0..500 {
+            let text = std::fs::read_to_string(self.path("issuer.log")).unwrap_or_default();
+            found = text.lines().map(str::to_owned).collect();
+            if found.len() >= lines {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("{lines} lines of the issuer, not {found:?}");
+    }
+
+    pub fn audit(&self, event: &str) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.path("audit.jsonl")).unwrap();
+        text.lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap())
+            .filter(|record| record["event"] == event)
+            .collect()
+    }
+
+    /// Waits for a record of this event that this picks.
+    pub async fn record(&self, event: &str, picks: impl Fn(&Value) -> bool) -> Value {
+        for _ in 0..500 {
+            if let Some(found) = self.audit(event).into_iter().find(|record| picks(record)) {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("no such record in {:#?}", self.audit(event));
+    }
+
+    /// Waits for a file of this name.
+    pub async fn appears(&self, name: &str) {
+        for _ in 0..500 {
+            if self.path(name).exists() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{name} does not appear");
+    }
+
+    /// Runs a subcommand of an operator.
+    pub fn operate(&self, words: &[&str], token: Option<&str>) -> Output {
         let mut command = self.keyward();
+        command.args(words);
+        if let Some(token) = token {
+            command.env("KEYWARD_ADMIN_TOKEN", token);
+        }
+        let output = command.output().unwrap();
+        for text in [&output.stdout, &output.stderr] {
+            assert_eq!(canary::find(text), None);
+        }
+        output
+    }
+
+    /// Nothing that a process left on the disk holds a secret.
+    pub fn search(&self) {
+        for entry in std::fs::read_dir(self.folder.path()).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+            if name.starts_with("keyward.db") || name.starts_with("audit") {
+                let bytes = std::fs::read(&path).unwrap();
+                assert_eq!(canary::find(&bytes), None, "{name}");
+                assert!(memchr::memmem::find(&bytes, b"handle-").is_none(), "{name}");
+            }
+        }
+    }
+}
+
+impl Daemon {
+    /// Starts by this command of [`Place::keyward`]: another uid, more variables.
+    pub fn start(mut command: Command) -> Self {
         command.args(["serve", "-c", "keyward.toml"]);
         command.env("TOKEN_A", TOKEN_A).env("ALICE", ALICE);
         command.stdout(Stdio::null()).stderr(Stdio::piped());
@@ -148,69 +225,7 @@ inject = "bearer"
         }
     }
 
-    /// The lines that the plug-in wrote, once there are so many.
-    async fn issuer(&self, lines: usize) -> Vec<String> {
-        let mut found = Vec::new();
-        for _ in 0..500 {
-            let text = std::fs::read_to_string(self.path("issuer.log")).unwrap_or_default();
-            found = text.lines().map(str::to_owned).collect();
-            if found.len() >= lines {
-                return found;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        panic!("{lines} lines of the issuer, not {found:?}");
-    }
-
-    fn audit(&self, event: &str) -> Vec<Value> {
-        let text = std::fs::read_to_string(self.path("audit.jsonl")).unwrap();
-        text.lines()
-            .map(|line| serde_json::from_str::<Value>(line).unwrap())
-            .filter(|record| record["event"] == event)
-            .collect()
-    }
-
-    /// Waits for a record of this event that this picks.
-    async fn record(&self, event: &str, picks: impl Fn(&Value) -> bool) -> Value {
-        for _ in 0..500 {
-            if let Some(found) = self.audit(event).into_iter().find(|record| picks(record)) {
-                return found;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("no such record in {:#?}", self.audit(event));
-    }
-
-    /// Runs a subcommand of an operator.
-    fn operate(&self, words: &[&str], token: Option<&str>) -> Output {
-        let mut command = self.keyward();
-        command.args(words);
-        if let Some(token) = token {
-            command.env("KEYWARD_ADMIN_TOKEN", token);
-        }
-        let output = command.output().unwrap();
-        for text in [&output.stdout, &output.stderr] {
-            assert_eq!(canary::find(text), None);
-        }
-        output
-    }
-
-    /// Nothing that a process left on the disk holds a secret.
-    fn search(&self) {
-        for entry in std::fs::read_dir(self.folder.path()).unwrap() {
-            let path = entry.unwrap().path();
-            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-            if name.starts_with("keyward.db") || name.starts_with("audit") {
-                let bytes = std::fs::read(&path).unwrap();
-                assert_eq!(canary::find(&bytes), None, "{name}");
-                assert!(memchr::memmem::find(&bytes, b"handle-").is_none(), "{name}");
-            }
-        }
-    }
-}
-
-impl Daemon {
-    async fn get(&self) -> u16 {
+    pub async fn get(&self) -> u16 {
         let mut pem = String::new();
         let mut stream = std::net::TcpStream::connect(self.proxy).unwrap();
         std::io::Write::write_all(
@@ -227,18 +242,23 @@ impl Daemon {
         status
     }
 
-    fn signal(&self, signal: rustix::process::Signal) {
+    pub fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
-    fn kill(mut self) {
+    pub fn kill(mut self) {
         self.signal(rustix::process::Signal::KILL);
         self.child.wait().unwrap();
     }
 
+    /// Waits for its end.
+    pub fn wait(mut self) -> std::process::ExitStatus {
+        self.child.wait().unwrap()
+    }
+
     /// Stops it as an init does; its exit code.
-    fn stop(mut self) -> i32 {
+    pub fn stop(mut self) -> i32 {
         self.signal(rustix::process::Signal::TERM);
         self.child.wait().unwrap().code().unwrap()
     }
@@ -396,6 +416,63 @@ async fn an_operators_command_line_lists_and_revokes() {
 }
 
 #[tokio::test]
+async fn the_trail_is_asked_for_offline_and_over_the_api() {
+    let place = Place::new().await;
+    let daemon = place.start();
+    for _ in 0..3 {
+        assert_eq!(daemon.get().await, 200);
+    }
+    place
+        .record("request", |record| record["status"] == 200)
+        .await;
+    let url = format!("http://{}", daemon.admin);
+    let asked = |words: &[&str], token| {
+        let output = place.operate(&[&["audit", "query"], words].concat(), token);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    // The last records of a connection may come a moment later: a span of time that is over does not grow.
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    let until = jiff::Timestamp::now().to_string();
+    let offline = asked(
+        &["-c", "keyward.toml", "--agent", "a", "--until", &until],
+        None,
+    );
+    let online = asked(
+        &["--admin", &url, "--agent", "a", "--until", &until],
+        Some(ALICE),
+    );
+    assert_eq!(offline, online, "the same records, byte for byte");
+    assert!(offline.lines().count() >= 6, "{offline}");
+    let none = asked(&["--admin", &url, "--host", "nowhere.test"], Some(ALICE));
+    assert_eq!(none, "");
+    let page = |query: &str, token: &str| {
+        let mut stream = std::net::TcpStream::connect(daemon.admin).unwrap();
+        let head = format!(
+            "GET /api/v1/audit?{query} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n"
+        );
+        std::io::Write::write_all(&mut stream, head.as_bytes()).unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse::<u16>().unwrap();
+        (status, serde_json::from_str::<Value>(body).unwrap())
+    };
+    let (status, first) = page("limit=2", ALICE);
+    assert_eq!((status, first["items"].as_array().unwrap().len()), (200, 2));
+    assert_eq!(first["next"], first["items"][1]["seq"]);
+    let (_, second) = page(&format!("limit=2&after={}", first["next"]), ALICE);
+    assert_eq!(second["items"][0]["prev"], first["items"][1]["hash"]);
+    for bad in ["limit=0", "limit=10001", "after=x", "since=yesterday"] {
+        assert_eq!(page(bad, ALICE).0, 400, "{bad}");
+    }
+    assert_eq!(page("", TOKEN_A).0, 403);
+    let verified = place.operate(&["audit", "verify", "-c", "keyward.toml"], None);
+    assert_eq!(verified.status.code(), Some(0), "{verified:?}");
+    assert_eq!(daemon.stop(), 0);
+}
+
+#[tokio::test]
 async fn a_reload_by_order_is_taken_whole_or_not_at_all() {
     let place = Place::new().await;
     let daemon = place.start();
@@ -411,13 +488,20 @@ async fn a_reload_by_order_is_taken_whole_or_not_at_all() {
     };
     let text = reload(&daemon);
     assert!(
-        text.starts_with("HTTP/1.1 200") && text.ends_with("{\"outcome\":\"loaded\"}"),
+        text.starts_with("HTTP/1.1 200")
+            && text.ends_with("{\"outcome\":\"loaded\",\"needs-restart\":[]}"),
         "{text}"
     );
     let by_alice = |outcome: &'static str| {
         move |record: &Value| record["by"] == "alice" && record["outcome"] == outcome
     };
     place.record("config", by_alice("loaded")).await;
+    place.configure("[ca]\ndir = \"ca\"\n");
+    let text = reload(&daemon);
+    assert!(
+        text.starts_with("HTTP/1.1 200") && text.ends_with("\"needs-restart\":[\"[ca]\"]}"),
+        "{text}"
+    );
     place.configure("[[route]]\nhosts = [\"b.test\"]\nno-such-key = 1\n");
     let text = reload(&daemon);
     assert!(

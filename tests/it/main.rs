@@ -40,6 +40,7 @@ mod oauth;
 mod outside;
 mod placement;
 mod plugin;
+mod process;
 mod protocol;
 mod rest;
 mod rules;

@@ -448,3 +448,32 @@ async fn a_flood_of_names_below_a_wildcard_keeps_a_bounded_number_of_leaves() {
     assert_eq!(deeper.status(), 403);
     harness.finish().await;
 }
+
+/// DOS-18: a connection that asks for new keys and for nothing else ends; others go on.
+#[tokio::test]
+async fn a_flood_of_key_updates_ends_its_connection_and_no_other() {
+    let upstream = Upstream::echo(&["http/1.1"]).await;
+    let harness = Setup::new(BEARER)
+        .to("api.test:443", &upstream)
+        .start()
+        .await;
+    let agent = harness.agent();
+    let mut good = agent.h1("api.test:443").await;
+    let mut tunnel = agent.tunnel("api.test:443", &["http/1.1"]).await;
+    let mut sent = 0;
+    let ended = async {
+        while sent < 100_000 {
+            tunnel.stream.get_mut().1.refresh_traffic_keys().unwrap();
+            tunnel.stream.flush().await?;
+            sent += 1;
+        }
+        let mut byte = [0];
+        tunnel.stream.read(&mut byte).await
+    };
+    let read = within(ended).await;
+    assert!(!matches!(read, Ok(1..)), "{read:?}");
+    assert!(sent < 100_000, "all {sent} were taken");
+    let answer = agent.ask(&mut good, request("GET", "/x", "api.test")).await;
+    assert_eq!(answer.status, 200);
+    harness.finish().await;
+}

@@ -21,7 +21,7 @@ const LENGTH: usize = 200_000;
 
 /// An object in which the service has written what it was sent.
 fn object() -> Vec<u8> {
-    let mut object: Vec<u8> = (0..LENGTH).map(|n| b'a' + (n % 26) as u8).collect();
+    let mut object: Vec<u8> = (b'a'..=b'z').cycle().take(LENGTH).collect();
     object[AT..AT + CANARY.len()].copy_from_slice(CANARY.as_bytes());
     object
 }

@@ -1,7 +1,9 @@
 //! Keys by a login of IAM Identity Center: the token that `aws sso login` has cached is shown to the portal, which gives
 //! a role's keys for it.
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use bytes::Bytes;
@@ -103,8 +105,8 @@ impl Portal {
         let end = end.map_err(|_| IssueError::Refused)?;
         let keys = Keys {
             id: key_id(given.access_key_id.as_bytes()).ok_or(IssueError::Refused)?,
-            secret: std::sync::Arc::new(Secret::from(given.secret_access_key)),
-            token: Some(std::sync::Arc::new(Secret::from(given.session_token))),
+            secret: Arc::new(Secret::from(given.secret_access_key)),
+            token: Some(Arc::new(Secret::from(given.session_token))),
         };
         Ok(of_file(keys, life(end, now, LONGEST)))
     }
@@ -112,11 +114,13 @@ impl Portal {
     /// The cached token. It is renewed by a browser only: not here.
     async fn token(&self, sso: &Sso, now: Timestamp) -> Result<Secret, IssueError> {
         let name = digest(&SHA1_FOR_LEGACY_USE_ONLY, sso.filed.as_bytes());
-        let name: String = name.as_ref().iter().map(|b| format!("{b:02x}")).collect();
-        let file = self
-            .cache
-            .as_ref()
-            .map(|cache| cache.join(format!("{name}.json")));
+        let mut file = String::with_capacity(45);
+        for byte in name.as_ref() {
+            // Writing to a String cannot fail.
+            write!(file, "{byte:02x}").ok();
+        }
+        file.push_str(".json");
+        let file = self.cache.as_ref().map(|cache| cache.join(file));
         let login = "`aws sso login` has to be run where keyward reads ~/.aws/sso/cache";
         let Some(text) = read(file.ok_or(IssueError::Refused)?).await.ok() else {
             warn!("there is no cached SSO token: {login}");

@@ -17,7 +17,7 @@ use crate::clock::Now;
 use crate::inject::{Injection, Material, Unfit};
 use crate::policy::{Permit, Person};
 use crate::route::Narrow;
-use crate::scrub::Patterns;
+use crate::scrub::{Shelf, Sought};
 use crate::secret::Secret;
 use crate::tls::{ClientIdentity, IdentityError};
 
@@ -30,11 +30,12 @@ pub(super) struct Entry {
     pub(super) cells: Shards<Cell>,
     /// What routes narrow it to, in the order in which they were asked for; a cell's lane is the place from 1.
     lanes: ArcSwap<Vec<Arc<Narrow>>>,
-    pub(super) meters: Meters,
+    pub(super) meters: Arc<Meters>,
     /// It is of an earlier configuration.
     pub(super) closed: AtomicBool,
     /// What is remembered of the issuer as a whole.
     failure: Mutex<Option<Failure>>,
+    shelf: Arc<Shelf>,
     /// What was compiled last: the same material is not compiled for every session.
     compiled: Mutex<Weak<Compiled>>,
 }
@@ -57,6 +58,7 @@ impl Entry {
         spec: Spec,
         provider: Arc<dyn CredentialProvider>,
         metrics: &Metrics,
+        shelf: &Arc<Shelf>,
     ) -> Self {
         let shards = match spec.share {
             Share::Session => 64,
@@ -66,7 +68,8 @@ impl Entry {
         Self {
             cells: Shards::new(shards),
             lanes: ArcSwap::default(),
-            meters: metrics.of(&spec.name),
+            meters: Arc::new(metrics.of(&spec.name)),
+            shelf: Arc::clone(shelf),
             closed: AtomicBool::new(false),
             failure: Mutex::default(),
             compiled: Mutex::default(),
@@ -83,7 +86,7 @@ impl Entry {
     }
 
     /// The cell for a permit, made where there is none.
-    pub(super) fn cell(&self, permit: &Permit, none: &Arc<Patterns>, now: Now) -> Arc<Cell> {
+    pub(super) fn cell(&self, permit: &Permit, none: &Arc<Sought>, now: Now) -> Arc<Cell> {
         let narrow = &permit.route().narrow;
         let lane = self.lane(narrow).unwrap_or_else(|| self.new_lane(narrow));
         let key = self.key(permit.agent(), permit.session(), permit.person(), lane);
@@ -103,7 +106,7 @@ impl Entry {
                 person: permit.person().cloned(),
                 narrow: Arc::clone(narrow),
             };
-            Cell::new(scope, self.meters.clone(), Arc::clone(none), now)
+            Cell::new(scope, Arc::clone(&self.meters), Arc::clone(none), now)
         })
     }
 
@@ -117,12 +120,12 @@ impl Entry {
             .remove_one(key.bytes(), |cell| Arc::ptr_eq(cell, dead));
     }
 
-    /// Adds the patterns of this principal's cells.
+    /// Adds what is sought for this principal's cells.
     pub(super) fn find(&self, principal: Principal<'_>, found: &mut Found) {
         for lane in 0..=self.lanes.load().len() {
             let key = self.key(principal.agent, principal.session, principal.person, lane);
-            if let Some(patterns) = self.cells.with(key.bytes(), |cell| cell.patterns()) {
-                found.add(patterns);
+            if let Some(sought) = self.cells.with(key.bytes(), |cell| cell.sought()) {
+                found.add(sought);
             }
         }
     }
@@ -167,7 +170,7 @@ impl Entry {
             return Ok(last);
         }
         let short = |secret: &Secret| secret.len() < SCRUBBABLE;
-        if !self.spec.unscrubbed && material.secrets().any(short) {
+        if !self.spec.unscrubbed && material.secrets().any(|secret| short(secret)) {
             return Err(Unusable::Short);
         }
         let injections = self
@@ -176,16 +179,17 @@ impl Entry {
             .iter()
             .map(|placements| Injection::compile(placements, &material))
             .collect::<Result<_, _>>()?;
-        let patterns = Patterns::compile(material.secrets().filter(|secret| !short(secret)));
+        let long = material.secrets().filter(|secret| !short(secret));
+        let sought = self.shelf.sought(long.cloned());
         let identity = match &material {
             Material::Certificate(pem) => Some(ClientIdentity::from_pem(pem.chain(), pem.key())?),
             _ => None,
         };
         let compiled = Arc::new(Compiled {
-            identity,
             material,
             injections,
-            patterns: Arc::new(patterns),
+            sought,
+            identity,
         });
         *self.compiled.lock() = Arc::downgrade(&compiled);
         Ok(compiled)
@@ -308,34 +312,39 @@ impl<'a> Key<'a> {
     }
 }
 
-/// Patterns that were found for one principal, each once.
+/// What was found to be sought for one principal, each once.
 #[derive(Debug, Default)]
 pub(super) struct Found {
-    first: Option<Arc<Patterns>>,
-    more: Vec<Arc<Patterns>>,
+    first: Option<Arc<Sought>>,
+    more: Vec<Arc<Sought>>,
 }
 
 impl Found {
-    fn add(&mut self, patterns: Arc<Patterns>) {
+    fn add(&mut self, sought: Arc<Sought>) {
         let mut had = self.first.iter().chain(&self.more);
-        if patterns.is_empty() || had.any(|one| Arc::ptr_eq(one, &patterns)) {
+        if sought.is_empty() || had.any(|one| Arc::ptr_eq(one, &sought)) {
             return;
         }
         if self.first.is_none() {
-            self.first = Some(patterns);
+            self.first = Some(sought);
         } else {
-            self.more.push(patterns);
+            self.more.push(sought);
         }
     }
 
     /// All of them as one. Only a host with several credentials comes to a union, and finds it made.
-    pub(super) fn together(mut self, none: &Arc<Patterns>, unions: &Unions) -> Arc<Patterns> {
+    pub(super) fn together(
+        mut self,
+        none: &Arc<Sought>,
+        unions: &Unions,
+        shelf: &Arc<Shelf>,
+    ) -> Arc<Sought> {
         match (self.first, self.more.is_empty()) {
             (None, _) => Arc::clone(none),
             (Some(one), true) => one,
             (Some(first), false) => {
                 self.more.push(first);
-                unions.of(self.more)
+                unions.of(self.more, shelf)
             }
         }
     }
@@ -345,17 +354,17 @@ impl Found {
 #[derive(Debug, Default)]
 pub(super) struct Unions(ArcSwap<UnionMap>);
 
-/// The parts are held, so that an address stands for one automaton only.
-type UnionMap = HashMap<Vec<usize>, (Vec<Arc<Patterns>>, Arc<Patterns>)>;
+/// The parts are held, so that an address stands for one of them only.
+type UnionMap = HashMap<Vec<usize>, (Vec<Arc<Sought>>, Arc<Sought>)>;
 
 impl Unions {
-    fn of(&self, mut parts: Vec<Arc<Patterns>>) -> Arc<Patterns> {
+    fn of(&self, mut parts: Vec<Arc<Sought>>, shelf: &Arc<Shelf>) -> Arc<Sought> {
         parts.sort_unstable_by_key(|part| Arc::as_ptr(part).addr());
         let key: Vec<usize> = parts.iter().map(|part| Arc::as_ptr(part).addr()).collect();
         if let Some((_, union)) = self.0.load().get(&key) {
             return Arc::clone(union);
         }
-        let union = Patterns::union(&parts);
+        let union = shelf.union(&parts);
         self.0.rcu(|map| {
             let mut map = UnionMap::clone(map);
             if map.len() >= UNIONS {
@@ -369,7 +378,7 @@ impl Unions {
 
     /// Lets go of unions with a part that is nowhere else any more, and so of its secret.
     pub(super) fn prune(&self) {
-        let alive = |parts: &[Arc<Patterns>]| parts.iter().all(|part| Arc::strong_count(part) > 1);
+        let alive = |parts: &[Arc<Sought>]| parts.iter().all(|part| Arc::strong_count(part) > 1);
         if self.0.load().values().all(|(parts, _)| alive(parts)) {
             return;
         }

@@ -8,6 +8,7 @@ mod entry;
 mod flight;
 mod legacy;
 mod revoke;
+mod sweep;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -23,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use super::cell::{Joined, REMEMBERED};
+use super::cell::Joined;
 use super::metrics::Metrics;
 use super::sessions::Sessions;
 use super::{
@@ -33,8 +34,9 @@ use super::{
 use crate::agent::{AgentId, Name};
 use crate::clock::{Clock, Now};
 use crate::policy::{Permit, Person};
-use crate::scrub::Patterns;
+use crate::scrub::{Patterns, Shelf, Sought};
 use entry::{Entry, Principal, Unions};
+use sweep::Round;
 
 /// The one door to credentials. Cheap to clone.
 #[derive(Clone)]
@@ -63,7 +65,8 @@ struct Inner {
     /// How many revocations are asked for at a time: a gateway's shutdown must not be an attack on its issuers.
     revokers: Semaphore,
     unions: Unions,
-    none: Arc<Patterns>,
+    shelf: Arc<Shelf>,
+    none: Arc<Sought>,
     tracker: TaskTracker,
     stop: CancellationToken,
     closed: AtomicBool,
@@ -94,6 +97,7 @@ impl Broker {
         events: Arc<dyn Events>,
         journal: Arc<dyn Journal>,
     ) -> Self {
+        let shelf = Shelf::new(SHELF);
         let inner = Arc::new(Inner {
             clock,
             events,
@@ -104,7 +108,8 @@ impl Broker {
             revoking: Mutex::default(),
             revokers: Semaphore::new(REVOKERS),
             unions: Unions::default(),
-            none: Patterns::union(&[]),
+            none: shelf.sought([]),
+            shelf,
             tracker: TaskTracker::new(),
             stop: CancellationToken::new(),
             closed: AtomicBool::new(false),
@@ -142,7 +147,7 @@ impl Broker {
     }
 
     /// What an answer is scrubbed of: the live and recently retired secrets that this principal could use, of the
-    /// credentials that the host's routes name. Made anew only when a lease changes.
+    /// credentials that the host's routes name. Made at the first answer after a lease has changed.
     pub fn patterns<'a>(
         &self,
         agent: &AgentId,
@@ -167,7 +172,8 @@ impl Broker {
                 }
             }
         }
-        found.together(&self.0.none, &self.0.unions)
+        let sought = found.together(&self.0.none, &self.0.unions, &self.0.shelf);
+        sought.patterns()
     }
 
     /// Notes that a session lives. A lease that several sessions share is revoked when the last that was noted here,
@@ -241,7 +247,7 @@ impl Broker {
         for (spec, provider) in entries {
             let entry = match old.live.get(&spec.name) {
                 Some(entry) if entry.spec == spec => Arc::clone(entry),
-                _ => Arc::new(Entry::new(spec, provider, &self.0.metrics)),
+                _ => Arc::new(Entry::new(spec, provider, &self.0.metrics, &self.0.shelf)),
             };
             live.insert(entry.spec.name.clone(), entry);
         }
@@ -319,9 +325,10 @@ impl Broker {
         self.0.tracker.spawn(async move {
             let mut tick = tokio::time::interval(SWEEP);
             tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            let mut round = Round::default();
             while stop.run_until_cancelled(tick.tick()).await.is_some() {
                 let Some(inner) = inner.upgrade() else { return };
-                inner.sweep();
+                inner.sweep(&mut round);
             }
         });
     }
@@ -381,49 +388,6 @@ impl Inner {
             };
         }
     }
-
-    /// Refreshes what is due, retires what has ended, forgets what is old.
-    fn sweep(self: &Arc<Self>) {
-        let now = self.clock.now();
-        let catalog = self.catalog.load_full();
-        let retired = catalog.retired.iter().map(|(entry, _)| entry);
-        for entry in catalog.live.values().chain(retired) {
-            let mut empty = false;
-            let issuer = entry.remembered(now);
-            for cell in entry.cells.values() {
-                let swept = cell.sweep(now, issuer);
-                if let Some(flight) = swept.renew {
-                    self.fly(entry, &cell, flight);
-                }
-                for live in swept.overdue {
-                    let reason = if live.expires().is_never() {
-                        Reason::Unused
-                    } else {
-                        Reason::MaxLife
-                    };
-                    self.revoke(entry, &live, reason, None);
-                }
-                empty |= swept.empty;
-            }
-            if empty {
-                entry.cells.remove(|_, cell| cell.close_if_empty(now));
-            }
-        }
-        let old = |at: &Now| now.mono.saturating_duration_since(at.mono) >= REMEMBERED;
-        if catalog.retired.iter().any(|(_, at)| old(at)) {
-            self.catalog.rcu(|catalog| Catalog {
-                live: catalog.live.clone(),
-                retired: catalog
-                    .retired
-                    .iter()
-                    .filter(|(_, at)| !old(at))
-                    .cloned()
-                    .collect(),
-            });
-        }
-        self.sessions.lock().prune(now.mono, 2 * REMEMBERED);
-        self.unions.prune();
-    }
 }
 
 impl Catalog {
@@ -450,7 +414,9 @@ impl fmt::Debug for Broker {
     }
 }
 
-/// How often leases are looked after.
+/// So many bytes of searches are kept built: what some ten thousand leases in use take.
+const SHELF: usize = 128 << 20;
+/// How often leases are looked after: all of them, or as many as [`sweep`] says.
 const SWEEP: Duration = Duration::from_millis(250);
 /// How many revocations are under way at a time.
 const REVOKERS: usize = 32;

@@ -521,7 +521,7 @@ async fn a_session_end_revokes_once_what_served_it_alone() {
             .patterns(&agent, "s1", None, [&scene.spec.name])
     };
     assert!(
-        Arc::ptr_eq(&patterns(&scene), mine.patterns()),
+        Arc::ptr_eq(&patterns(&scene), &mine.sought().patterns()),
         "answers may be under way"
     );
     scene.pass(601.0).await;
@@ -629,7 +629,7 @@ async fn an_order_withdraws_at_once_and_the_secret_is_still_scrubbed() {
     let patterns = scene
         .broker
         .patterns(&agent, "s1", None, [&scene.spec.name]);
-    assert!(Arc::ptr_eq(&patterns, lease.patterns()));
+    assert!(Arc::ptr_eq(&patterns, &lease.sought().patterns()));
     assert_ne!(scene.lease("a", "s1").await.unwrap().id(), lease.id());
     assert_eq!(count(Order::Agent(&agent)), 1);
     assert_eq!(count(Order::Credential(&scene.spec.name)), 1);
@@ -664,10 +664,10 @@ async fn patterns_are_those_of_the_principal_and_are_made_once() {
         .unwrap();
     assert!(Arc::ptr_eq(
         &scene.broker.patterns(&agent, "s1", None, [&other.name]),
-        mail.patterns()
+        &mail.sought().patterns()
     ));
     let union = scene.broker.patterns(&agent, "s1", None, both);
-    assert!(!Arc::ptr_eq(&union, crm.patterns()) && !union.is_empty());
+    assert!(!Arc::ptr_eq(&union, &crm.sought().patterns()) && !union.is_empty());
     assert!(Arc::ptr_eq(
         &union,
         &scene.broker.patterns(&agent, "s1", None, both)
@@ -725,7 +725,7 @@ async fn a_reload_keeps_what_is_unchanged_and_retires_the_rest() {
     let name = &scene.spec.name;
     assert!(Arc::ptr_eq(
         &scene.broker.patterns(&agent, "s1", None, [name]),
-        crm.patterns()
+        &crm.sought().patterns()
     ));
     assert_ne!(scene.lease("a", "s1").await.unwrap().id(), crm.id());
     scene.broker.reconfigure(vec![]);

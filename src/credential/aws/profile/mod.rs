@@ -163,13 +163,12 @@ impl Profile {
                 let files = self.files.iter().map(|file| file.display().to_string());
                 files.collect::<Vec<_>>().join(", ")
             };
-            return match self.named {
-                true => Err(BadProfile {
-                    place: place(),
-                    what: format!("no profile is called \"{}\" (AWS_PROFILE)", self.name),
-                }),
-                false => Ok(None),
-            };
+            let what = || format!("no profile is called \"{}\" (AWS_PROFILE)", self.name);
+            let missing = self.named.then(|| BadProfile {
+                place: place(),
+                what: what(),
+            });
+            return missing.map_or(Ok(None), Err);
         }
         sections.resolve(&self.name, &mut Vec::new())
     }
