@@ -52,6 +52,7 @@ else
   KEYWARD=$(realpath "$keyward") python3 tests/clients/run.py
   step "AWS's clients against services that verify signatures"
   KEYWARD=$(realpath "$keyward") python3 tests/clients/aws_run.py
+  KEYWARD=$(realpath "$keyward") python3 tests/clients/s3_run.py
 fi
 
 # Again at the end, as their runner said it.

@@ -172,6 +172,10 @@ fn show(preset: &Preset, out: &mut dyn Write) -> io::Result<()> {
         field("  variables", &texts(&base.env))?;
     }
     field("login files", &texts(&preset.login_files))?;
+    let endpoints: Vec<String> = (preset.token_endpoints.iter())
+        .map(ToString::to_string)
+        .collect();
+    field("refreshed at", &endpoints)?;
     if preset.encoded_slash {
         field("encoded slash", &["allowed in paths".to_owned()])?;
     }
@@ -216,6 +220,7 @@ fn object(preset: &Preset) -> Value {
             "path": operation.path.as_str(),
         })).collect::<Vec<_>>(),
         "minting": strings(preset.minting.iter().map(ToString::to_string).collect()),
+        "token-endpoints": strings(preset.token_endpoints.iter().map(ToString::to_string).collect()),
         "login-files": strings(preset.login_files.iter().map(ToString::to_string).collect()),
         "encoded-slash": preset.encoded_slash,
         "note": preset.note.as_deref(),

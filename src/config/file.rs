@@ -16,8 +16,9 @@ use super::{
 use crate::credential::{Source, Spec};
 use crate::identity::AgentEntry;
 use crate::inject::Placement;
+use crate::policy::Conditions;
 use crate::proxy::{ListenAddr, ListenerSettings, UpstreamSettings};
-use crate::route::Narrow;
+use crate::route::{Narrow, Route};
 
 pub(super) static ROOT: Section = Section {
     title: "the top of the file",
@@ -170,11 +171,26 @@ pub(super) struct Parts {
 }
 
 fn resolve(reader: &Reader<'_, '_>, parts: Parts) -> Config {
-    let (routes, conditions) = parts
+    let mut after = Vec::new();
+    let (mut routes, mut conditions): (Vec<Route>, Vec<Conditions>) = parts
         .routes
         .into_iter()
-        .map(|written| (written.route, written.conditions))
+        .map(|written| {
+            let guards = Conditions {
+                minting: None,
+                ..written.conditions.clone()
+            };
+            let endpoints = written.token_endpoints.into_iter();
+            after.extend(endpoints.map(|endpoint| (endpoint, guards.clone())));
+            (written.route, written.conditions)
+        })
         .unzip();
+    // Behind what is written: a route of the file for such a host is the one that is meant.
+    for (mut endpoint, guards) in after {
+        endpoint.index = routes.len();
+        routes.push(endpoint);
+        conditions.push(guards);
+    }
     let upstream = reader.table("upstream");
     Config {
         listeners: parts

@@ -65,7 +65,7 @@ use crate::host::HostPattern;
 use crate::identity::AgentEntry;
 use crate::inject::Placement;
 use crate::policy::Conditions;
-use crate::preset::{self as preset_room, Preset};
+use crate::preset::{self as preset_room, Preset, TokenEndpoint};
 use crate::proxy::{ListenerSettings, UpstreamSettings};
 use crate::route::{PathPattern, Route};
 use crate::session::Settings as SessionSettings;
@@ -164,6 +164,10 @@ pub struct PresetRoute {
     pub placements: Vec<Placement>,
     /// Whether its paths hold `%2F`.
     pub encoded_slash: bool,
+    /// Where its clients refresh tokens, which keyward answers itself.
+    pub token_endpoints: Vec<TokenEndpoint>,
+    /// What stands for its first key.
+    pub placeholder: Option<Box<str>>,
     /// The preset whose credential-minting requests are refused unless the route grants them.
     pub minting: Option<Arc<Preset>>,
 }

@@ -74,6 +74,12 @@ pub(super) static PRESET: Section = Section {
             "Where in such files a token stands: `run` without credentials of a file serves it.",
         ),
         key(
+            "token-endpoints",
+            Kind::List(&Kind::Table(&TOKEN_ENDPOINT)),
+            Need::Optional,
+            "Where its clients refresh a token by themselves: keyward answers with the placeholder, and nothing goes upstream.",
+        ),
+        key(
             "encoded-slash",
             Kind::Flag,
             Need::Default("false"),
@@ -264,6 +270,19 @@ static LOGIN: Section = Section {
     ],
 };
 
+static TOKEN_ENDPOINT: Section = Section {
+    title: "token-endpoints of [preset.NAME]",
+    keys: &[
+        key("host", Kind::Text("a host"), Need::Required, "Its host."),
+        key(
+            "path",
+            Kind::Text("a path pattern"),
+            Need::Required,
+            "Its path; asked by `POST`.",
+        ),
+    ],
+};
+
 static MINTING: Section = Section {
     title: "minting of [preset.NAME]",
     keys: &[
@@ -355,6 +374,8 @@ fn gives(preset: &Arc<Preset>) -> PresetRoute {
             _ => Vec::new(),
         },
         encoded_slash: preset.encoded_slash,
+        token_endpoints: preset.token_endpoints.clone(),
+        placeholder: preset.keys.first().map(|key| key.placeholder.clone()),
         minting: Some(Arc::clone(preset)),
     }
 }

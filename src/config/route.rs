@@ -138,7 +138,7 @@ pub(super) static ROUTE: Section = Section {
             "ranges",
             Kind::Flag,
             Need::Default("false"),
-            "Passes `Range` on although a credential is injected: a slice can cut a secret so that nobody recognises it.",
+            "Passes `Range` on although a credential is injected: a slice can cut a secret so that nobody recognises it. Left out, the whole is asked for, and the slice is cut here.",
         ),
         key(
             "encoded-slash",
@@ -176,6 +176,8 @@ pub(super) struct Written {
     pub(super) narrow: narrow::Places,
     /// Whether it names a credential, known or not.
     pub(super) names_credential: bool,
+    /// Where clients of its preset refresh tokens by themselves.
+    pub(super) token_endpoints: Vec<Route>,
 }
 
 /// The names that a route can refer to.
@@ -188,7 +190,7 @@ pub(super) struct Known<'a> {
 
 /// One route, `index` from 0.
 pub(super) fn read(reader: &Reader<'_, '_>, index: usize, known: &Known<'_>) -> Option<Written> {
-    let preset = preset(reader, known);
+    let mut preset = preset(reader, known);
     let credential = credential(reader, known);
     let placements = placements(reader, preset.as_ref().map(|(_, preset)| preset));
     let hosts = hosts::read(reader, preset.as_ref().map(|(_, preset)| preset));
@@ -210,6 +212,14 @@ pub(super) fn read(reader: &Reader<'_, '_>, index: usize, known: &Known<'_>) -> 
     };
     let (narrow, narrowed) = narrow::read(reader);
     let answer = answer(reader);
+    let endpoints = preset
+        .as_mut()
+        .filter(|_| reader.has("credential"))
+        .map(|(_, preset)| std::mem::take(&mut preset.token_endpoints))
+        .unwrap_or_default();
+    let placeholder = preset
+        .as_ref()
+        .and_then(|(_, preset)| preset.placeholder.clone());
     let route = Route {
         name: name(reader, index)?,
         index,
@@ -241,7 +251,13 @@ pub(super) fn read(reader: &Reader<'_, '_>, index: usize, known: &Known<'_>) -> 
     } else {
         reader.span.clone()
     };
+    let answered = TokenAnswer::new(placeholder.as_deref().unwrap_or(PLACEHOLDER));
+    let token_endpoints = endpoints
+        .into_iter()
+        .map(|at| route.token_endpoint(at.host, at.path, answered.clone()))
+        .collect();
     Some(Written {
+        token_endpoints,
         route,
         conditions,
         span,

@@ -7,7 +7,7 @@ use http::{HeaderName, Method};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor, value};
 
-use super::{Action, BaseUrl, Key, Login, Minting, Operation, Part, Preset};
+use super::{Action, BaseUrl, Key, Login, Minting, Operation, Part, Preset, TokenEndpoint};
 use crate::agent::Name;
 use crate::host::HostPattern;
 use crate::inject::{Format, Placement, Slot};
@@ -34,6 +34,8 @@ pub struct File {
     login_files: Vec<String>,
     #[serde(default, rename = "login")]
     logins: Vec<LoginTable>,
+    #[serde(default)]
+    token_endpoints: Vec<TokenEndpointTable>,
     #[serde(default)]
     encoded_slash: bool,
     note: Option<String>,
@@ -118,6 +120,7 @@ impl File {
                 .collect(),
             login_files: boxed(self.login_files),
             logins: self.logins.into_iter().map(Into::into).collect(),
+            token_endpoints: self.token_endpoints.into_iter().map(Into::into).collect(),
             encoded_slash: self.encoded_slash,
             note: self.note.map(Into::into),
             source: self.source.into(),
@@ -196,6 +199,22 @@ impl From<LoginTable> for Login {
                 (None, None) => Part::Whole,
             },
             expires: table.expires.map(Into::into),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct TokenEndpointTable {
+    host: Text<HostPattern>,
+    path: Text<PathPattern>,
+}
+
+impl From<TokenEndpointTable> for TokenEndpoint {
+    fn from(table: TokenEndpointTable) -> Self {
+        Self {
+            host: table.host.0,
+            path: table.path.0,
         }
     }
 }

@@ -51,6 +51,8 @@ pub struct Preset {
     pub login_files: Vec<Box<str>>,
     /// Where in such files the token of its first key stands: `run` serves it.
     pub logins: Vec<Login>,
+    /// Where its clients refresh a token by themselves: a route of this preset answers with its placeholder.
+    pub token_endpoints: Vec<TokenEndpoint>,
     /// Clients write `%2F` into its paths.
     pub encoded_slash: bool,
     /// What the preset does not do.
@@ -87,6 +89,15 @@ pub struct Login {
     pub part: Part,
     /// The dotted path of the token's end in a JSON file, in milliseconds since 1970.
     pub expires: Option<Box<str>>,
+}
+
+/// Where a client asks for another token (RFC 6749 §3.2), always by `POST`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenEndpoint {
+    /// Its host.
+    pub host: HostPattern,
+    /// Its path.
+    pub path: PathPattern,
 }
 
 /// A part of a login file.
@@ -150,6 +161,13 @@ pub struct Minting {
     pub path: Box<str>,
     /// Its path, [`folded`].
     folded: PathPattern,
+}
+
+/// `login.example.com/oauth/token`.
+impl fmt::Display for TokenEndpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.host, self.path)
+    }
 }
 
 impl Preset {

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::body::{Answer, Body, BodyError, Stages};
 use super::record::Entry;
 use super::refusal::Refusal;
+use super::slice::Asked;
 use super::upstream::Checkout;
 use crate::route::TokenAnswer;
 use crate::scrub::{Decoder, Patterns, Scrubber, Watch};
@@ -36,13 +37,31 @@ pub(super) fn token(answer: &TokenAnswer) -> Response<Body> {
     response
 }
 
+/// How an answer is passed on.
+#[derive(Debug)]
+pub(super) struct Way {
+    /// The method of the request.
+    pub(super) method: Method,
+    /// What is taken out of it.
+    pub(super) scrub: Option<Watch>,
+    /// The slice that is meant, where the upstream was asked for the whole.
+    pub(super) slice: Option<Asked>,
+    /// When it has to be there.
+    pub(super) deadline: Instant,
+}
+
 /// Passes an upstream's answer on to the agent.
 ///
 /// # Errors
 /// The refusal that the agent gets instead: an answer that is malformed, or that cannot be inspected.
 pub(super) async fn pass_on(
     response: Response<Incoming>,
-    (method, scrub, deadline): (Method, Option<Watch>, Instant),
+    Way {
+        method,
+        scrub,
+        slice,
+        deadline,
+    }: Way,
     connection: Option<Checkout>,
     entry: &mut Option<Entry>,
 ) -> Result<Response<Body>, Refusal> {
@@ -65,8 +84,14 @@ pub(super) async fn pass_on(
     } else {
         stages(&mut headers, scrub.as_ref())?
     };
+    let cut = slice.filter(|_| !bodiless);
+    let cut = cut.and_then(|asked| asked.cut(parts.status, &mut headers));
+    let status = cut.map_or(parts.status, |(status, _)| status);
+    if cut.is_some() {
+        drop_digests(&mut headers);
+    }
     let mut record = entry.take().ok_or(Refusal::BadUpstream)?;
-    record.answered(parts.status);
+    record.answered(status);
     let body = if bodiless {
         // What follows a head that has no body is nobody's, and is not passed on: its connection goes with it.
         if incoming.is_end_stream()
@@ -92,10 +117,13 @@ pub(super) async fn pass_on(
             *entry = Some(answer.into_entry());
             return Err(error);
         }
+        if let Some((_, cut)) = cut {
+            answer.cut(cut);
+        }
         Body::answer(answer)
     };
     let mut response = Response::new(body);
-    *response.status_mut() = parts.status;
+    *response.status_mut() = status;
     *response.headers_mut() = headers;
     Ok(response)
 }
@@ -185,19 +213,22 @@ async fn settle_validators(answer: &mut Answer, headers: &mut HeaderMap) -> Resu
     if ended && !answer.altered() {
         return Ok(());
     }
+    headers.remove(ETAG);
+    headers.remove(LAST_MODIFIED);
+    drop_digests(headers);
+    Ok(())
+}
+
+/// Digests of another body than the one that is passed on.
+fn drop_digests(headers: &mut HeaderMap) {
     let checksums: Vec<HeaderName> = headers
         .keys()
         .filter(|name| is_checksum(name))
         .cloned()
         .collect();
-    for name in [ETAG, LAST_MODIFIED]
-        .iter()
-        .chain(&DIGESTS)
-        .chain(&checksums)
-    {
+    for name in DIGESTS.iter().chain(&checksums) {
         headers.remove(name);
     }
-    Ok(())
 }
 
 fn is_checksum(name: &HeaderName) -> bool {

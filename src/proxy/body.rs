@@ -13,6 +13,7 @@ use tokio::time::{Instant, Sleep};
 use super::record::{ByteCount, Entry};
 use super::refusal::Refusal;
 use super::sign::Lied;
+use super::slice::Cut;
 use super::upstream::Checkout;
 use crate::inject::{BadChunks, Chunks};
 use crate::scrub::{Decoder, Scrubber, Watch};
@@ -153,6 +154,8 @@ pub(super) struct Answer {
     stages: Stages,
     ready: VecDeque<Bytes>,
     trailers: Trailers,
+    /// Where only a slice of it is passed on.
+    cut: Option<Cut>,
     /// The upstream has no more, though a decoder may.
     drained: bool,
     ended: bool,
@@ -192,6 +195,7 @@ impl Answer {
             stages,
             ready: VecDeque::new(),
             trailers: Trailers::Drop,
+            cut: None,
             drained: false,
             ended: false,
             deadline: None,
@@ -207,6 +211,11 @@ impl Answer {
 
     pub(super) fn keep_trailers(&mut self, patterns: Option<Watch>) {
         self.trailers = Trailers::Keep(patterns, None);
+    }
+
+    /// Passes on a slice of it alone.
+    pub(super) fn cut(&mut self, cut: Cut) {
+        self.cut = Some(cut);
     }
 
     pub(super) fn until(&mut self, deadline: Instant) {
@@ -364,7 +373,20 @@ impl Answer {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         loop {
-            if let Some(data) = self.ready.pop_front() {
+            if self.is_cut_off() {
+                // Nobody waits for what comes behind the slice: its connection goes with it.
+                self.ready.clear();
+                self.connection = None;
+                self.ended = true;
+                return Poll::Ready(None);
+            }
+            if let Some(mut data) = self.ready.pop_front() {
+                if let Some(cut) = &mut self.cut {
+                    data = cut.of(data);
+                    if data.is_empty() {
+                        continue;
+                    }
+                }
                 self.entry.down += data.len() as u64;
                 return Poll::Ready(Some(Ok(Frame::data(data))));
             }
@@ -388,12 +410,23 @@ impl Answer {
         }
     }
 
+    /// Whether a slice of it has been passed on whole.
+    fn is_cut_off(&self) -> bool {
+        self.cut.is_some_and(|cut| cut.left() == 0)
+    }
+
     fn is_end_stream(&self) -> bool {
+        if self.is_cut_off() {
+            return true;
+        }
         let trailers = matches!(&self.trailers, Trailers::Keep(_, Some(_)));
         self.ready.is_empty() && !trailers && self.ended
     }
 
     fn size_hint(&self) -> SizeHint {
+        if let Some(cut) = self.cut {
+            return SizeHint::with_exact(cut.left());
+        }
         match &self.stages {
             _ if self.ended => SizeHint::with_exact(self.gathered() as u64),
             // Masking keeps every length, so what is known of the upstream's body is known of ours.

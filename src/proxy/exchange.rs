@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, IF_RANGE, RANGE, TE};
+use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, TE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, Version, uri};
 use http_body_util::{BodyExt, Limited};
@@ -21,6 +21,7 @@ use super::bound;
 use super::record::Entry;
 use super::refusal::Refusal;
 use super::sign::{self, Lied};
+use super::slice;
 use super::tunnel::{Grant, Tunnel};
 use super::upgrade;
 use super::watch;
@@ -121,7 +122,12 @@ async fn forward(
     // stake, no slice of an answer can give one away.
     let only_signed = signer.is_some() && grant.credentials.len() < 2;
     let scrubs = (lease.is_some() || !patterns.is_empty()) && !only_signed;
-    narrow(&mut head, scrubs && !route.ranges, &patterns);
+    let slice = if scrubs && !route.ranges {
+        slice::take(&mut head)
+    } else {
+        None
+    };
+    narrow(&mut head, &patterns);
     let bound = injection.and_then(Injection::bound);
     if let Some(bound) = bound {
         bound::prove(tunnel, bound, &mut head)?;
@@ -158,11 +164,20 @@ async fn forward(
     let sent = tokio::time::timeout_at(deadline, sent)
         .await
         .map_err(|_| Refusal::UpstreamTimeout)?;
-    if let Some(lied) = lied {
+    if let Some(lied) = &lied {
         lied.refuse()?;
     }
-    let (response, connection) = sent?;
-    answer::pass_on(response, (method, scrub, deadline), Some(connection), entry).await
+    let (mut response, connection) = sent?;
+    if lied.is_some() {
+        sign::forget_framing(response.headers_mut());
+    }
+    let way = answer::Way {
+        method,
+        scrub,
+        slice,
+        deadline,
+    };
+    answer::pass_on(response, way, Some(connection), entry).await
 }
 
 /// Permit and lease of one configuration. A reload that came between them could have given the credential's name to
@@ -238,16 +253,10 @@ async fn lease(
     Ok(Some(lease))
 }
 
-/// Takes away what would make an answer that cannot be scrubbed: slices that cut a secret, codings nobody here reads.
-fn narrow(head: &mut Head, no_ranges: bool, patterns: &Patterns) {
+/// Takes away what would make an answer that cannot be scrubbed: codings nobody here reads.
+fn narrow(head: &mut Head, patterns: &Patterns) {
     let grpc = is_grpc(head.headers());
     let headers = head.headers_mut();
-    if no_ranges {
-        headers.remove(RANGE);
-        headers.remove(IF_RANGE);
-        // Azure Storage takes it before `Range`.
-        headers.remove("x-ms-range");
-    }
     if patterns.is_empty() {
         return;
     }

@@ -36,6 +36,7 @@ mod services;
 mod sessions;
 mod settings;
 mod sign;
+mod slice;
 mod stream;
 mod tunnel;
 mod upgrade;

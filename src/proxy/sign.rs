@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use http::header::{CONTENT_ENCODING, HeaderMap, HeaderValue};
 use hyper::body::{Body as _, Incoming};
 
 use super::body::Body;
@@ -65,6 +66,29 @@ pub(super) async fn outgoing(
     })
 }
 
+/// Takes `aws-chunked` out of an answer's codings. It names how an upload was framed; servers that only speak like S3
+/// keep it with the object and say it again, where nothing is coded so.
+pub(super) fn forget_framing(headers: &mut HeaderMap) {
+    let mut kept = Vec::new();
+    let mut found = false;
+    for value in headers.get_all(CONTENT_ENCODING) {
+        for coding in value.as_bytes().split(|b| *b == b',') {
+            let coding = coding.trim_ascii();
+            if coding.eq_ignore_ascii_case(b"aws-chunked") {
+                found = true;
+            } else {
+                kept.extend(HeaderValue::from_bytes(coding));
+            }
+        }
+    }
+    if found {
+        headers.remove(CONTENT_ENCODING);
+        for coding in kept {
+            headers.append(CONTENT_ENCODING, coding);
+        }
+    }
+}
+
 /// Signs a head that has no body.
 pub(super) fn bodiless(tunnel: &Tunnel, head: &mut Head, signer: &Signer) -> Result<(), Refusal> {
     let host = tunnel.target.host.to_string();
@@ -73,4 +97,30 @@ pub(super) fn bodiless(tunnel: &Tunnel, head: &mut Head, signer: &Signer) -> Res
     let now = tunnel.shared.clock.now().wall;
     unsigned.sign(head, authority, None, now)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_framing_of_an_upload_is_no_coding_of_an_answer() {
+        for (given, kept) in [
+            (&["aws-chunked"][..], &[][..]),
+            (&["AWS-chunked,gzip"], &["gzip"]),
+            (&["gzip, aws-chunked"], &["gzip"]),
+            (&["gzip", "aws-chunked"], &["gzip"]),
+            (&["gzip, br"], &["gzip, br"]),
+            (&["x-aws-chunked"], &["x-aws-chunked"]),
+            (&[], &[]),
+        ] {
+            let mut headers = HeaderMap::new();
+            for value in given {
+                headers.append(CONTENT_ENCODING, HeaderValue::from_static(value));
+            }
+            forget_framing(&mut headers);
+            let left: Vec<&HeaderValue> = headers.get_all(CONTENT_ENCODING).iter().collect();
+            assert_eq!(left, kept, "{given:?}");
+        }
+    }
 }

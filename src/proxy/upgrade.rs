@@ -83,7 +83,13 @@ pub(super) async fn bridge(
         .map_err(|_| Refusal::UpstreamTimeout)?
         .map_err(|_| Refusal::BadUpstream)?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return answer::pass_on(response, (Method::GET, scrub, deadline), None, entry).await;
+        let way = answer::Way {
+            method: Method::GET,
+            scrub,
+            slice: None,
+            deadline,
+        };
+        return answer::pass_on(response, way, None, entry).await;
     }
     if !accepts(response.headers(), &key) {
         return Err(Refusal::BadUpstream);

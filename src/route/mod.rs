@@ -89,6 +89,28 @@ impl Route {
         }
     }
 
+    /// A token endpoint that belongs to this route: it has its name and its agents, and answers `POST` by itself.
+    #[must_use]
+    pub fn token_endpoint(
+        &self,
+        host: HostPattern,
+        path: PathPattern,
+        answer: TokenAnswer,
+    ) -> Self {
+        Self {
+            name: Arc::clone(&self.name),
+            hosts: vec![host],
+            methods: MethodSet::parse(["POST"]).ok(),
+            paths: vec![path],
+            agents: self.agents.clone(),
+            preset: self.preset.clone(),
+            answer: Some(answer),
+            encoded_slash: false,
+            websocket: false,
+            ..Self::unmatched(self.index)
+        }
+    }
+
     /// Whether requests of this agent can match.
     pub fn admits(&self, agent: &AgentId) -> bool {
         self.agents.is_empty() || self.agents.contains(agent)

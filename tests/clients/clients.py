@@ -23,6 +23,7 @@ HOSTS = {
     "api.anthropic.com": ("llm", 'preset = "anthropic"'),
     "generativelanguage.googleapis.com": ("llm", 'preset = "gemini"'),
     "api.github.com": ("web", 'preset = "github"'),
+    "storage.googleapis.com": ("web", 'preset = "google"'),
 }
 
 
@@ -90,6 +91,8 @@ CLIENTS = [
     Client("OpenAI Agents SDK", "api.openai.com", "python_agents.py", SSL, of="agents", preset="openai"),
     Client("MCP, streamable HTTP", "mcp.test", "python_mcp.py", SSL, of="agents"),
     Client("kubectl", "api.test", "kubectl.py", SSL, note="`token` of its user; a server that sends back, no cluster"),
+    Client("google-auth", "storage.googleapis.com", "python_google_auth.py", REQUESTS, of="sdk", preset="google",
+           note="a placeholder for its refresh token"),
     Client("pip", "index.test", "pip_index.py", "PIP_CERT", of="sdk", echoes=False),
     Client("uv", "index.test", "uv_index.py", SSL, of="sdk", echoes=False),
     Client("npm", "npm.test", "npm_registry.py", "npm_config_cafile", echoes=False),

@@ -146,7 +146,7 @@ value = {{ file = "{self.dir}/real-key" }}
                   BASIC: ("authorization", "Basic " + base64.b64encode(f"user:{self.key}".encode()).decode()),
                   'inject = { header = "authorization" }': ("authorization", self.key),
                   'preset = "gemini"': ("x-goog-api-key", self.key)}
-        values |= {f'preset = "{name}"': values[BEARER] for name in ("openai", "github")}
+        values |= {f'preset = "{name}"': values[BEARER] for name in ("openai", "github", "google")}
         plan = {host: {"port": self.ports[peer], "header": values.get(inject, ("x-api-key", self.key))}
                 for host, (peer, inject) in HOSTS.items()}
         (self.dir / "plan.json").write_text(json.dumps(plan))
@@ -433,7 +433,7 @@ def main() -> None:
         # Their packages name the registry by its test name.
         clients = [client for client in clients if client.name not in ("npm", "cargo")]
     if mode == "stand-in":
-        clients = [client for client in clients if client.name not in STAND_IN_CANNOT]
+        clients = [client for client in clients if client.name not in (*STAND_IN_CANNOT, "google-auth")]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that `finally` ends the servers
     stage = Stage()
     rows: list[tuple[str, bool, str]] = []

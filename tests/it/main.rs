@@ -52,6 +52,7 @@ mod rules;
 mod session;
 mod session_admin;
 mod session_store;
+mod slices;
 mod token;
 mod tokens;
 mod trust;

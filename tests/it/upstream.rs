@@ -162,6 +162,7 @@ const NAMES: &[&str] = &[
     "api.test",
     "other.test",
     "plain.test",
+    "login.test",
     "api.github.com",
     "127.0.0.1",
 ];

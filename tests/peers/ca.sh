@@ -9,7 +9,7 @@ umask 077
 cd "$dir"
 names=DNS:localhost,IP:127.0.0.1
 for name in api xkey ws sse grpc mcp git plain tunnel index npm cargo; do names+=,DNS:$name.test; done
-for name in api.openai.com api.anthropic.com generativelanguage.googleapis.com api.github.com; do names+=,DNS:$name; done
+for name in api.openai.com api.anthropic.com generativelanguage.googleapis.com storage.googleapis.com api.github.com; do names+=,DNS:$name; done
 for name in "$@"; do names+=,DNS:$name; done
 ec=(-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes)
 openssl req -x509 "${ec[@]}" -keyout ca.key -out ca.pem -days 2 -subj "/CN=keyward test CA" \

@@ -22,6 +22,8 @@ impl Presets for TestPresets {
             paths: vec!["/v1/**".parse().unwrap()],
             placements: vec![Placement::Bearer],
             encoded_slash: true,
+            token_endpoints: Vec::new(),
+            placeholder: None,
             minting: None,
         })
     }

@@ -23,7 +23,7 @@ use crate::secret::Secret;
 /// A machine without the service does not answer at all: it is not waited for longer.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// No life is believed beyond this.
-const LONGEST: Duration = Duration::from_hours(12);
+pub(super) const LONGEST: Duration = Duration::from_hours(12);
 
 /// `AWS_CONTAINER_CREDENTIALS_FULL_URI` or `…_RELATIVE_URI`.
 pub(super) struct Container {
@@ -81,7 +81,14 @@ impl Container {
 impl Instance {
     pub(super) fn of(env: &dyn Fn(&str) -> Option<String>, client: Client) -> Option<Self> {
         let url = env("AWS_EC2_METADATA_SERVICE_ENDPOINT");
-        let url = url.unwrap_or_else(|| "http://169.254.169.254".into());
+        let six = env("AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE");
+        let six = six.is_some_and(|mode| mode.eq_ignore_ascii_case("ipv6"));
+        let usual = if six {
+            "http://[fd00:ec2::254]"
+        } else {
+            "http://169.254.169.254"
+        };
+        let url = url.unwrap_or_else(|| usual.into());
         let endpoint = url.parse().ok()?;
         Some(Self { client, endpoint })
     }

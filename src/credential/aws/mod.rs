@@ -4,7 +4,9 @@ mod chain;
 mod held;
 mod metadata;
 mod profile;
+mod sso;
 mod sts;
+mod words;
 
 #[cfg(test)]
 mod tests;
@@ -15,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use tracing::warn;
 
 use super::{
@@ -26,8 +29,9 @@ use crate::clock::Clock;
 use crate::inject::Material;
 use crate::issuer::{Endpoint, Network};
 
-use self::chain::{Chain, Found};
+use self::chain::{Chain, Found, Start as Origin};
 use self::held::Held;
+use self::profile::Step;
 use self::sts::{Asked, Sts};
 
 /// `[credential.NAME.aws]`, resolved.
@@ -124,7 +128,11 @@ impl AwsProvider {
     ) -> Self {
         let client = network.client();
         let start = match &spec.source {
-            AwsSource::Default => Start::Chain(Box::new(Chain::of(env, client.clone()))),
+            AwsSource::Default => {
+                let chain = Chain::of(env, client.clone());
+                chain.look().await;
+                Start::Chain(Box::new(chain))
+            }
             AwsSource::WebIdentity(token) => Start::WebIdentity(watcher.watch(token, env).await),
             AwsSource::Static {
                 access_key_id,
@@ -150,20 +158,42 @@ impl AwsProvider {
         }
     }
 
-    async fn start(&self) -> Result<Found, IssueError> {
+    async fn start(&self) -> Result<Origin, IssueError> {
         match &self.start {
-            Start::Held(held) => held.issue().map(Found::Keys),
-            Start::WebIdentity(token) => Ok(Found::WebIdentity {
-                role: None,
-                token: token.current().map_err(|_| held::NOT_YET)?,
-            }),
+            Start::Held(held) => held.issue().map(|keys| Found::Keys(keys).into()),
+            Start::WebIdentity(token) => {
+                let token = token.current().map_err(|_| held::NOT_YET)?;
+                Ok(Found::WebIdentity { role: None, token }.into())
+            }
             Start::Chain(chain) => {
                 let found = chain.find(self.clock.now().wall).await;
                 found.inspect_err(|_| {
-                    warn!(credential = %self.name, "the standard chain gave no AWS keys: no variables, no token, no profile, no container, no instance");
+                    warn!(credential = %self.name, "the standard chain gave no AWS keys: of variables, token, profile, container and instance, the first that is there is asked");
                 })
             }
         }
+    }
+
+    /// Assumes the roles that a profile names on its way, one with the keys of the other.
+    async fn climb(
+        &self,
+        mut keys: Issued,
+        roles: Vec<Step>,
+        asked: &Asked,
+        now: Timestamp,
+    ) -> Result<Issued, IssueError> {
+        for step in roles {
+            let Material::Aws(pair) = &keys.material else {
+                return Err(IssueError::Refused);
+            };
+            let of_step = Asked {
+                external_id: step.external_id,
+                duration: step.duration,
+                ..Asked::bare(step.session.unwrap_or_else(|| asked.session.clone()))
+            };
+            keys = self.sts.assume(pair, &step.role, &of_step, now).await?;
+        }
+        Ok(keys)
     }
 
     /// What is asked of STS beside the role.
@@ -183,9 +213,9 @@ impl AwsProvider {
             tags.push((key.clone(), value));
         }
         Ok(Asked {
-            session,
             tags,
             policy: self.policy(scope)?,
+            ..Asked::bare(session)
         })
     }
 
@@ -226,12 +256,14 @@ impl CredentialProvider for AwsProvider {
     async fn issue(&self, scope: &Scope) -> Result<Issued, IssueError> {
         let asked = self.asked(scope)?;
         let now = self.clock.now().wall;
-        let keys = match self.start().await? {
+        let Origin { found, roles } = self.start().await?;
+        let keys = match found {
             Found::Keys(issued) => issued,
             Found::WebIdentity { role, token } => {
                 let wanted = self.role.as_deref().or(role.as_deref());
                 let wanted = wanted.ok_or(IssueError::Refused)?;
-                match role.as_deref().filter(|role| *role != wanted) {
+                let other = |role: &&str| *role != wanted || !roles.is_empty();
+                match role.as_deref().filter(other) {
                     // The environment's token is for another role, which may assume the one that is wanted.
                     Some(first) => {
                         let bare = Asked::bare(asked.session.clone());
@@ -248,6 +280,7 @@ impl CredentialProvider for AwsProvider {
                 }
             }
         };
+        let keys = self.climb(keys, roles, &asked, now).await?;
         match (&self.role, &keys.material) {
             (Some(role), Material::Aws(pair)) => {
                 let issued = self.sts.assume(pair, role, &asked, now).await?;
@@ -273,7 +306,7 @@ impl CredentialProvider for AwsProvider {
 }
 
 /// A life that ends at a date, by keyward's own clock, but not later than `most` from now.
-fn life(end: jiff::Timestamp, now: jiff::Timestamp, most: Duration) -> Life {
+fn life(end: Timestamp, now: Timestamp, most: Duration) -> Life {
     let left = Duration::try_from(end.duration_since(now)).unwrap_or_default();
     Life::For(left.min(most))
 }

@@ -42,6 +42,10 @@ pub(super) struct Asked {
     pub(super) session: String,
     pub(super) tags: Vec<(Box<str>, String)>,
     pub(super) policy: Option<String>,
+    /// What the role's owner wants to hear.
+    pub(super) external_id: Option<String>,
+    /// Another time than the credential's own.
+    pub(super) duration: Option<Duration>,
 }
 
 impl Asked {
@@ -50,6 +54,8 @@ impl Asked {
             session,
             tags: Vec::new(),
             policy: None,
+            external_id: None,
+            duration: None,
         }
     }
 }
@@ -103,7 +109,7 @@ impl Sts {
         let unsigned = unsigned.map_err(|_| IssueError::Refused)?;
         let signed = unsigned.sign(&mut head, &self.authority(), Some(&body), now);
         signed.map_err(|_| IssueError::Refused)?;
-        self.send(head, &body, now).await
+        self.send(head, &body, (self.asked(asked), now)).await
     }
 
     /// `AssumeRoleWithWebIdentity`: the token is the proof, and nothing is signed.
@@ -115,7 +121,8 @@ impl Sts {
         now: Timestamp,
     ) -> Result<Issued, IssueError> {
         let body = self.form("AssumeRoleWithWebIdentity", role, asked, Some(token));
-        self.send(self.head()?, &body, now).await
+        self.send(self.head()?, &body, (self.asked(asked), now))
+            .await
     }
 
     fn form(
@@ -131,7 +138,10 @@ impl Sts {
             .append_pair("Version", "2011-06-15")
             .append_pair("RoleArn", role)
             .append_pair("RoleSessionName", &asked.session)
-            .append_pair("DurationSeconds", &self.duration.as_secs().to_string());
+            .append_pair("DurationSeconds", &self.asked(asked).as_secs().to_string());
+        if let Some(id) = &asked.external_id {
+            form.append_pair("ExternalId", id);
+        }
         if let Some(policy) = &asked.policy {
             form.append_pair("Policy", policy);
         }
@@ -145,6 +155,10 @@ impl Sts {
             form.append_pair("WebIdentityToken", token.trim());
         }
         Zeroizing::new(form.finish().into_bytes())
+    }
+
+    fn asked(&self, asked: &Asked) -> Duration {
+        asked.duration.unwrap_or(self.duration)
     }
 
     fn authority(&self) -> String {
@@ -168,7 +182,12 @@ impl Sts {
         clean.map_err(|_| IssueError::Refused)
     }
 
-    async fn send(&self, head: Head, body: &[u8], now: Timestamp) -> Result<Issued, IssueError> {
+    async fn send(
+        &self,
+        head: Head,
+        body: &[u8],
+        (most, now): (Duration, Timestamp),
+    ) -> Result<Issued, IssueError> {
         let (method, _, mut headers) = head.into_parts();
         // The endpoint's URL says where; the host of the head is that of the signature.
         headers.remove(HOST);
@@ -178,42 +197,42 @@ impl Sts {
         *request.headers_mut() = headers;
         let answer = self.client.send(request).await;
         let answer = answer.map_err(|_| IssueError::Unavailable { retry_after: None })?;
-        self.read(&answer, now)
+        read(&answer, most, now)
     }
+}
 
-    fn read(&self, answer: &Answer, now: Timestamp) -> Result<Issued, IssueError> {
-        let text = std::str::from_utf8(&answer.body).unwrap_or_default();
-        if !answer.status.is_success() {
-            return Err(fault(answer, text, now));
-        }
-        let given: Response = quick_xml::de::from_str(text).map_err(|_| IssueError::Refused)?;
-        let Credentials {
-            id,
-            secret,
-            token,
-            expiration,
-        } = given.result.credentials;
-        let (secret, token) = (Secret::from(secret), Secret::from(token));
-        let sendable = |secret: &Secret| {
-            let most = 1..=16 * 1024;
-            most.contains(&secret.len()) && secret.expose().iter().all(u8::is_ascii_graphic)
-        };
-        let end: Timestamp = expiration.parse().map_err(|_| IssueError::Refused)?;
-        let id = key_id(id.as_bytes()).ok_or(IssueError::Refused)?;
-        if !sendable(&secret) || !sendable(&token) {
-            return Err(IssueError::Refused);
-        }
-        Ok(Issued {
-            material: Material::Aws(Keys {
-                id,
-                secret: Arc::new(secret),
-                token: Some(Arc::new(token)),
-            }),
-            life: life(end, now, self.duration),
-            handle: None,
-            superseded: None,
-        })
+fn read(answer: &Answer, most: Duration, now: Timestamp) -> Result<Issued, IssueError> {
+    let text = std::str::from_utf8(&answer.body).unwrap_or_default();
+    if !answer.status.is_success() {
+        return Err(fault(answer, text, now));
     }
+    let given: Response = quick_xml::de::from_str(text).map_err(|_| IssueError::Refused)?;
+    let Credentials {
+        id,
+        secret,
+        token,
+        expiration,
+    } = given.result.credentials;
+    let (secret, token) = (Secret::from(secret), Secret::from(token));
+    let sendable = |secret: &Secret| {
+        let most = 1..=16 * 1024;
+        most.contains(&secret.len()) && secret.expose().iter().all(u8::is_ascii_graphic)
+    };
+    let end: Timestamp = expiration.parse().map_err(|_| IssueError::Refused)?;
+    let id = key_id(id.as_bytes()).ok_or(IssueError::Refused)?;
+    if !sendable(&secret) || !sendable(&token) {
+        return Err(IssueError::Refused);
+    }
+    Ok(Issued {
+        material: Material::Aws(Keys {
+            id,
+            secret: Arc::new(secret),
+            token: Some(Arc::new(token)),
+        }),
+        life: life(end, now, most),
+        handle: None,
+        superseded: None,
+    })
 }
 
 #[derive(Deserialize)]

@@ -7,6 +7,7 @@ mod faults;
 mod git;
 mod grants;
 mod jwt;
+mod narrow;
 pub mod peer;
 mod refresh;
 

@@ -1,5 +1,7 @@
 //! What is asked of STS, and what it answers.
 
+mod chain;
+
 use std::ffi::OsString;
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
@@ -8,8 +10,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 
-use super::super::{CredentialProvider as _, Holder, IssueError, Life, Scope, Source, Watcher};
-use super::chain::{Chain, Found};
+use super::super::{
+    CredentialProvider as _, Env, Holder, IssueError, Life, Scope, Source, Watcher,
+};
 use super::sts::{compact, session_name, tag};
 use super::{AwsProvider, AwsSource, AwsSpec};
 use crate::clock::{Clock, ManualClock};
@@ -64,143 +67,42 @@ fn service(
     (url, asked)
 }
 
-async fn found(variables: &[(&str, &str)]) -> Result<Found, IssueError> {
-    let variables: Vec<(String, OsString)> = variables
-        .iter()
-        .map(|(name, value)| ((*name).to_owned(), (*value).into()))
-        .collect();
-    let env = move |name: &str| {
-        let mut named = variables.iter().filter(|(other, _)| other == name);
-        named.next().map(|(_, value)| value.clone())
-    };
-    let chain = Chain::of(&env, network().client());
-    chain.find(NOW.parse().unwrap()).await
-}
-
-fn keys(found: Result<Found, IssueError>) -> (String, Keys, Life) {
-    let Ok(Found::Keys(issued)) = found else {
-        panic!("no keys: {found:?}");
-    };
-    let Material::Aws(keys) = issued.material else {
-        panic!("other material");
-    };
-    (keys.id.to_string(), keys, issued.life)
-}
-
-const GIVEN: &str = r#"{"Code":"Success","AccessKeyId":"ASIAHERE","SecretAccessKey":"secret","Token":"token","Expiration":"2026-11-22T03:20:00Z"}"#;
-const NOT_HERE: (&str, &str) = ("HOME", "/nonexistent");
-
-#[tokio::test]
-async fn the_instance_is_asked_by_version_2_and_last() {
-    let (url, asked) = service(|line| match line {
-        "PUT /latest/api/token HTTP/1.1" => (200, "imds-token".into()),
-        "GET /latest/meta-data/iam/security-credentials/ HTTP/1.1" => (200, "role-of-it".into()),
-        "GET /latest/meta-data/iam/security-credentials/role-of-it HTTP/1.1" => (200, GIVEN.into()),
-        _ => (404, String::new()),
-    });
-    let endpoint = ("AWS_EC2_METADATA_SERVICE_ENDPOINT", &*url);
-    let (id, pair, life) = keys(found(&[NOT_HERE, endpoint]).await);
-    assert_eq!(
-        (&*id, life),
-        ("ASIAHERE", Life::For(std::time::Duration::from_mins(20)))
-    );
-    assert!(pair.token.unwrap().equals(b"token"));
-    let asked = asked.lock().clone();
-    assert!(asked[0].contains("x-aws-ec2-metadata-token-ttl-seconds: 60"));
-    assert!(
-        asked[1..]
-            .iter()
-            .all(|text| text.contains("x-aws-ec2-metadata-token: imds-token"))
-    );
-    let off = ("AWS_EC2_METADATA_DISABLED", "true");
-    let none = found(&[NOT_HERE, endpoint, off]).await;
-    assert_eq!(none.unwrap_err(), IssueError::Refused);
-    // What stands before it in the chain is asked alone.
-    let own = [
-        ("AWS_ACCESS_KEY_ID", "AKIAOWN"),
-        ("AWS_SECRET_ACCESS_KEY", "own"),
-    ];
-    let (id, _, life) = keys(found(&[NOT_HERE, endpoint, own[0], own[1]]).await);
-    assert_eq!((&*id, life), ("AKIAOWN", Life::Endless));
-}
-
-#[tokio::test]
-async fn a_role_name_that_is_a_path_is_not_followed() {
-    let (url, asked) = service(|line| match line {
-        "PUT /latest/api/token HTTP/1.1" => (200, "imds-token".into()),
-        _ => (200, "../../dynamic/x".into()),
-    });
-    let endpoint = ("AWS_EC2_METADATA_SERVICE_ENDPOINT", &*url);
-    let none = found(&[NOT_HERE, endpoint]).await;
-    assert_eq!(none.unwrap_err(), IssueError::Refused);
-    assert_eq!(asked.lock().len(), 2);
-}
-
-#[tokio::test]
-async fn a_container_is_asked_with_its_token_and_nobody_after_it() {
-    let (url, asked) = service(|line| match line {
-        "GET /keys HTTP/1.1" => (200, GIVEN.into()),
-        _ => (403, "{}".into()),
-    });
-    let (instance, not_asked) = service(|_| (200, GIVEN.into()));
-    let instance = ("AWS_EC2_METADATA_SERVICE_ENDPOINT", &*instance);
-    let token = ("AWS_CONTAINER_AUTHORIZATION_TOKEN", "container-token");
-    let good = format!("{url}/keys");
-    let full = ("AWS_CONTAINER_CREDENTIALS_FULL_URI", &*good);
-    let (id, ..) = keys(found(&[NOT_HERE, full, token, instance]).await);
-    assert_eq!(id, "ASIAHERE");
-    assert!(asked.lock()[0].contains("authorization: container-token"));
-    let bad = format!("{url}/others");
-    let full = ("AWS_CONTAINER_CREDENTIALS_FULL_URI", &*bad);
-    let none = found(&[NOT_HERE, full, token, instance]).await;
-    assert_eq!(none.unwrap_err(), IssueError::Refused);
-    assert!(not_asked.lock().is_empty());
-    // Cleartext goes to the machine itself only: another URL is none.
-    let full = (
-        "AWS_CONTAINER_CREDENTIALS_FULL_URI",
-        "http://198.51.100.7/keys",
-    );
-    let off = ("AWS_EC2_METADATA_DISABLED", "true");
-    assert!(found(&[NOT_HERE, full, token, off]).await.is_err());
-}
-
-#[tokio::test]
-async fn a_web_identity_of_the_environment_brings_its_role() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("token");
-    std::fs::write(&file, "header.payload.signature").unwrap();
-    let file = ("AWS_WEB_IDENTITY_TOKEN_FILE", file.to_str().unwrap());
-    let role = ("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/pod");
-    let Ok(Found::WebIdentity { role, token }) = found(&[NOT_HERE, file, role]).await else {
-        panic!("no web identity");
-    };
-    assert_eq!(role.as_deref(), Some("arn:aws:iam::123456789012:role/pod"));
-    assert!(token.equals(b"header.payload.signature"));
-}
-
 const ASSUMED: &str = "<AssumeRoleResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><AssumeRoleResult><AssumedRoleUser><Arn>x</Arn></AssumedRoleUser>\
     <Credentials><AccessKeyId>ASIAROLE</AccessKeyId><SecretAccessKey>role-secret</SecretAccessKey><SessionToken>role-token==</SessionToken>\
     <Expiration>2026-11-22T03:10:00Z</Expiration></Credentials></AssumeRoleResult></AssumeRoleResponse>";
 
 async fn assumed(url: &str) -> Result<(Material, Life), IssueError> {
+    let env = |name: &str| Some(OsString::from(name.to_lowercase().replace('_', "")));
+    let source = AwsSource::Static {
+        access_key_id: Source::Env("ID".into()),
+        secret_access_key: Source::Env("SECRET".into()),
+        session_token: None,
+    };
+    let role = "arn:aws:iam::123456789012:role/agent";
+    issue(source, url, Some(role), &env).await
+}
+
+/// What a credential of this source gives agent `calendar`, by the STS at this URL.
+async fn issue(
+    source: AwsSource,
+    url: &str,
+    role: Option<&str>,
+    env: Env<'_>,
+) -> Result<(Material, Life), IssueError> {
     let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(NOW.parse().unwrap()));
     let watcher = Watcher::new(Arc::clone(&clock));
-    let env = |name: &str| Some(OsString::from(name.to_lowercase().replace('_', "")));
+    let tags = role.map(|_| ("agent".into(), "{agent}".into()));
     let spec = AwsSpec {
-        source: AwsSource::Static {
-            access_key_id: Source::Env("ID".into()),
-            secret_access_key: Source::Env("SECRET".into()),
-            session_token: None,
-        },
-        role: Some("arn:aws:iam::123456789012:role/agent".into()),
+        source,
+        role: role.map(Into::into),
         region: "eu-central-1".into(),
         sts: url.parse().unwrap(),
         duration: std::time::Duration::from_mins(15),
         policy: None,
-        tags: [("agent".into(), "{agent}".into())].into(),
+        tags: tags.into_iter().collect(),
     };
     let name = "s3".parse().unwrap();
-    let provider = AwsProvider::open(&spec, &name, (&watcher, &env), &network(), clock).await;
+    let provider = AwsProvider::open(&spec, &name, (&watcher, env), &network(), clock).await;
     let scope = Scope {
         credential: name,
         holder: holder("calendar", "s1"),
