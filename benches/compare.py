@@ -36,7 +36,7 @@ BIN = CACHE / "bench-target/release"
 KEY = f"kw-bench-{secrets.token_hex(20)}"
 REAL, PLACEHOLDER = f"Bearer {KEY}", "Bearer placeholder"
 TOKEN = secrets.token_hex(16)
-PROXIES = ["direct", "keyward", "nginx", "bare", "hudsucker", "squid", "mitmproxy"]
+PROXIES = ["direct", "keyward", "nginx", "envoy", "bare", "hudsucker", "squid", "mitmproxy"]
 # Mode: options of the load generator.
 MODES = {
     "h1": ["connections=32"],
@@ -206,6 +206,42 @@ http {{
 """)
         return ["nginx", "-e", self.dir / "error.log", "-c", config]
 
+    def words_envoy(self) -> list:
+        # A reverse proxy like nginx: it makes no leaves of its own for a CONNECT. One worker a core.
+        self.via = "none"
+        files = {name: {"filename": f"{self.bench.dir}/{name}"} for name in ("server.pem", "server.key", "ca.pem")}
+        v3 = "type.googleapis.com/envoy.extensions"
+        versions = {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"}
+        theirs = {"@type": f"{v3}.transport_sockets.tls.v3.DownstreamTlsContext", "common_tls_context": {
+            "tls_params": versions, "alpn_protocols": ["h2", "http/1.1"],
+            "tls_certificates": [{"certificate_chain": files["server.pem"], "private_key": files["server.key"]}]}}
+        ours = {"@type": f"{v3}.transport_sockets.tls.v3.UpstreamTlsContext", "sni": "localhost", "common_tls_context": {
+            "tls_params": versions, "validation_context": {"trusted_ca": files["ca.pem"], "match_typed_subject_alt_names": [
+                {"san_type": "DNS", "matcher": {"exact": "localhost"}}]}}}
+        # It speaks to the upstream what the upstream chooses, as keyward does.
+        protocols = {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+            "@type": f"{v3}.upstreams.http.v3.HttpProtocolOptions", "auto_config": {"http_protocol_options": {}, "http2_protocol_options": {}}}}
+        manager = {"@type": f"{v3}.filters.network.http_connection_manager.v3.HttpConnectionManager", "stat_prefix": "bench",
+                   "route_config": {"virtual_hosts": [{
+                       "name": "all", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": {
+                           "cluster": "up", "timeout": "0s", "host_rewrite_literal": "localhost"}}],
+                       "request_headers_to_add": [{"header": {"key": "authorization", "value": REAL},
+                                                   "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}]}]},
+                   "http_filters": [{"name": "envoy.filters.http.router",
+                                     "typed_config": {"@type": f"{v3}.filters.http.router.v3.Router"}}]}
+        at = {"socket_address": {"address": "127.0.0.1", "port_value": self.port}}
+        to = {"socket_address": {"address": "127.0.0.1", "port_value": self.bench.upstream_port}}
+        config = self.dir / "envoy.json"
+        config.write_text(json.dumps({"static_resources": {
+            "listeners": [{"name": "in", "address": at, "filter_chains": [{
+                "transport_socket": {"name": "tls", "typed_config": theirs},
+                "filters": [{"name": "http", "typed_config": manager}]}]}],
+            "clusters": [{"name": "up", "type": "STATIC", "typed_extension_protocol_options": protocols,
+                          "transport_socket": {"name": "tls", "typed_config": ours},
+                          "load_assignment": {"cluster_name": "up", "endpoints": [{"lb_endpoints": [
+                              {"endpoint": {"address": to}}]}]}}]}}))
+        return [CACHE / "bench/bin/envoy", "-c", config, "--concurrency", os.cpu_count(), "--use-dynamic-base-id", "--log-level", "warning"]
+
     def words_bare(self) -> list:
         return [BIN / "bare", f"127.0.0.1:{self.port}", self.bench.dir / "server.pem", self.bench.dir / "server.key",
                 self.ca, f"127.0.0.1:{self.bench.upstream_port}", "localhost", REAL]
@@ -287,6 +323,7 @@ def available(bench: Bench, wanted: list[str]) -> list[str]:
         "keyward": lambda: bool(bench.keyward and Path(bench.keyward).exists()),
         "nginx": lambda: shutil.which("nginx", path=path) is not None,
         "squid": lambda: shutil.which("squid", path=path) is not None and Path("/usr/lib/squid/security_file_certgen").exists(),
+        "envoy": lambda: (CACHE / "bench/bin/envoy").exists(),
         "mitmproxy": lambda: (CACHE / "bench/bin/mitmdump").exists(),
     }
     missing = [name for name in wanted if name in needs and not needs[name]()]
@@ -414,4 +451,5 @@ def main() -> None:
     sys.exit(1 if any(all(s["errors"] for s in each) for each in samples.values()) else 0)
 
 
-main()
+if __name__ == "__main__":
+    main()

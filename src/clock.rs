@@ -25,6 +25,16 @@ impl Now {
 pub trait Clock: Debug + Send + Sync {
     /// Reads wall and monotonic time together.
     fn now(&self) -> Now;
+
+    /// Reads the wall clock alone, where nothing else is asked.
+    fn wall(&self) -> Timestamp {
+        self.now().wall
+    }
+
+    /// Reads the monotonic clock alone.
+    fn mono(&self) -> Instant {
+        self.now().mono
+    }
 }
 
 /// The machine's own clocks.
@@ -37,6 +47,14 @@ impl Clock for SystemClock {
             wall: Timestamp::now(),
             mono: Instant::now(),
         }
+    }
+
+    fn wall(&self) -> Timestamp {
+        Timestamp::now()
+    }
+
+    fn mono(&self) -> Instant {
+        Instant::now()
     }
 }
 

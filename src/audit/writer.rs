@@ -167,7 +167,7 @@ impl Shared {
         }
         LINE.with_borrow_mut(|line| {
             line.clear();
-            record.write(self.clock.now().wall, &self.writer, line);
+            record.write(self.clock.wall(), &self.writer, line);
             let mut hashed = Context::new(&SHA256);
             hashed.update(line);
             let seq = self.chain.lock().push(line, hashed)?;

@@ -19,8 +19,11 @@ use crate::scrub::{Decoder, Patterns, Scrubber, Watch};
 /// How much of a body is read ahead to know whether its validators still hold, in bytes.
 const READ_AHEAD: usize = 64 * 1024;
 
+static GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
+static CONNECT_CONTENT_ENCODING: HeaderName = HeaderName::from_static("connect-content-encoding");
+
 /// Digests of a body, which no longer hold once it is altered or decoded.
-const DIGESTS: [HeaderName; 5] = [
+static DIGESTS: [HeaderName; 5] = [
     HeaderName::from_static("content-md5"),
     HeaderName::from_static("digest"),
     HeaderName::from_static("content-digest"),
@@ -97,7 +100,7 @@ pub(super) async fn pass_on(
         if incoming.is_end_stream()
             && let Some(connection) = connection
         {
-            connection.settle().await;
+            connection.give_back();
         }
         drop(record);
         Body::empty()
@@ -131,13 +134,13 @@ pub(super) async fn pass_on(
 /// Codings below the content coding, and a content coding that `Connection` would take away: what is in the body then
 /// cannot be known.
 fn check_codings(headers: &HeaderMap) -> Result<(), Refusal> {
-    let coded = |name: &str| {
+    let coded = |name: &HeaderName| {
         headers
             .get_all(name)
             .iter()
             .any(|value| value != "identity")
     };
-    if coded("grpc-encoding") || coded("connect-content-encoding") {
+    if coded(&GRPC_ENCODING) || coded(&CONNECT_CONTENT_ENCODING) {
         return Err(Refusal::Undecodable);
     }
     let mut transfers = headers.get_all(TRANSFER_ENCODING).iter();
@@ -195,11 +198,10 @@ fn weaken(headers: &mut HeaderMap) {
 /// An altered body loses its validators and digests. A short one is known before its head leaves; of a long one it is
 /// not known, so it loses them as well.
 async fn settle_validators(answer: &mut Answer, headers: &mut HeaderMap) -> Result<(), Refusal> {
-    let has_some = headers.contains_key(ETAG)
-        || headers.contains_key(LAST_MODIFIED)
-        || DIGESTS.iter().any(|name| headers.contains_key(name))
-        || headers.keys().any(is_checksum);
-    if !has_some {
+    let is_one = |name: &HeaderName| {
+        *name == ETAG || *name == LAST_MODIFIED || DIGESTS.contains(name) || is_checksum(name)
+    };
+    if !headers.keys().any(is_one) {
         return Ok(());
     }
     let ended = answer

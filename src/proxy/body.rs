@@ -159,8 +159,9 @@ pub(super) struct Answer {
     /// The upstream has no more, though a decoder may.
     drained: bool,
     ended: bool,
-    /// Asked only while nothing else moves.
-    deadline: Option<Pin<Box<Sleep>>>,
+    deadline: Option<Instant>,
+    /// Made for the deadline when first nothing moves.
+    timer: Option<Pin<Box<Sleep>>>,
     entry: Entry,
     connection: Option<Checkout>,
 }
@@ -199,6 +200,7 @@ impl Answer {
             drained: false,
             ended: false,
             deadline: None,
+            timer: None,
             entry,
             connection,
         }
@@ -219,7 +221,7 @@ impl Answer {
     }
 
     pub(super) fn until(&mut self, deadline: Instant) {
-        self.deadline = Some(Box::pin(tokio::time::sleep_until(deadline)));
+        self.deadline = Some(deadline);
     }
 
     /// Whether anything was masked so far.
@@ -250,14 +252,15 @@ impl Answer {
         if let Poll::Ready(moved) = self.poll_more(cx) {
             return Poll::Ready(moved);
         }
-        match &mut self.deadline {
-            None => Poll::Pending,
-            Some(deadline) => {
-                ready!(deadline.as_mut().poll(cx));
-                self.entry.broke_off(Refusal::UpstreamTimeout);
-                Poll::Ready(Err(BodyError::TimedOut))
-            }
-        }
+        let Some(deadline) = self.deadline else {
+            return Poll::Pending;
+        };
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        ready!(timer.as_mut().poll(cx));
+        self.entry.broke_off(Refusal::UpstreamTimeout);
+        Poll::Ready(Err(BodyError::TimedOut))
     }
 
     /// Takes one piece from the upstream through the stages.
@@ -273,7 +276,7 @@ impl Answer {
                 Ok(None) if self.drained => {
                     let last = scrubber.finish();
                     self.put(last);
-                    self.end(cx);
+                    self.end();
                     return Poll::Ready(Ok(()));
                 }
                 Ok(None) => {}
@@ -289,7 +292,7 @@ impl Answer {
                     self.take(data);
                     // A body of known length is dropped with its last byte: nobody comes to ask for more.
                     if self.incoming.is_end_stream() {
-                        self.finish(cx);
+                        self.finish();
                     }
                 }
                 Err(frame) => {
@@ -304,26 +307,21 @@ impl Answer {
                 self.entry.broke_off(Refusal::BadUpstream);
                 return Poll::Ready(Err(BodyError::Source(error)));
             }
-            None => self.finish(cx),
+            None => self.finish(),
         }
         Poll::Ready(Ok(()))
     }
 
-    /// The next frame of the upstream. Its connection is moved before, and after the frame was found wanted.
+    /// The next frame of the upstream, whose connection is moved for it.
     fn poll_incoming(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        for _ in 0..2 {
-            if let Some(connection) = &mut self.connection {
-                connection.drive(cx);
-            }
-            let polled = Pin::new(&mut self.incoming).poll_frame(cx);
-            if polled.is_ready() {
-                return polled;
-            }
+        let mut incoming = Pin::new(&mut self.incoming);
+        match &mut self.connection {
+            Some(connection) => connection.drive_for(cx, |cx| incoming.as_mut().poll_frame(cx)),
+            None => incoming.poll_frame(cx),
         }
-        Poll::Pending
     }
 
     fn put(&mut self, bytes: Bytes) {
@@ -343,13 +341,13 @@ impl Answer {
         }
     }
 
-    fn finish(&mut self, cx: &mut Context<'_>) {
+    fn finish(&mut self) {
         match &mut self.stages {
-            Stages::Pass => self.end(cx),
+            Stages::Pass => self.end(),
             Stages::Scrub(scrubber) => {
                 let last = scrubber.finish();
                 self.put(last);
-                self.end(cx);
+                self.end();
             }
             Stages::Decode(decoder, _) => {
                 decoder.finish();
@@ -359,11 +357,9 @@ impl Answer {
     }
 
     /// The body is whole: its connection can serve another request.
-    fn end(&mut self, cx: &mut Context<'_>) {
+    fn end(&mut self) {
         self.ended = true;
-        if let Some(mut connection) = self.connection.take() {
-            // Past the end of its answer, where it shows whether it can serve another request.
-            connection.drive(cx);
+        if let Some(connection) = self.connection.take() {
             connection.give_back();
         }
     }
@@ -396,11 +392,8 @@ impl Answer {
                 }
                 return Poll::Ready(None);
             }
-            if self
-                .deadline
-                .as_ref()
-                .is_some_and(|at| at.deadline() < Instant::now())
-            {
+            // Of a body that never rests; before its first piece the head has been in time.
+            if self.entry.down > 0 && self.deadline.is_some_and(|at| at < Instant::now()) {
                 self.entry.broke_off(Refusal::UpstreamTimeout);
                 return Poll::Ready(Some(Err(BodyError::TimedOut)));
             }

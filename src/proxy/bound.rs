@@ -9,7 +9,7 @@ use hyper::body::{Body as _, Incoming};
 use super::body::Body;
 use super::refusal::Refusal;
 use super::tunnel::Tunnel;
-use super::upstream::{Checkout, Pool};
+use super::upstream::{Checkout, Pool, copy};
 use crate::head::Head;
 use crate::inject::Bound;
 use crate::tls::Protocol;
@@ -49,13 +49,7 @@ pub(super) async fn send(
     let Some(bound) = bound else {
         return Ok(pool.send(request, prepare).await?);
     };
-    let spare = request.body().is_end_stream().then(|| {
-        let mut spare = Request::new(Body::empty());
-        *spare.method_mut() = request.method().clone();
-        *spare.uri_mut() = request.uri().clone();
-        *spare.headers_mut() = request.headers().clone();
-        spare
-    });
+    let spare = request.body().is_end_stream().then(|| copy(&request));
     let (response, connection) = pool.send(request, &prepare).await?;
     let is_new = bound.remember(response.headers());
     match spare {

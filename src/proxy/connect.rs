@@ -172,13 +172,15 @@ pub(super) async fn serve(front: Front, stream: AgentStream) {
             Ok::<Response<Body>, Infallible>(response)
         }
     });
-    let connection = http1::Builder::new()
-        .header_read_timeout(None::<Duration>)
-        .max_header_size(head::MAX_HEAD + 16 * 1024)
-        .serve_connection(TokioIo::new(gate.hurry(Arc::clone(&front.known))), service)
-        .with_upgrades();
+    // In boxes, both what is before a tunnel and what is in it: neither holds the room of the other.
+    let mut connection = Box::pin(
+        http1::Builder::new()
+            .header_read_timeout(None::<Duration>)
+            .max_header_size(head::MAX_HEAD + 16 * 1024)
+            .serve_connection(TokioIo::new(gate.hurry(Arc::clone(&front.known))), service)
+            .with_upgrades(),
+    );
     {
-        tokio::pin!(connection);
         let finished = tokio::select! {
             _ = connection.as_mut() => true,
             () = front.shared.drain.cancelled() => false,
@@ -194,11 +196,12 @@ pub(super) async fn serve(front: Front, stream: AgentStream) {
             }
         }
     }
+    drop(connection);
     let next = front.next.lock().take();
     if let Some(next) = next {
         let drain = front.shared.cut.clone();
         tokio::select! {
-            () = proceed(next) => {}
+            () = Box::pin(proceed(next)) => {}
             () = drain.cancelled() => {}
         }
     }

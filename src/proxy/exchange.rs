@@ -39,6 +39,10 @@ const MAX_EDITED_BODY: usize = 1024 * 1024;
 /// How long the body in which a placeholder is replaced may take: what was judged must not wait for hours.
 const MOST_JUDGED_AGO: Duration = Duration::from_secs(30);
 
+static X_MS_RANGE: HeaderName = HeaderName::from_static("x-ms-range");
+static CONNECT_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("connect-accept-encoding");
+static GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
+
 /// Answers one request, by its upstream or by a refusal.
 pub(super) async fn exchange(
     tunnel: Arc<Tunnel>,
@@ -215,7 +219,7 @@ fn judge(
         permissions: &grant.permissions,
         target: &tunnel.target,
         source: tunnel.peer.ip(),
-        now: tunnel.shared.clock.now(),
+        now: record.began(),
         candidates: &grant.candidates,
     };
     match grant.snapshot.policy.evaluate(&query, head) {
@@ -265,12 +269,9 @@ fn narrow(head: &mut Head, patterns: &Patterns) {
         headers.insert(ACCEPT_ENCODING, readable);
     }
     // The Connect protocol codes each message of a stream by itself.
-    headers.remove("connect-accept-encoding");
-    if grpc || headers.contains_key("grpc-accept-encoding") {
-        headers.insert(
-            HeaderName::from_static("grpc-accept-encoding"),
-            HeaderValue::from_static("identity"),
-        );
+    headers.remove(&CONNECT_ACCEPT_ENCODING);
+    if grpc || headers.contains_key(&GRPC_ACCEPT_ENCODING) {
+        headers.insert(&GRPC_ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     }
 }
 

@@ -183,7 +183,7 @@ impl<IO> Gate<IO> {
                 Phase::Decide => return Ok(passed),
                 Phase::Head(line, framings) => {
                     if self.timer.head_began.is_none() {
-                        self.timer.head_began = Some(Instant::now());
+                        self.timer.head_began = Some(self.timer.last_byte);
                     }
                     let (taken, done) = line.head_bytes(rest)?;
                     framings.read(rest.get(..taken).unwrap_or_default())?;
@@ -244,6 +244,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Gate<IO> {
         if !this.held.is_empty() {
             let room = this.held.len().min(buf.remaining());
             let mut fresh = this.held.split_to(room);
+            this.timer.last_byte = Instant::now();
             let passed = this.pass(&fresh).map_err(malformed)?;
             let mut back = fresh.split_off(passed);
             buf.put_slice(&fresh);

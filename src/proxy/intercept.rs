@@ -47,9 +47,10 @@ pub(super) async fn serve(
     stream: ServerStream<AgentStream>,
     protocol: Protocol,
 ) {
+    // Each in a box of its own size: an idle connection shall not hold the room of what it does not do.
     match protocol {
-        Protocol::Http1 => serve_http1(tunnel, stream).await,
-        Protocol::Http2 => serve_http2(tunnel, stream).await,
+        Protocol::Http1 => Box::pin(serve_http1(tunnel, stream)).await,
+        Protocol::Http2 => Box::pin(serve_http2(tunnel, stream)).await,
     }
 }
 
@@ -63,13 +64,14 @@ async fn serve_http1(tunnel: Arc<Tunnel>, stream: ServerStream<AgentStream>) {
     let service = service_fn(move |request: Request<Incoming>| {
         let upgrades = announce(&hint, &request);
         let exchanged = exchange(Arc::clone(&served), request);
-        async move {
+        // hyper keeps the room of a request for as long as the connection lives: a pointer's, so.
+        Box::pin(async move {
             let mut response = exchanged.await;
             if upgrades && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 close_after(&mut response);
             }
             Ok::<Response<Body>, Infallible>(response)
-        }
+        })
     });
     let connection = http1::Builder::new()
         .header_read_timeout(None::<Duration>)

@@ -57,6 +57,12 @@ impl Framings {
                     self.measured |= name == b"content-length";
                     self.past = true;
                 }
+                // Most names differ from both at their first letter.
+                (byte, Some(_))
+                    if self.length == 0 && !matches!(byte, b't' | b'T' | b'c' | b'C') =>
+                {
+                    self.past = true;
+                }
                 (byte, Some(place)) => {
                     *place = byte.to_ascii_lowercase();
                     self.length += 1;

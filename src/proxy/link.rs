@@ -4,15 +4,21 @@
 //! answer wakes ours: on a busy machine those switches cost more than the request itself. Here whoever waits for an
 //! answer or a piece of its body polls the connection too, in the same breath. An idle connection is polled by nobody;
 //! that its peer has closed it shows when it is taken up again.
+//!
+//! hyper's halves wake each other: the handle wakes the connection for a request, the connection the handle for its
+//! answer. Both are in this one task, which is being polled already, so each such call would only have it polled once
+//! more for nothing. So they are polled with nobody to wake first, and with the task only where nothing came of that.
 
 use std::future::poll_fn;
+use std::io::ErrorKind;
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::client::conn::http1;
+use hyper::client::conn::{TrySendError, http1};
 use hyper_util::rt::TokioIo;
+use tokio::task::coop;
 
 use super::body::Body;
 use super::dial::DialError;
@@ -42,6 +48,46 @@ impl Driver {
             }
         }
     }
+
+    /// Looks; where that is not enough moves the connection with nobody to wake; where that is not enough either, with
+    /// the task, which is woken then by the connection alone.
+    fn drive_for<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut look: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        let mut unheard = Context::from_waker(Waker::noop());
+        if let Poll::Ready(seen) = look(&mut unheard) {
+            return Poll::Ready(seen);
+        }
+        self.drive(&mut unheard);
+        if let Poll::Ready(seen) = look(&mut unheard) {
+            return Poll::Ready(seen);
+        }
+        self.drive(cx);
+        last_look(cx, look)
+    }
+}
+
+/// Looks after the connection was moved with the task.
+fn last_look<T>(cx: &Context<'_>, mut look: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
+    let seen = look(&mut Context::from_waker(Waker::noop()));
+    // What is pending for want of budget alone would have woken nobody.
+    if seen.is_pending() && !coop::has_budget_remaining() {
+        cx.waker().wake_by_ref();
+    }
+    seen
+}
+
+/// Why a request has no answer.
+#[derive(Debug)]
+pub(super) enum Unanswered {
+    /// No byte of it was written.
+    Unsent(Box<Request<Body>>),
+    /// The connection ended before the head of an answer had come. What became of the request is not known.
+    Gone,
+    /// What came is no answer.
+    Malformed,
 }
 
 impl Link {
@@ -60,45 +106,80 @@ impl Link {
     }
 
     /// Whether another request can be sent: the answer before is whole, its request too, and the peer is still there.
-    pub(super) async fn is_ready(&mut self) -> bool {
-        poll_fn(|cx| {
-            self.driver.drive(cx);
-            Poll::Ready(
-                self.driver.0.is_some()
-                    && matches!(self.sender.poll_ready(cx), Poll::Ready(Ok(()))),
-            )
-        })
-        .await
+    pub(super) fn is_ready(&mut self) -> bool {
+        let mut unheard = Context::from_waker(Waker::noop());
+        self.driver.drive(&mut unheard);
+        self.driver.0.is_some()
+            && matches!(self.sender.poll_ready(&mut unheard), Poll::Ready(Ok(())))
     }
 
-    /// Sends a request and waits for the head of its answer. `Err(Some(_))`: no byte of it was written.
+    /// Sends a request and waits for the head of its answer.
     pub(super) async fn send(
         &mut self,
         request: Request<Body>,
-    ) -> Result<Response<Incoming>, Option<Box<Request<Body>>>> {
+    ) -> Result<Response<Incoming>, Unanswered> {
         let mut sent = pin!(self.sender.try_send_request(request));
+        let driver = &mut self.driver;
+        let mut written = false;
         let answered = poll_fn(|cx| {
-            self.driver.drive(cx);
-            let answered = sent.as_mut().poll(cx);
-            if answered.is_pending() {
-                // The request has just been handed over: write it now.
-                self.driver.drive(cx);
-                return sent.as_mut().poll(cx);
+            if written {
+                return driver.drive_for(cx, |unheard| sent.as_mut().poll(unheard));
             }
-            answered
+            written = true;
+            driver.drive(cx);
+            last_look(cx, |unheard| sent.as_mut().poll(unheard))
         });
-        answered
-            .await
-            .map_err(|mut error| error.take_message().map(Box::new))
+        answered.await.map_err(Unanswered::from)
     }
 
-    /// Whether the connection is idle: the answer is whole, and the request too.
-    pub(super) fn is_idle(&self) -> bool {
+    /// Moves the connection until `look` sees what it waits for. `look` may not wait for anything else.
+    pub(super) fn drive_for<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        look: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        self.driver.drive_for(cx, look)
+    }
+
+    /// Moves the connection past the end of an answer; whether it is idle then: the answer is whole, the request too.
+    pub(super) fn settle(&mut self) -> bool {
+        if !self.is_idle() {
+            self.driver.drive(&mut Context::from_waker(Waker::noop()));
+        }
+        self.is_idle()
+    }
+
+    fn is_idle(&self) -> bool {
         self.driver.0.is_some() && self.sender.is_ready()
     }
+}
 
-    /// Moves the connection while a body is read from it.
-    pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
-        self.driver.drive(cx);
+impl From<TrySendError<Request<Body>>> for Unanswered {
+    fn from(mut error: TrySendError<Request<Body>>) -> Self {
+        match error.take_message() {
+            Some(request) => Self::Unsent(Box::new(request)),
+            None if is_gone(&error.into_error()) => Self::Gone,
+            None => Self::Malformed,
+        }
     }
+}
+
+/// Whether the connection ended, rather than said something that is no answer.
+fn is_gone(error: &hyper::Error) -> bool {
+    let kind = std::error::Error::source(error)
+        .and_then(|source| source.downcast_ref::<std::io::Error>())
+        .map(std::io::Error::kind);
+    error.is_incomplete_message()
+        || error.is_closed()
+        || error.is_canceled()
+        || matches!(
+            kind,
+            Some(
+                ErrorKind::ConnectionReset
+                    | ErrorKind::ConnectionAborted
+                    | ErrorKind::BrokenPipe
+                    | ErrorKind::NotConnected
+                    | ErrorKind::UnexpectedEof
+            )
+        )
 }

@@ -19,24 +19,31 @@ use crate::host::Target;
 use crate::route::Route;
 use crate::session::Session;
 
-/// Ids of requests: this process's random prefix and a counter.
+/// Ids of requests: this process's random prefix and a counter, both in hex.
 #[derive(Debug)]
 pub(super) struct RequestIds {
-    prefix: u64,
+    prefix: Box<str>,
     next: AtomicU64,
 }
 
 impl RequestIds {
     pub(super) fn new(prefix: u64) -> Self {
         Self {
-            prefix,
+            prefix: format!("{:010x}-", prefix & 0xff_ffff_ffff).into(),
             next: AtomicU64::new(1),
         }
     }
 
     pub(super) fn next(&self) -> Box<str> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        format!("{:010x}-{number:x}", self.prefix & 0xff_ffff_ffff).into()
+        let digits = (u64::BITS - number.leading_zeros()).div_ceil(4).max(1);
+        let mut id = String::with_capacity(self.prefix.len() + digits as usize);
+        id.push_str(&self.prefix);
+        for place in (0..digits).rev() {
+            let digit = (number >> (place * 4)) & 0xf;
+            id.push(char::from_digit(digit as u32, 16).unwrap_or('0'));
+        }
+        id.into()
     }
 }
 
@@ -189,8 +196,8 @@ impl Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        let now = self.shared.clock.now();
-        let took = now.mono.saturating_duration_since(self.began.mono);
+        let now = self.shared.clock.mono();
+        let took = now.saturating_duration_since(self.began.mono);
         let decision = match self.refusal {
             Some(refusal) if refusal.is_denial() => "deny",
             _ => "allow",
@@ -219,6 +226,21 @@ impl Drop for Entry {
                     .metrics
                     .refused(route, self.session.agent().as_str(), decision, word);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_the_prefix_and_the_number_in_hex() {
+        let ids = RequestIds::new(0xffff_ff00_0000_00ab);
+        assert_eq!(&*ids.next(), "00000000ab-1");
+        for number in [9, 10, 15, 16, 0xffff, 0x1_0000, u64::MAX] {
+            ids.next.store(number, Ordering::Relaxed);
+            assert_eq!(&*ids.next(), format!("00000000ab-{number:x}"));
         }
     }
 }

@@ -4,7 +4,6 @@
 //! an HPACK table) can never reach another.
 
 use std::collections::HashMap;
-use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Request, Response};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
@@ -23,7 +22,7 @@ use tokio_util::task::TaskTracker;
 use super::body::Body;
 use super::dial::{DialError, Dialler};
 use super::executor::Tracked;
-use super::link::Link;
+use super::link::{Link, Unanswered};
 use super::refusal::Refusal;
 use super::settings::UpstreamSettings;
 use super::wire::Wire;
@@ -229,21 +228,30 @@ fn untrusted(error: &ConnectError) -> DialError {
 }
 
 impl Pool {
-    /// Sends a request, on an idle connection where there is one. A request that an idle connection had already closed
-    /// upon is sent once more on a new one; hyper gives it back only if no byte of it was written.
+    /// Sends a request, on an idle connection where there is one. Its peer may have closed that one meanwhile: what was
+    /// not written goes to another. Of what was written it is not known whether the peer has acted on it, so it is sent
+    /// once more, on a new connection, only where that changes nothing (RFC 9110 §9.2.2, RFC 9112 §9.3.1).
     pub(super) async fn send(
         self: &Arc<Self>,
         mut request: Request<Body>,
         prepare: impl Fn(&mut Request<Body>, Protocol),
     ) -> Result<(Response<Incoming>, Checkout), SendError> {
+        let mut once_more = true;
         loop {
-            let mut checkout = self.checkout().await?;
+            let mut checkout = self.checkout(once_more).await?;
+            let spare = (once_more && checkout.reused)
+                .then(|| repeatable(&request))
+                .flatten();
             prepare(&mut request, checkout.protocol());
-            match checkout.send(request).await {
-                Ok(response) => return Ok((response, checkout)),
-                Err(Some(unsent)) if checkout.reused => request = *unsent,
-                Err(_) => return Err(SendError::Answer),
-            }
+            request = match (checkout.send(request).await, spare) {
+                (Ok(response), _) => return Ok((response, checkout)),
+                (Err(Unanswered::Unsent(unsent)), _) if checkout.reused => *unsent,
+                (Err(Unanswered::Gone), Some(spare)) => {
+                    once_more = false;
+                    spare
+                }
+                (Err(_), _) => return Err(SendError::Answer),
+            };
         }
     }
 
@@ -270,8 +278,9 @@ impl Pool {
         self.until.is_some_and(|until| until <= now)
     }
 
-    async fn checkout(self: &Arc<Self>) -> Result<Checkout, DialError> {
-        if let Some(found) = self.reuse().await {
+    /// A connection; an idle one only where `reuse` allows that.
+    async fn checkout(self: &Arc<Self>, reuse: bool) -> Result<Checkout, DialError> {
+        if reuse && let Some(found) = self.reuse() {
             return Ok(found);
         }
         let alone = self.target.scheme == Scheme::Https && !self.is_http1.load(Ordering::Relaxed);
@@ -300,13 +309,13 @@ impl Pool {
         Ok(self.hold(sender, false))
     }
 
-    async fn reuse(self: &Arc<Self>) -> Option<Checkout> {
+    fn reuse(self: &Arc<Self>) -> Option<Checkout> {
         if let Some(sender) = self.multiplexed() {
             return Some(self.hold(Sender::Http2(sender), true));
         }
         loop {
             let (mut link, _) = self.idle.lock().pop()?;
-            if link.is_ready().await {
+            if link.is_ready() {
                 return Some(self.hold(Sender::Http1(link), true));
             }
         }
@@ -359,48 +368,53 @@ impl Checkout {
         }
     }
 
-    /// `Err(Some(_))`: nothing of it was sent.
-    async fn send(
-        &mut self,
-        request: Request<Body>,
-    ) -> Result<Response<Incoming>, Option<Box<Request<Body>>>> {
+    async fn send(&mut self, request: Request<Body>) -> Result<Response<Incoming>, Unanswered> {
         match &mut self.sender {
             Sender::Http1(link) => link.send(request).await,
             Sender::Http2(sender) => {
                 let outcome = sender.try_send_request(request).await;
-                outcome.map_err(|mut error| error.take_message().map(Box::new))
+                outcome.map_err(Unanswered::from)
             }
         }
     }
 
-    /// Moves the connection while a body is read from it; one that is shared moves by itself.
-    pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
-        if let Sender::Http1(link) = &mut self.sender {
-            link.drive(cx);
+    /// What `look` sees of an answer's body; moves the connection for it, unless it is shared and moves by itself.
+    pub(super) fn drive_for<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut look: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        match &mut self.sender {
+            Sender::Http1(link) => link.drive_for(cx, look),
+            Sender::Http2(_) => look(cx),
         }
-    }
-
-    /// Moves the connection past an answer without a body, and puts it back.
-    pub(super) async fn settle(mut self) {
-        poll_fn(|cx| {
-            self.drive(cx);
-            Poll::Ready(())
-        })
-        .await;
-        self.give_back();
     }
 
     /// Puts the connection back: its answer was read to the end.
     pub(super) fn give_back(self) {
         // One that still sends its request is let go: nobody would move it.
-        if let Sender::Http1(link) = self.sender
-            && link.is_idle()
-            && !self.pool.is_over(Instant::now())
+        if let Sender::Http1(mut link) = self.sender
+            && link.settle()
         {
+            let now = Instant::now();
             let mut idle = self.pool.idle.lock();
-            if idle.len() < MAX_IDLE {
-                idle.push((link, Instant::now()));
+            if idle.len() < MAX_IDLE && !self.pool.is_over(now) {
+                idle.push((link, now));
             }
         }
     }
+}
+
+/// A second copy of a request that may be sent twice: of a method that is idempotent, and without a body.
+fn repeatable(request: &Request<Body>) -> Option<Request<Body>> {
+    (request.method().is_idempotent() && request.body().is_end_stream()).then(|| copy(request))
+}
+
+/// A second copy of a request without a body.
+pub(super) fn copy(request: &Request<Body>) -> Request<Body> {
+    let mut copy = Request::new(Body::empty());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
+    copy
 }

@@ -103,6 +103,11 @@ impl Form {
         self.alphabet == other.alphabet && self.symbols == other.symbols
     }
 
+    /// The fewest bytes that it can be written in: no escape is shorter than what it stands for.
+    pub(super) fn least(&self) -> usize {
+        self.symbols.len()
+    }
+
     /// The bytes that this form keeps in memory.
     pub(super) fn size(&self) -> usize {
         size_of::<Self>() + self.symbols.capacity()

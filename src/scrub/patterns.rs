@@ -20,6 +20,8 @@ pub struct Patterns {
     forms: Box<[Arc<Form>]>,
     openings: Openings,
     classes: Classes,
+    /// The length of the shortest form, in bytes.
+    least: usize,
     /// Automata that nobody reads with just now: what one answer made known serves the next.
     #[expect(
         clippy::vec_box,
@@ -108,6 +110,7 @@ impl Patterns {
         Self {
             openings: Openings::of(forms.iter().map(|form| &**form)),
             classes: Classes::of(forms.iter().map(|form| &**form)),
+            least: forms.iter().map(|form| form.least()).min().unwrap_or(0),
             idle: Mutex::new(Vec::new()),
             shelf: None,
             weight: AtomicUsize::new(0),
@@ -132,6 +135,10 @@ impl Patterns {
     /// `value` with every hit masked, for what is at hand as a whole: a header's name or value, a reason phrase, a
     /// trailer. `None`, and nothing allocated, where there is no hit.
     pub fn scrub_value(&self, value: &[u8]) -> Option<Vec<u8>> {
+        // Most fields are shorter than any key.
+        if value.len() < self.least {
+            return None;
+        }
         let mut found = Findings::default();
         self.scan(value, 0, &mut found);
         if found.hits.is_empty() {

@@ -10,7 +10,7 @@ use hyper::body::Frame;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Notify;
 
-use super::agent::{request, within};
+use super::agent::{body_request, request, within};
 use super::channel::channel_body;
 use super::harness::{BEARER, Setup, TOKEN_B};
 use super::upstream::{Upstream, ok};
@@ -73,6 +73,85 @@ async fn a_request_on_a_connection_that_died_idle_is_sent_on_a_new_one() {
         assert_eq!((answer.status, upstream.dialled()), (200, n));
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    harness.finish().await;
+}
+
+/// The peer closes as the request arrives: whether it has acted on it nobody knows. What may be done twice is sent once
+/// more (RFC 9110 §9.2.2); what may not is refused, and has been sent once.
+#[tokio::test]
+async fn a_request_whose_kept_connection_dies_under_it_is_repeated_where_that_changes_nothing() {
+    let cases = [
+        ("GET", "", 200),
+        ("HEAD", "", 200),
+        ("DELETE", "", 200),
+        ("PUT", "a body", 502),
+        ("POST", "", 502),
+        ("POST", "a body", 502),
+        ("PATCH", "", 502),
+    ];
+    for (method, body, status) in cases {
+        let upstream = Upstream::script(async |mut script| {
+            while let Some(asked) = script.request().await {
+                if script.connection == 0 && asked.start.contains("/second") {
+                    return;
+                }
+                script
+                    .write("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+                    .await;
+            }
+        })
+        .await;
+        let harness = Setup::new(BEARER)
+            .to("api.test:443", &upstream)
+            .start()
+            .await;
+        let agent = harness.agent();
+        let mut sender = agent.h1("api.test:443").await;
+        let first = request("GET", "/first", "api.test");
+        assert_eq!(agent.ask(&mut sender, first).await.status, 200);
+        let second = body_request(method, "/second", "api.test", body);
+        let answer = agent.ask(&mut sender, second).await;
+        assert_eq!(answer.status, status, "{method} {body:?}");
+        let twice = usize::from(status == 200);
+        let text = String::from_utf8(upstream.bytes()).unwrap();
+        let sent = text.matches("/second HTTP/1.1").count();
+        assert_eq!(
+            (sent, upstream.dialled()),
+            (1 + twice, 1 + twice),
+            "{method} {body:?}"
+        );
+        harness.finish().await;
+    }
+}
+
+/// A peer that closes every kept connection under its request is asked twice, and no third time.
+#[tokio::test]
+async fn a_request_is_repeated_once() {
+    let upstream = Upstream::script(async |mut script| {
+        while let Some(asked) = script.request().await {
+            if asked.start.contains("/second") {
+                return;
+            }
+            script
+                .write("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+                .await;
+        }
+    })
+    .await;
+    let harness = Setup::new(BEARER)
+        .to("api.test:443", &upstream)
+        .start()
+        .await;
+    let agent = harness.agent();
+    let mut sender = agent.h1("api.test:443").await;
+    let mut statuses = Vec::new();
+    for path in ["/first", "/second", "/third"] {
+        let asked = request("GET", path, "api.test");
+        statuses.push(agent.ask(&mut sender, asked).await.status);
+    }
+    assert_eq!(statuses, [200, 502, 200]);
+    let text = String::from_utf8(upstream.bytes()).unwrap();
+    assert_eq!(text.matches("/second HTTP/1.1").count(), 2);
     harness.finish().await;
 }
 

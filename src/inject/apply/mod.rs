@@ -181,6 +181,9 @@ impl Injection {
     /// may say its key twice (Anthropic's libraries do), and the upstream would judge the placeholder, or refuse to
     /// choose.
     pub fn drop_spare(&self, placeholders: &[Box<str>], head: &mut Head) {
+        if placeholders.is_empty() {
+            return;
+        }
         for name in &OF_KEYS {
             let placed = self.steps.iter().any(|step| {
                 matches!(step, Step::Header(own, _) | Step::SubstituteHeader { name: own, .. } if own == name)
