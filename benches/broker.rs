@@ -18,7 +18,7 @@ use async_trait::async_trait;
 use keyward::clock::{Clock as _, SystemClock};
 use keyward::credential::{
     Broker, CredentialProvider, Events, Failed, Handle, Issue, IssueError, Issued, Kind, Life,
-    OnFailure, RevokeError, Revoking, Scope, Share, Source, Spec,
+    OnFailure, Orphan, RevokeError, Revoking, Scope, Share, Source, Spec,
 };
 use keyward::head::Head;
 use keyward::host::Target;
@@ -61,6 +61,7 @@ struct Silent;
 impl Events for Silent {
     fn issued(&self, _: &Issue<'_>) {}
     fn failed(&self, _: &Failed<'_>) {}
+    fn orphaned(&self, _: &Orphan<'_>) {}
     fn revoked(&self, _: &Revoking<'_>) {}
 }
 

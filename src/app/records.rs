@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::agent::AgentId;
 use crate::audit::{Audit, Record, Who};
-use crate::credential::{Events, Failed, Issue, Revoking, Scope};
+use crate::credential::{Events, Failed, Issue, Orphan, Revoking, Scope};
 
 /// The broker's events, as audit records.
 #[derive(Debug)]
@@ -53,6 +53,18 @@ impl Events for Recorder {
         record.cause = Some(failed.cause.word());
         record.word = Some(failed.error.word());
         record.duration = Some(failed.duration);
+        self.0.append(&record);
+    }
+
+    fn orphaned(&self, orphan: &Orphan<'_>) {
+        let mut record = Record::issue(
+            who(orphan.scope, orphan.chain),
+            orphan.scope.credential.as_str(),
+            orphan.provider,
+            "unknown",
+        );
+        record.lease = Some(orphan.lease.as_str());
+        record.expires = orphan.expires;
         self.0.append(&record);
     }
 

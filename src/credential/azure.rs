@@ -99,6 +99,10 @@ impl CredentialProvider for AzureProvider {
         "azure"
     }
 
+    fn revokes(&self) -> bool {
+        false
+    }
+
     async fn issue(&self, scope: &Scope) -> Result<Issued, IssueError> {
         match &self.0 {
             Way::Client(provider) => provider.issue(scope).await,

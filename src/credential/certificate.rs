@@ -91,6 +91,10 @@ impl CredentialProvider for CertificateProvider {
         "client-certificate"
     }
 
+    fn revokes(&self) -> bool {
+        false
+    }
+
     async fn issue(&self, _scope: &Scope) -> Result<Issued, IssueError> {
         let soon = IssueError::Unavailable {
             retry_after: Some(NEXT_LOOK),

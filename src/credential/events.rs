@@ -15,6 +15,8 @@ pub trait Events: fmt::Debug + Send + Sync {
     fn issued(&self, issue: &Issue<'_>);
     /// A call to an issuer failed.
     fn failed(&self, failed: &Failed<'_>);
+    /// A process died between asking an issuer and noting its answer: a lease may live that nobody can revoke.
+    fn orphaned(&self, orphan: &Orphan<'_>);
     /// A revocation was tried.
     fn revoked(&self, revoking: &Revoking<'_>);
 }
@@ -55,6 +57,21 @@ pub struct Failed<'a> {
     pub error: IssueError,
     /// How long the issuer took.
     pub duration: Duration,
+}
+
+/// A lease of which nobody knows whether it was issued.
+#[derive(Debug, Clone, Copy)]
+pub struct Orphan<'a> {
+    /// For whom.
+    pub scope: &'a Scope,
+    /// From the first agent to the acting one, of the session whose request caused the call.
+    pub chain: &'a [AgentId],
+    /// The lease.
+    pub lease: &'a LeaseId,
+    /// The provider's kind.
+    pub provider: &'static str,
+    /// When it ends at the latest, if its issuer gave as much as to the one before.
+    pub expires: Option<Timestamp>,
 }
 
 /// One try to revoke.

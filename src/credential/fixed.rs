@@ -26,6 +26,10 @@ impl CredentialProvider for StaticProvider {
         "static"
     }
 
+    fn revokes(&self) -> bool {
+        false
+    }
+
     async fn issue(&self, _scope: &Scope) -> Result<Issued, IssueError> {
         let reading = self.value.reading();
         let secret = reading

@@ -17,7 +17,7 @@ use crate::agent::{AgentId, Name};
 #[error("the store is out of reach")]
 pub struct OutOfReach;
 
-/// A lease that its issuer could revoke.
+/// A lease that its issuer could revoke, or that is about to be issued.
 #[derive(Debug, Clone)]
 pub struct Note {
     /// The lease.
@@ -26,11 +26,11 @@ pub struct Note {
     pub scope: Scope,
     /// The chain of the session that caused it to be issued, from the first agent to the acting one.
     pub chain: Arc<[AgentId]>,
-    /// What revokes it.
-    pub handle: Handle,
+    /// What revokes it; `None` while its issuer has not answered yet.
+    pub handle: Option<Handle>,
     /// When it was issued.
     pub issued: Timestamp,
-    /// When its issuer ends it by itself.
+    /// When its issuer ends it by itself; before the answer, the latest end to be expected, where there is one.
     pub ends: Option<Timestamp>,
     /// The order to revoke it, once there is one.
     pub owed: Option<Owed>,
@@ -62,7 +62,8 @@ pub trait Journal: fmt::Debug + Send + Sync {
     /// Whether anything outlives this process. Where nothing does, the broker writes nothing.
     fn lasts(&self) -> bool;
 
-    /// Writes a note; when it returns, the note outlives a crash.
+    /// Writes a note, or what is known more of a lease that was about to be issued; when it returns, that outlives a
+    /// crash.
     async fn put(&self, note: &Note) -> Result<(), OutOfReach>;
 
     /// Writes down that a lease is to be revoked, and how often that was tried.

@@ -43,7 +43,7 @@ pub use azure::{AzureProvider, AzureSettings};
 pub use broker::{Broker, Order};
 pub use certificate::{CertificateProvider, CertificateSettings};
 pub use command::{CommandProvider, CommandSettings};
-pub use events::{Cause, Events, Failed, Issue, Reason, Revoked, Revoking};
+pub use events::{Cause, Events, Failed, Issue, Orphan, Reason, Revoked, Revoking};
 pub use fixed::StaticProvider;
 pub use github_app::{GithubAppProvider, GithubAppSettings};
 pub use grants::{Bound, Grants};
@@ -69,6 +69,12 @@ use crate::tls::Bundles;
 pub trait CredentialProvider: fmt::Debug + Send + Sync {
     /// The name of its kind table (`static`, `vault` …), as audit records call it.
     fn kind(&self) -> &'static str;
+
+    /// Whether what it issues can be revoked. Where it can, the broker notes that a lease is about to be issued, so that
+    /// a crash leaves a trace of it.
+    fn revokes(&self) -> bool {
+        true
+    }
 
     /// Asks the issuer once. The broker sets the deadline and may drop the future at it.
     async fn issue(&self, scope: &Scope) -> Result<Issued, IssueError>;

@@ -39,7 +39,6 @@ const MAX_EDITED_BODY: usize = 1024 * 1024;
 /// How long the body in which a placeholder is replaced may take: what was judged must not wait for hours.
 const MOST_JUDGED_AGO: Duration = Duration::from_secs(30);
 
-static X_MS_RANGE: HeaderName = HeaderName::from_static("x-ms-range");
 static CONNECT_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("connect-accept-encoding");
 static GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 

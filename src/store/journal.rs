@@ -31,7 +31,9 @@ pub(super) static TABLES: Component = Component {
 pub(super) const NOBODY_LIVES: &str = "DELETE FROM keyward_replica";
 
 const PUT: &str = "INSERT INTO keyward_lease (id, writer, credential, agent, session, login, person, issued, ends, sealed, chain)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+    ON CONFLICT (id) DO UPDATE SET ends = excluded.ends, sealed = excluded.sealed
+        WHERE keyward_lease.writer = excluded.writer";
 const OWE: &str =
     "UPDATE keyward_lease SET reason = $2, ordered_by = $3, attempts = $4 WHERE id = $1";
 const PROLONG: &str = "UPDATE keyward_lease SET ends = $2 WHERE id = $1";
@@ -57,10 +59,14 @@ impl Journal for Store {
     async fn put(&self, note: &Note) -> Result<(), OutOfReach> {
         let scope = &note.scope;
         let place = place(note.lease.as_str(), scope.credential.as_str());
-        let sealed = self
-            .key()
-            .seal("lease", &place, note.handle.content().expose())
-            .map_err(|_| OutOfReach)?;
+        let sealed = match &note.handle {
+            Some(handle) => {
+                let sealed = self.key().seal("lease", &place, handle.content().expose());
+                sealed.map_err(|_| OutOfReach)?
+            }
+            // About to be issued: what is sealed is never empty.
+            None => Vec::new(),
+        };
         let user = scope.person.as_ref().map(|person| &person.user);
         let values = [
             note.lease.as_str().into(),
@@ -82,8 +88,12 @@ impl Journal for Store {
                     .join(" "),
             ),
         ];
-        self.database().execute(PUT, &values).await.map_err(down)?;
-        Ok(())
+        let written = self.database().execute(PUT, &values).await;
+        match written.map_err(down)? {
+            // Somebody has taken it over meanwhile.
+            0 => Err(OutOfReach),
+            _ => Ok(()),
+        }
     }
 
     async fn owe(&self, lease: &LeaseId, owed: &Owed) -> Result<(), OutOfReach> {
@@ -184,10 +194,13 @@ impl Store {
         let moment = |ms| Timestamp::from_millisecond(ms).map_err(|_| StoreError::Damaged);
         let issued = moment(row.int(6)?)?;
         let ends = row.maybe_int(7)?.map(moment).transpose()?;
-        let handle = self
-            .key()
-            .open("lease", &place(&id, &credential), &row.blob(8)?)
-            .map_err(|_| StoreError::Damaged)?;
+        let sealed = row.blob(8)?;
+        let handle = if sealed.is_empty() {
+            None
+        } else {
+            let open = self.key().open("lease", &place(&id, &credential), &sealed);
+            Some(open.map_err(|_| StoreError::Damaged)?)
+        };
         let reason = row.maybe_text(9)?.and_then(|word| Reason::of(&word));
         let (by, attempts) = (row.maybe_text(10)?, row.int(11)?);
         let chain = row.maybe_text(12)?.unwrap_or_default();
@@ -201,7 +214,7 @@ impl Store {
                 narrow: Arc::default(),
             },
             chain: chain.collect::<Result<_, _>>()?,
-            handle: Handle::new(Arc::new(handle)),
+            handle: handle.map(|handle| Handle::new(Arc::new(handle))),
             issued,
             ends,
             owed: reason.map(|reason| Owed {

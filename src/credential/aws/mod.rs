@@ -253,6 +253,10 @@ impl CredentialProvider for AwsProvider {
         "aws"
     }
 
+    fn revokes(&self) -> bool {
+        false
+    }
+
     async fn issue(&self, scope: &Scope) -> Result<Issued, IssueError> {
         let asked = self.asked(scope)?;
         let now = self.clock.now().wall;

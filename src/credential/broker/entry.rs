@@ -1,7 +1,7 @@
 //! One credential in service: its spec, its provider, its cells, and what they share.
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
@@ -35,6 +35,8 @@ pub(super) struct Entry {
     pub(super) closed: AtomicBool,
     /// What is remembered of the issuer as a whole.
     failure: Mutex<Option<Failure>>,
+    /// How long the last lease was given, in seconds; 0 where there was none.
+    pub(super) granted: AtomicU64,
     shelf: Arc<Shelf>,
     /// What was compiled last: the same material is not compiled for every session.
     compiled: Mutex<Weak<Compiled>>,
@@ -69,6 +71,7 @@ impl Entry {
             cells: Shards::new(shards),
             lanes: ArcSwap::default(),
             meters: Arc::new(metrics.of(&spec.name)),
+            granted: AtomicU64::new(0),
             shelf: Arc::clone(shelf),
             closed: AtomicBool::new(false),
             failure: Mutex::default(),

@@ -9,8 +9,8 @@ use tracing::warn;
 
 use super::super::cell::{Cell, Flight};
 use super::super::{
-    Bound, Cause, Expiry, Failed, Issue, IssueError, Issued, LeaseId, Live, Note, Owed, Reason,
-    Scope,
+    Bound, Cause, Expiry, Failed, Handle, Issue, IssueError, Issued, LeaseId, Life, Live, Note,
+    Owed, Reason, Scope,
 };
 use super::Inner;
 use super::entry::Entry;
@@ -122,35 +122,91 @@ impl Inner {
         asking: &Asking,
         (before, deadline): (Now, Instant),
     ) -> Result<Arc<Live>, IssueError> {
+        let id = LeaseId::of(random()?);
+        let noted = self.journal.lasts() && entry.provider.revokes();
+        if noted {
+            let given = Duration::from_secs(entry.granted.load(Ordering::Relaxed));
+            let latest = Expiry::after(before, entry.spec.deadline + given);
+            let note = Note {
+                lease: id.clone(),
+                scope: Scope::clone(scope),
+                chain: Arc::clone(&asking.chain),
+                handle: None,
+                issued: before.wall,
+                ends: latest.wall().filter(|_| !given.is_zero()),
+                owed: None,
+            };
+            if !matches!(
+                timeout_at(deadline, self.journal.put(&note)).await,
+                Ok(Ok(()))
+            ) {
+                return Err(IssueError::Store);
+            }
+        }
         let answer = timeout_at(deadline, entry.provider.issue(scope)).await;
-        let issued = answer.unwrap_or(Err(IssueError::TimedOut))?;
+        let issued = answer.unwrap_or(Err(IssueError::TimedOut));
+        let revocable = matches!(&issued, Ok(issued) if issued.handle.is_some());
+        if noted && !revocable {
+            // A note that stays is told of after the next start, and no more.
+            self.journal.remove(&id).await.ok();
+        }
+        let issued = issued?;
         let (handle, life) = (issued.handle.clone(), issued.life);
-        match make(entry, scope, asking, issued, before) {
-            Ok(live) => self.write_down(entry, live, deadline).await,
+        match make(entry, (scope, &id), asking, issued, before) {
+            Ok(live) => {
+                let given = live.granted.map_or(0, |given| given.as_secs());
+                entry.granted.store(given, Ordering::Relaxed);
+                self.write_down(entry, live, deadline).await
+            }
             Err(error) => {
                 if let Some(handle) = handle {
-                    // What says that it has ended may live by the issuer's own clock.
-                    let ends = life.from(before).unwrap_or(Expiry::after(before, DOUBTFUL));
-                    let debt = Debt {
-                        lease: LeaseId::of(random()?),
-                        scope: Arc::clone(scope),
-                        chain: Arc::clone(&asking.chain),
-                        provider: entry.provider.kind(),
-                        handle: Some(handle),
-                        issued: before.wall,
-                        expires: ends.wall(),
-                        ends,
-                        owed: Owed {
-                            reason: Reason::Unusable,
-                            by: None,
-                            attempts: 0,
-                        },
-                    };
-                    self.settle(entry, debt);
+                    self.give_back(entry, (scope, id), asking, (handle, life), before)
+                        .await;
                 }
                 Err(error)
             }
         }
+    }
+
+    /// Has revoked what cannot be used.
+    async fn give_back(
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
+        (scope, lease): (&Arc<Scope>, LeaseId),
+        asking: &Asking,
+        (handle, life): (Handle, Life),
+        before: Now,
+    ) {
+        // What says that it has ended may live by the issuer's own clock.
+        let ends = life.from(before).unwrap_or(Expiry::after(before, DOUBTFUL));
+        if self.journal.lasts() {
+            let note = Note {
+                lease: lease.clone(),
+                scope: Scope::clone(scope),
+                chain: Arc::clone(&asking.chain),
+                handle: Some(handle.clone()),
+                issued: before.wall,
+                ends: ends.wall(),
+                owed: None,
+            };
+            self.journal.put(&note).await.ok();
+        }
+        let debt = Debt {
+            lease,
+            scope: Arc::clone(scope),
+            chain: Arc::clone(&asking.chain),
+            provider: entry.provider.kind(),
+            handle: Some(handle),
+            issued: before.wall,
+            expires: ends.wall(),
+            ends,
+            owed: Owed {
+                reason: Reason::Unusable,
+                by: None,
+                attempts: 0,
+            },
+        };
+        self.settle(entry, debt);
     }
 
     /// The lease that is there with a later end, where its issuer gives it one. `None`: a new one is to be asked for.
@@ -206,7 +262,7 @@ impl Inner {
             lease: live.id().clone(),
             scope: live.scope().clone(),
             chain: Arc::clone(&live.chain),
-            handle,
+            handle: Some(handle),
             issued: live.issued.wall,
             ends: live.issuer_expires.wall(),
             owed: None,
@@ -237,7 +293,7 @@ fn asked_for<'a>(entry: &'a Entry, scope: &'a Scope) -> Option<&'a [Arc<str>]> {
 /// Makes a lease of what the issuer gave.
 fn make(
     entry: &Entry,
-    scope: &Arc<Scope>,
+    (scope, id): (&Arc<Scope>, &LeaseId),
     asking: &Asking,
     issued: Issued,
     before: Now,
@@ -254,7 +310,7 @@ fn make(
     let expires = issuer_expires.or_earlier(entry.cap(before));
     let [jitter] = random()?;
     Ok(Arc::new(Live {
-        id: LeaseId::of(random()?),
+        id: id.clone(),
         scope: Arc::clone(scope),
         chain: Arc::clone(&asking.chain),
         provider: entry.provider.kind(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
-use super::super::{Expiry, Life, Note, Owed, Pulse, Reason};
+use super::super::{Expiry, Life, Note, Orphan, Owed, Pulse, Reason};
 use super::revoke::Debt;
 use super::{Broker, Inner};
 use crate::agent::Name;
@@ -50,7 +50,7 @@ impl Inner {
         if !notes.is_empty() {
             info!(
                 leases = notes.len(),
-                "another process left leases; they are revoked"
+                "another process left leases; what can be revoked is"
             );
         }
         for note in notes {
@@ -59,9 +59,33 @@ impl Inner {
                 continue;
             };
             drop(catalog);
-            let debt = self.debt(note, entry.provider.kind());
+            let provider = entry.provider.kind();
+            if note.handle.is_none() {
+                self.orphaned(&note, provider).await;
+                continue;
+            }
+            let debt = self.debt(note, provider);
             self.settle(&entry, debt);
         }
+    }
+
+    /// Says that a lease may live of which only this is known, and forgets it.
+    async fn orphaned(&self, note: &Note, provider: &'static str) {
+        let credential = &note.scope.credential;
+        let asked = note.issued;
+        let ends = note
+            .ends
+            .map_or_else(|| "unknown".into(), |ends| ends.to_string());
+        warn!(%credential, lease = %note.lease, %asked, %ends, "a process died while an issuer was asked: a lease may live that keyward cannot revoke; its issuer knows");
+        self.events.orphaned(&Orphan {
+            scope: &note.scope,
+            chain: &note.chain,
+            lease: &note.lease,
+            provider,
+            expires: note.ends,
+        });
+        // Where it stays, it is told of once more.
+        self.journal.remove(&note.lease).await.ok();
     }
 
     fn debt(&self, note: Note, provider: &'static str) -> Debt {
@@ -78,7 +102,7 @@ impl Inner {
             scope: Arc::new(note.scope),
             chain: note.chain,
             provider,
-            handle: Some(note.handle),
+            handle: note.handle,
             issued: note.issued,
             expires: note.ends,
             ends,

@@ -8,6 +8,8 @@ use super::*;
 #[derive(Debug, Default)]
 struct Book {
     down: AtomicBool,
+    /// It takes what is about to be issued, and not what was.
+    full: AtomicBool,
     left: Mutex<Vec<Note>>,
     told: Mutex<Vec<String>>,
     lost: AtomicBool,
@@ -34,8 +36,15 @@ impl Journal for Book {
         true
     }
     async fn put(&self, note: &Note) -> Result<(), OutOfReach> {
-        assert!(!note.handle.content().is_empty());
-        self.tell(format!("put {}", note.scope.credential))
+        let credential = &note.scope.credential;
+        let Some(handle) = &note.handle else {
+            return self.tell(format!("intend {credential} {:?}", note.ends));
+        };
+        assert!(!handle.content().is_empty());
+        if self.full.load(Ordering::SeqCst) {
+            return Err(OutOfReach);
+        }
+        self.tell(format!("put {credential}"))
     }
     async fn owe(&self, _: &LeaseId, owed: &Owed) -> Result<(), OutOfReach> {
         self.tell(format!("owe {} {}", owed.reason.word(), owed.attempts))
@@ -84,7 +93,7 @@ fn left(id: &str, owed: Option<Owed>) -> Note {
             narrow: Arc::default(),
         },
         chain: Arc::default(),
-        handle: Handle::new(Arc::new(Secret::from(format!("handle-{id}")))),
+        handle: Some(Handle::new(Arc::new(Secret::from(format!("handle-{id}"))))),
         issued: "2026-11-20T11:00:00Z".parse().unwrap(),
         ends: None,
         owed,
@@ -120,7 +129,7 @@ async fn a_lease_that_cannot_be_written_down_is_revoked_and_not_used() {
     let book = Arc::new(Book::default());
     let scene = with(&book);
     settle().await;
-    book.down.store(true, Ordering::SeqCst);
+    book.full.store(true, Ordering::SeqCst);
     let error = scene.lease("a", "s1").await.unwrap_err();
     assert_eq!(
         (error, error.word()),
@@ -132,6 +141,11 @@ async fn a_lease_that_cannot_be_written_down_is_revoked_and_not_used() {
     assert_eq!(scene.heard.of("issued"), [""; 0]);
     assert_eq!(scene.heard.of("failed"), ["failed first store-unavailable"]);
     assert_eq!(scene.heard.of("revoked"), ["revoked store revoked 1"]);
+    book.full.store(false, Ordering::SeqCst);
+    book.down.store(true, Ordering::SeqCst);
+    scene.pass(5.0).await;
+    let error = scene.lease("a", "s1").await.unwrap_err();
+    assert_eq!((error, scene.calls()), (IssueError::Store, 1), "not asked");
     book.down.store(false, Ordering::SeqCst);
     scene.pass(5.0).await;
     assert!(scene.lease("a", "s1").await.is_ok());
@@ -164,6 +178,55 @@ async fn what_the_dead_left_is_revoked_at_the_start_and_later_with_its_count() {
     tokio::time::sleep(Duration::from_secs(11)).await;
     assert_eq!(scene.fake.revoked.lock().len(), 3);
     assert!(scene.broker.snapshot().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_a_lease_is_about_to_be_issued_is_noted_before_and_told_after_a_crash() {
+    let book = Arc::new(Book::default());
+    let lost = |id: &str, ends: Option<&str>| Note {
+        handle: None,
+        ends: ends.map(|ends| ends.parse().unwrap()),
+        ..left(id, None)
+    };
+    *book.left.lock() = vec![lost("l1", None), lost("l2", Some("2026-11-20T12:09:00Z"))];
+    let scene = with(&book);
+    settle().await;
+    assert_eq!(
+        scene.heard.of("orphaned"),
+        ["orphaned l1 None", "orphaned l2 Some(2026-11-20T12:09:00Z)"]
+    );
+    assert_eq!((scene.fake.revoked.lock().len(), book.of("remove")), (0, 2));
+
+    // Noted before the call, without an end that nobody knows yet; the next one has one.
+    let gate = Arc::new(Notify::new());
+    *scene.fake.gate.lock() = Some(Arc::clone(&gate));
+    let scene = Arc::new(scene);
+    let asking = TaskTracker::new().spawn({
+        let scene = Arc::clone(&scene);
+        async move { scene.lease("a", "s1").await }
+    });
+    settle().await;
+    assert_eq!((book.of("intend crm None"), book.of("put")), (1, 0));
+    gate.notify_one();
+    asking.await.unwrap().unwrap();
+    assert_eq!(book.of("put"), 1);
+    *scene.fake.gate.lock() = None;
+    scene.lease("a", "s2").await.unwrap();
+    assert_eq!(
+        book.of("intend crm Some(2026-11-20T12:10:10Z)"),
+        1,
+        "{book:?}"
+    );
+
+    // What was not issued, or cannot be revoked, leaves no note.
+    scene.script(Err(IssueError::Refused));
+    scene.lease("a", "s3").await.unwrap_err();
+    assert_eq!(book.of("remove"), 3);
+    let mut without = token("nothing-revokes-this", Life::For(Duration::from_mins(1)));
+    without.handle = None;
+    scene.script(Ok(without));
+    scene.lease("a", "s4").await.unwrap();
+    assert_eq!(book.of("remove"), 4);
 }
 
 #[tokio::test(start_paused = true)]

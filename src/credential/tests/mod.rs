@@ -100,6 +100,10 @@ impl Events for Heard {
         let line = format!("failed {} {}", failed.cause.word(), failed.error.word());
         self.lines.lock().push(line);
     }
+    fn orphaned(&self, orphan: &Orphan<'_>) {
+        let line = format!("orphaned {} {:?}", orphan.lease, orphan.expires);
+        self.lines.lock().push(line);
+    }
     fn revoked(&self, revoking: &Revoking<'_>) {
         let (reason, outcome) = (revoking.reason.word(), revoking.outcome.word());
         let line = format!("revoked {reason} {outcome} {}", revoking.attempt);

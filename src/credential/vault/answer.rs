@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer};
 use super::call::Fault;
 use super::{Handle, Life, Renewable, VaultRead};
 use crate::credential::given::Wiped;
+use crate::inject::{Certificate, Material};
 use crate::secret::Secret;
 
 /// An answer with a lease, or without one (`lease_id` empty).
@@ -120,6 +121,32 @@ impl Tree {
         });
         texts.collect()
     }
+}
+
+/// The answer of a PKI engine: certificate, chain and key, in PEM.
+pub(super) fn certificate(mut data: Tree) -> Result<Material, Fault> {
+    let own = data.text("certificate").ok_or(Fault::NoField)?;
+    let key = data.text("private_key").ok_or(Fault::NoField)?;
+    let mut chain = own.expose().to_vec();
+    for issuer in data.texts("ca_chain") {
+        chain.push(b'\n');
+        chain.extend_from_slice(issuer.expose());
+    }
+    Ok(Material::Certificate(Arc::new(Certificate::new(
+        chain, key,
+    ))))
+}
+
+/// RFC 7617 §2: a user-id holds no colon and no control character.
+pub(super) fn user(text: &Secret) -> Result<Arc<str>, Fault> {
+    let clean = |b: &u8| (0x20..0x7f).contains(b) && *b != b':';
+    let bytes = text.expose();
+    if bytes.is_empty() || !bytes.iter().all(clean) {
+        return Err(Fault::Unusable);
+    }
+    std::str::from_utf8(bytes)
+        .map(Arc::from)
+        .map_err(|_| Fault::Unusable)
 }
 
 impl<'de> Deserialize<'de> for Tree {

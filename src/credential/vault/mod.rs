@@ -26,11 +26,11 @@ use super::{
 };
 use crate::agent::Name;
 use crate::clock::{Clock, Now};
-use crate::inject::{Certificate, Material};
+use crate::inject::Material;
 use crate::issuer::{Endpoint, Network};
 use crate::secret::Secret;
 use crate::tls::ClientIdentity;
-use answer::{Lease, Tree};
+use answer::{Lease, Tree, certificate, user};
 use call::{Call, Fault};
 use login::Login;
 
@@ -464,36 +464,14 @@ impl VaultRead {
     }
 }
 
-/// The answer of a PKI engine: certificate, chain and key, in PEM.
-fn certificate(mut data: Tree) -> Result<Material, Fault> {
-    let own = data.text("certificate").ok_or(Fault::NoField)?;
-    let key = data.text("private_key").ok_or(Fault::NoField)?;
-    let mut chain = own.expose().to_vec();
-    for issuer in data.texts("ca_chain") {
-        chain.push(b'\n');
-        chain.extend_from_slice(issuer.expose());
-    }
-    Ok(Material::Certificate(Arc::new(Certificate::new(
-        chain, key,
-    ))))
-}
-
-/// RFC 7617 §2: a user-id holds no colon and no control character.
-fn user(text: &Secret) -> Result<Arc<str>, Fault> {
-    let clean = |b: &u8| (0x20..0x7f).contains(b) && *b != b':';
-    let bytes = text.expose();
-    if bytes.is_empty() || !bytes.iter().all(clean) {
-        return Err(Fault::Unusable);
-    }
-    std::str::from_utf8(bytes)
-        .map(Arc::from)
-        .map_err(|_| Fault::Unusable)
-}
-
 #[async_trait]
 impl CredentialProvider for VaultProvider {
     fn kind(&self) -> &'static str {
         "vault"
+    }
+
+    fn revokes(&self) -> bool {
+        matches!(self.0.read, VaultRead::Engine { .. })
     }
 
     async fn issue(&self, _scope: &Scope) -> Result<Issued, IssueError> {
