@@ -134,6 +134,10 @@ fn trust(name: &str, kind: &str, table: &str) -> String {
 }
 
 #[test]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one row for each kind of issuer and of fault"
+)]
 fn every_issuer_of_the_file_is_asked_and_each_fault_told_with_what_mends_it() {
     let home = home();
     let metadata = |issuer: &str, member: &str| {
