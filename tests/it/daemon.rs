@@ -43,6 +43,8 @@ pub struct Daemon {
     pub child: Child,
     pub proxy: SocketAddr,
     pub admin: SocketAddr,
+    /// The lines that lead to the console.
+    pub console: std::sync::mpsc::Receiver<String>,
 }
 
 impl Place {
@@ -213,15 +215,20 @@ impl Daemon {
             said.push_str(&line);
             said.push('\n');
         }
+        let (sender, console) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
                 assert_eq!(canary::find(line.as_bytes()), None, "{line}");
+                if line.starts_with("console ") {
+                    sender.send(line).ok();
+                }
             }
         });
         Daemon {
             child,
             proxy: proxy.unwrap(),
             admin: admin.unwrap(),
+            console,
         }
     }
 

@@ -204,7 +204,7 @@ mod tests {
         });
         for view in VIEWS {
             let mut html = Html::page(evil);
-            html.list(view, &[item.clone()], evil);
+            html.list(view, std::slice::from_ref(&item), evil);
             let page = html.0;
             assert!(
                 !page.contains("<script") && !page.contains("alert('"),

@@ -1,6 +1,7 @@
 //! The console and the sign-ins of a running keyward, by a browser's requests, and by those that no browser should make.
 
 use std::process::Stdio;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -8,6 +9,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use super::super::agent::within;
+use super::super::daemon::Place;
 use super::super::harness::{ALICE, Harness, Setup, TOKEN_A};
 use super::super::oauth::peer::{Oidc, call};
 use super::super::token::{ACCESS_TOKEN, EXCHANGE};
@@ -641,4 +643,48 @@ async fn a_sign_in_of_a_command_line_is_its_own() {
         assert_eq!(post("login", &[], bad.clone()).await.0, status, "{bad}");
     }
     world.harness.finish().await;
+}
+
+/// The line that `serve` writes opens the console, and who came in by it still is after a restart.
+#[tokio::test]
+async fn the_line_on_stderr_opens_the_console() {
+    let place = Place::new().await;
+    let daemon = place.start();
+    let line = daemon
+        .console
+        .recv_timeout(Duration::from_secs(10))
+        .unwrap();
+    let url = line.strip_prefix("console ").unwrap();
+    let base = format!("http://{}", daemon.admin);
+    assert!(
+        url.starts_with(&format!("{base}/login/once?code=")),
+        "{url}"
+    );
+    let mut browser = Browser::default();
+    assert_eq!(browser.get(url).await.status, 303);
+    let page = browser.get(&base).await;
+    assert!(page.body.contains("operator console") && page.body.contains("<h2>Agents</h2>"));
+    assert_eq!(daemon.stop(), 0);
+    let pass = browser.cookies.values().next().unwrap().clone();
+    for file in std::fs::read_dir(place.path("")).unwrap() {
+        let path = file.unwrap().path();
+        let bytes = std::fs::read(&path).unwrap_or_default();
+        let found = memchr::memmem::find(&bytes, pass.as_bytes());
+        assert!(found.is_none(), "the pass stands in {}", path.display());
+    }
+    let daemon = place.start();
+    let host = daemon.admin.to_string();
+    browser
+        .cookies
+        .insert((host.clone(), "keyward".to_owned()), pass);
+    let page = browser.get(&format!("http://{host}")).await;
+    assert!(page.body.contains("operator console"), "{page:?}");
+    assert_eq!(
+        Browser::default()
+            .get(&url.replacen(&base, &format!("http://{host}"), 1))
+            .await
+            .status,
+        403
+    );
+    assert_eq!(daemon.stop(), 0);
 }
