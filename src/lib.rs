@@ -43,6 +43,9 @@ pub mod credential;
 pub mod identity;
 pub mod session;
 
+// block 4d: signing people in
+pub mod login;
+
 // block 5: adapters of stores
 pub mod store;
 

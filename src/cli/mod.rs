@@ -11,6 +11,7 @@ pub mod env;
 pub mod explain;
 pub mod init;
 pub mod lease;
+pub mod login;
 pub mod man;
 pub mod operator;
 pub mod preset;
@@ -78,6 +79,8 @@ enum Command {
     Ca(ca::CaArgs),
     /// Verify or query an audit trail, offline
     Audit(audit::AuditArgs),
+    /// Sign in as the person for whom agents act
+    Login(login::LoginArgs),
     /// List or revoke the leases of a running keyward
     Lease(lease::LeaseArgs),
     /// List, show or end sessions, or hand one's own on
@@ -138,6 +141,7 @@ pub fn main(environment: Environment) -> ExitCode {
             0
         }
         Command::Audit(args) => audit::run(args, &environment, &mut out),
+        Command::Login(args) => login::run(args, &environment, &mut out),
         Command::Lease(args) => lease::run(args, &environment, &mut out),
         Command::Session(args) => session::run(args, &environment, &mut out),
         Command::Agent(args) => agent::run(args, &environment, &mut out),

@@ -36,6 +36,7 @@ mod base_url;
 mod delegation;
 mod leak;
 mod lifecycle;
+mod login;
 mod oauth;
 mod outside;
 mod placement;

@@ -186,6 +186,10 @@ impl Refusal {
     }
 
     /// What happened, and what the agent may do instead.
+    #[expect(
+        clippy::too_many_lines,
+        reason = "one arm for each word, as its reader looks for it"
+    )]
     pub fn detail(self) -> &'static str {
         match self {
             Self::BadRequest(Unclean::Path) => {
@@ -235,7 +239,7 @@ impl Refusal {
                 "A condition of the route is not met from here. Ask the operator; a retry will not help."
             }
             Self::PrivateAddress => {
-                "The host resolves to an address that agents may not reach. A retry will not help; ask the operator if the task needs this host."
+                "The host resolves to an address that agents may not reach. A retry will not help. Ask the operator if the task needs this host."
             }
             Self::Cleartext => {
                 "This host has a credential, which is never sent over http. Use https."
