@@ -164,18 +164,20 @@ fn of_trust(
         at: vec![url.clone()],
         expect: Expect::Keys,
     };
+    let mut of_bundle = |place: &BundlePlace| match place {
+        BundlePlace::Endpoint(url) => asked.push(keys(url)),
+        BundlePlace::WorkloadApi(socket) => sockets.push((whose.to_owned(), socket.clone())),
+        BundlePlace::File(path) => found.push(bundle(whose, path)),
+    };
     match kind {
+        TrustKind::Spiffe(settings) => of_bundle(&settings.bundle),
+        TrustKind::Relay(settings) => of_bundle(&settings.bundle),
         TrustKind::Jwt(settings) => asked.extend(match &settings.keys {
             KeyPlace::Discovery(base, issuer) => discovery(whose, base, issuer),
             KeyPlace::Url(url) => Some(keys(url)),
         }),
         // Without its token the API server answers 401 or 403, also for its keys: it is there.
         TrustKind::Kubernetes(settings) => asked.push(Asked::any(whose, &settings.api)),
-        TrustKind::Spiffe(settings) => match &settings.bundle {
-            BundlePlace::Endpoint(url) => asked.push(keys(url)),
-            BundlePlace::WorkloadApi(socket) => sockets.push((whose.to_owned(), socket.clone())),
-            BundlePlace::File(path) => found.push(bundle(whose, path)),
-        },
         TrustKind::Aws(settings) => {
             let caller = settings.caller_identity.as_ref();
             asked.extend(caller.map(|caller| Asked::any(whose, &caller.sts)));
