@@ -12,6 +12,7 @@ pub mod agent;
 pub mod clock;
 pub mod host;
 pub mod secret;
+pub mod spiffe;
 pub mod syscall;
 
 // block 2a: pure decisions
@@ -33,6 +34,7 @@ pub mod policy;
 
 // block 4a: ports that stand alone (the trait in `mod.rs`, an adapter a file)
 pub mod audit;
+pub mod process;
 pub mod tls;
 
 // block 4b: HTTPS towards issuers

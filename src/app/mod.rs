@@ -68,6 +68,7 @@ pub struct App {
     watcher: Watcher,
     tokens: Arc<Tokens>,
     attestations: identity::Metrics,
+    trusted: trust::Last,
     environment: Environment,
     clock: Arc<dyn Clock>,
     tracker: TaskTracker,
@@ -232,7 +233,9 @@ impl App {
         };
         let attestations = identity::Metrics::default();
         let about = (&connector, &clock, &attestations);
-        let trust = trust(&config, about, (&tokens, &watcher, &environment)).await;
+        let last = trust::Last::default();
+        let read = (&*tokens, &watcher, &environment);
+        let trust = trust(&config, about, read, &last).await;
         let proxy = Proxy::new(
             lasting,
             parts(&config, (&leaves, &overlay), &trust, connector, &clock),
@@ -317,6 +320,7 @@ impl App {
             watcher,
             tokens,
             attestations,
+            trusted: last,
             environment,
             clock,
             tracker,

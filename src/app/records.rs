@@ -10,12 +10,15 @@ use crate::credential::{Events, Failed, Issue, Revoking, Scope};
 #[derive(Debug)]
 pub(super) struct Recorder(pub(super) Arc<Audit>);
 
-fn who(scope: &Scope) -> Who<'_> {
+/// Who is behind a call to an issuer. A lease that serves several sessions has the chain of the one that caused the call.
+fn who<'a>(scope: &'a Scope, chain: &'a [AgentId]) -> Who<'a> {
     Who {
         session: scope.holder.session().map(|session| &**session),
         agent: scope.holder.agent().map(AgentId::as_str),
         user: scope.person.as_ref().map(|person| &*person.user.name),
-        chain: scope.holder.agent().map(std::slice::from_ref),
+        chain: Some(chain)
+            .filter(|chain| !chain.is_empty())
+            .or_else(|| scope.holder.agent().map(std::slice::from_ref)),
         ..Who::default()
     }
 }
@@ -23,7 +26,7 @@ fn who(scope: &Scope) -> Who<'_> {
 impl Events for Recorder {
     fn issued(&self, issue: &Issue<'_>) {
         let mut record = Record::issue(
-            who(issue.scope),
+            who(issue.scope, issue.chain),
             issue.scope.credential.as_str(),
             issue.provider,
             "issued",
@@ -42,7 +45,7 @@ impl Events for Recorder {
 
     fn failed(&self, failed: &Failed<'_>) {
         let mut record = Record::issue(
-            who(failed.scope),
+            who(failed.scope, failed.chain),
             failed.scope.credential.as_str(),
             failed.provider,
             "failed",
@@ -56,7 +59,7 @@ impl Events for Recorder {
     fn revoked(&self, revoking: &Revoking<'_>) {
         let credential = revoking.scope.credential.as_str();
         let mut record = Record::revoke(
-            who(revoking.scope),
+            who(revoking.scope, revoking.chain),
             credential,
             revoking.lease.as_str(),
             revoking.outcome.word(),

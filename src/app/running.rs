@@ -79,7 +79,7 @@ impl App {
             .await;
         let about = (&connector, &self.clock, &self.attestations);
         let read = (&*self.tokens, &self.watcher, &self.environment);
-        let trust = trust(config, about, read).await;
+        let trust = trust(config, about, read, &self.trusted).await;
         let about = (&self.leaves, &self.overlay);
         let fresh = parts(config, about, &trust, connector, &self.clock);
         let cut = self.proxy.reload(fresh, || {

@@ -12,7 +12,8 @@ use super::{BUG, CONFIG, UNAVAILABLE, USAGE, absolute, complain};
 use crate::app::Environment;
 use crate::clock::SystemClock;
 use crate::host::Target;
-use crate::identity::{PeerSettings, WorkloadApi};
+use crate::identity::PeerSettings;
+use crate::issuer::spiffe::workload::Address;
 use crate::relay::{Certificate, Fault, Listen, Relay, Settings, StartError, Token};
 use crate::syscall::{self, Role};
 use crate::telemetry;
@@ -40,7 +41,7 @@ pub struct RelayArgs {
     key: Option<PathBuf>,
     /// The SPIFFE Workload API, for a client certificate [default: $SPIFFE_ENDPOINT_SOCKET]
     #[arg(long, value_name = "unix:PATH", conflicts_with = "cert")]
-    workload_api: Option<WorkloadApi>,
+    workload_api: Option<Address>,
     /// Exchange a JWT-SVID for this audience beside the certificate
     #[arg(long, value_name = "AUDIENCE", conflicts_with = "token_file")]
     audience: Option<String>,

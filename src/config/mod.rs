@@ -32,6 +32,7 @@ mod schema;
 mod session;
 mod shape;
 mod source;
+mod spiffe;
 mod store;
 mod syntax;
 mod text;

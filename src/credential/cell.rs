@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use super::metrics::Meters;
 use super::{Cause, IssueError, Live, OnFailure, Reason, Scope};
+use crate::agent::AgentId;
 use crate::clock::Now;
 use crate::scrub::Sought;
 
@@ -43,6 +44,8 @@ struct State {
     /// The cell is out of the map; who holds it looks again.
     dead: bool,
     idle_since: Instant,
+    /// The chain of the session that asked last and found no lease.
+    chain: Arc<[AgentId]>,
 }
 
 #[derive(Debug)]
@@ -77,6 +80,7 @@ pub(super) enum Joined {
 #[derive(Debug)]
 pub(super) struct Flight {
     pub(super) cause: Cause,
+    pub(super) chain: Arc<[AgentId]>,
     epoch: u64,
     landing: watch::Sender<Option<Landing>>,
 }
@@ -108,6 +112,7 @@ impl Cell {
                 withdrawn: Reason::Order,
                 dead: false,
                 idle_since: now.mono,
+                chain: Arc::default(),
             }),
         }
     }
@@ -140,7 +145,13 @@ impl Cell {
     }
 
     /// Joins the flight, or begins one. `issuer` is what is remembered of the issuer as a whole.
-    pub(super) fn join(&self, now: Now, issuer: Option<IssueError>) -> Joined {
+    /// `chain` is that of the session that asks.
+    pub(super) fn join(
+        &self,
+        now: Now,
+        issuer: Option<IssueError>,
+        chain: &Arc<[AgentId]>,
+    ) -> Joined {
         let mut state = self.state.lock();
         if state.dead {
             return Joined::Gone;
@@ -159,6 +170,7 @@ impl Cell {
         } else {
             Cause::First
         };
+        state.chain = Arc::clone(chain);
         let (flight, waiting) = state.begin(cause);
         Joined::Lead(flight, waiting)
     }
@@ -177,6 +189,7 @@ impl Cell {
             epoch,
             landing,
             cause: _,
+            chain: _,
         } = flight;
         let mut state = self.state.lock();
         if state.dead || state.epoch != epoch {
@@ -297,6 +310,15 @@ impl Cell {
 
     /// Puts `next` in the place of the current lease, which is retired.
     fn replace(&self, state: &mut State, next: Option<Arc<Live>>, now: Now) {
+        if let Some(next) = &next {
+            // The same lease with a later end takes its own place: nothing of it is over.
+            let same = |old: &Live| old.id() == next.id();
+            if self.current.load().as_deref().is_some_and(same) {
+                self.current.store(Some(Arc::clone(next)));
+                return;
+            }
+            state.retired.retain(|old| !same(&old.live));
+        }
         if next.is_some() {
             self.meters.leases.inc();
         }
@@ -354,6 +376,7 @@ impl State {
         self.flight = Some(waiting.clone());
         let flight = Flight {
             cause,
+            chain: Arc::clone(&self.chain),
             epoch: self.epoch,
             landing,
         };
@@ -366,6 +389,7 @@ impl Failure {
     pub(super) fn of(error: IssueError, now: Now, memory: Duration) -> Self {
         let asked = match error {
             IssueError::Unavailable { retry_after } => retry_after.unwrap_or_default(),
+            IssueError::RefusedFor { retry_after } => retry_after,
             IssueError::Refused
             | IssueError::Sealed
             | IssueError::TimedOut
@@ -388,6 +412,7 @@ impl Failure {
             IssueError::Unavailable { .. } => IssueError::Unavailable {
                 retry_after: Some(left),
             },
+            IssueError::RefusedFor { .. } => IssueError::RefusedFor { retry_after: left },
             error @ (IssueError::Refused
             | IssueError::Sealed
             | IssueError::TimedOut

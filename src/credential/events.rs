@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{IssueError, LeaseId, Scope};
+use crate::agent::AgentId;
 
 /// Hears of every call to an issuer. It must not block for long: the call's waiters wait for it.
 pub trait Events: fmt::Debug + Send + Sync {
@@ -23,6 +24,8 @@ pub trait Events: fmt::Debug + Send + Sync {
 pub struct Issue<'a> {
     /// For whom.
     pub scope: &'a Scope,
+    /// From the first agent to the acting one, of the session whose request caused the call.
+    pub chain: &'a [AgentId],
     /// The lease.
     pub lease: &'a LeaseId,
     /// The provider's kind.
@@ -42,6 +45,8 @@ pub struct Issue<'a> {
 pub struct Failed<'a> {
     /// For whom.
     pub scope: &'a Scope,
+    /// From the first agent to the acting one, of the session whose request caused the call.
+    pub chain: &'a [AgentId],
     /// The provider's kind.
     pub provider: &'static str,
     /// Why it was asked for.
@@ -57,6 +62,9 @@ pub struct Failed<'a> {
 pub struct Revoking<'a> {
     /// Whom the lease served.
     pub scope: &'a Scope,
+    /// From the first agent to the acting one, of the session whose request caused it to be issued; empty where that is
+    /// not known any more.
+    pub chain: &'a [AgentId],
     /// The lease.
     pub lease: &'a LeaseId,
     /// The provider's kind.
@@ -100,6 +108,8 @@ pub enum Reason {
     Config,
     /// It could not be written down before its first use.
     Store,
+    /// What the issuer gave cannot be used: it has ended already, or its secret is too short or fits no request.
+    Unusable,
 }
 
 /// What came of one try to revoke.
@@ -135,6 +145,7 @@ impl Reason {
             Self::Unused,
             Self::Config,
             Self::Store,
+            Self::Unusable,
         ]
         .into_iter()
         .find(|reason| reason.word() == word)
@@ -151,6 +162,7 @@ impl Reason {
             Self::Unused => "unused",
             Self::Config => "config",
             Self::Store => "store",
+            Self::Unusable => "unusable",
         }
     }
 }

@@ -4,12 +4,13 @@
 //! lives; what a dead one left is taken over by whoever finds it, and revoked.
 
 use std::fmt;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 
 use super::{Handle, LeaseId, Reason, Scope};
-use crate::agent::Name;
+use crate::agent::{AgentId, Name};
 
 /// The store did not take, or did not give, what it was asked for. Nothing is known then: the caller refuses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -23,6 +24,8 @@ pub struct Note {
     pub lease: LeaseId,
     /// The credential, and whom it served. Read back, it has neither a person's token nor what a route narrowed.
     pub scope: Scope,
+    /// The chain of the session that caused it to be issued, from the first agent to the acting one.
+    pub chain: Arc<[AgentId]>,
     /// What revokes it.
     pub handle: Handle,
     /// When it was issued.
@@ -65,6 +68,9 @@ pub trait Journal: fmt::Debug + Send + Sync {
     /// Writes down that a lease is to be revoked, and how often that was tried.
     async fn owe(&self, lease: &LeaseId, owed: &Owed) -> Result<(), OutOfReach>;
 
+    /// Writes down another end of a lease; when it returns, that outlives a crash.
+    async fn prolong(&self, lease: &LeaseId, ends: Option<Timestamp>) -> Result<(), OutOfReach>;
+
     /// Takes a note out: the lease is revoked, or has ended.
     async fn remove(&self, lease: &LeaseId) -> Result<(), OutOfReach>;
 
@@ -93,6 +99,10 @@ impl Journal for NoJournal {
     }
 
     async fn owe(&self, _: &LeaseId, _: &Owed) -> Result<(), OutOfReach> {
+        Ok(())
+    }
+
+    async fn prolong(&self, _: &LeaseId, _: Option<Timestamp>) -> Result<(), OutOfReach> {
         Ok(())
     }
 

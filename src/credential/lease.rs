@@ -7,24 +7,29 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{Expiry, Handle, Scope, Superseded};
-use crate::agent::Name;
+use crate::agent::{AgentId, Name};
 use crate::clock::Now;
 use crate::inject::{Injection, Material};
 use crate::scrub::Sought;
-use crate::tls::ClientIdentity;
+use crate::tls::{Bundles, ClientIdentity};
 
 /// One lease while it lives. Shared by every request that uses it.
 pub struct Live {
     pub(super) id: LeaseId,
     pub(super) scope: Arc<Scope>,
+    /// The chain of the session whose request caused it to be issued.
+    pub(super) chain: Arc<[AgentId]>,
     pub(super) provider: &'static str,
     pub(super) compiled: Arc<Compiled>,
     pub(super) issued: Now,
     pub(super) expires: Expiry,
     pub(super) issuer_expires: Expiry,
     pub(super) refresh: Expiry,
+    /// How long the issuer gave at first.
+    pub(super) granted: Option<Duration>,
     pub(super) handle: Option<Handle>,
     pub(super) superseded: Option<Superseded>,
+    pub(super) bundles: Option<Arc<dyn Bundles>>,
 }
 
 /// The name of a lease in records and lists: random, and no secret.
@@ -108,6 +113,11 @@ impl Live {
         self.compiled.identity.as_ref()
     }
 
+    /// What servers are held to that must be workloads; see [`super::CredentialProvider::bundles`].
+    pub fn bundles(&self) -> Option<&Arc<dyn Bundles>> {
+        self.bundles.as_ref()
+    }
+
     /// When it ends.
     pub fn expires(&self) -> Expiry {
         self.expires
@@ -126,6 +136,30 @@ impl Live {
     /// Whether its issuer would still take it, and could be told not to.
     pub(super) fn is_owed(&self, now: Now) -> bool {
         self.handle.is_some() && !self.issuer_expires.is_past(now)
+    }
+
+    /// The same lease with another end.
+    pub(super) fn with_end(
+        &self,
+        issuer_expires: Expiry,
+        expires: Expiry,
+        refresh: Expiry,
+    ) -> Self {
+        Self {
+            id: self.id.clone(),
+            scope: Arc::clone(&self.scope),
+            chain: Arc::clone(&self.chain),
+            provider: self.provider,
+            compiled: Arc::clone(&self.compiled),
+            issued: self.issued,
+            expires,
+            issuer_expires,
+            refresh,
+            granted: self.granted,
+            handle: self.handle.clone(),
+            superseded: self.superseded.clone(),
+            bundles: self.bundles.clone(),
+        }
     }
 
     pub(super) fn info(&self, state: LeaseState) -> LeaseInfo {

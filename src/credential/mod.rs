@@ -20,11 +20,11 @@ mod lease;
 mod life;
 mod metrics;
 pub mod oauth;
-mod process;
 mod sessions;
 mod settings;
 mod shards;
 pub mod source;
+mod spiffe;
 mod vault;
 mod vessel;
 
@@ -53,6 +53,7 @@ pub use life::{Expiry, Life, NotPositive};
 pub use oauth::{AgentJwt, Around, OauthProvider};
 pub use settings::{Kind, OnFailure, Share, Source, Spec};
 pub use source::{Env, SourceError, Watched, Watcher};
+pub use spiffe::{BadSvidId, SpiffeProvider, SpiffeSettings, SvidId, SvidSource};
 pub use vault::{VaultLogin, VaultProvider, VaultRead, VaultSettings};
 pub use vessel::{Kept, Vessel};
 
@@ -61,6 +62,7 @@ use crate::inject::Material;
 use crate::policy::Person;
 use crate::route::Narrow;
 use crate::secret::Secret;
+use crate::tls::Bundles;
 
 /// One issuer. It issues and revokes and does nothing else: it must not cache, retry, or keep what it issued.
 #[async_trait]
@@ -70,6 +72,18 @@ pub trait CredentialProvider: fmt::Debug + Send + Sync {
 
     /// Asks the issuer once. The broker sets the deadline and may drop the future at it.
     async fn issue(&self, scope: &Scope) -> Result<Issued, IssueError>;
+
+    /// What the servers are held to that its leases are shown to, where their hosts' names do not say who they are.
+    fn bundles(&self) -> Option<Arc<dyn Bundles>> {
+        None
+    }
+
+    /// Asks the issuer once to let what `handle` stands for live on, as [`Handle::renewable`] says; how long it is good
+    /// from then on. [`IssueError::Refused`]: it does not, and the broker asks for another.
+    async fn renew(&self, handle: &Handle) -> Result<Life, IssueError> {
+        let _ = handle;
+        Err(IssueError::Refused)
+    }
 
     /// Ends what `handle` stands for. What the issuer no longer knows is revoked: that is `Ok`.
     async fn revoke(&self, handle: &Handle) -> Result<(), RevokeError>;
@@ -156,17 +170,46 @@ pub struct Issued {
 
 /// What an issuer needs in order to revoke. Often the token itself (RFC 7009), so it is kept as a secret.
 #[derive(Debug, Clone)]
-pub struct Handle(Arc<Secret>);
+pub struct Handle {
+    content: Arc<Secret>,
+    renewable: Option<Renewable>,
+}
+
+/// How a lease can be made to live on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Renewable {
+    /// How long the issuer gave at first, in seconds: it is asked for as much again.
+    pub seconds: u32,
+    /// A word of the provider's own.
+    pub mark: u64,
+}
 
 impl Handle {
     /// A handle with this content, which only the provider that made it understands.
     pub fn new(content: Arc<Secret>) -> Self {
-        Self(content)
+        Self {
+            content,
+            renewable: None,
+        }
+    }
+
+    /// The same of a lease that its issuer may let live on.
+    #[must_use]
+    pub fn renewed_by(self, renewable: Renewable) -> Self {
+        Self {
+            renewable: Some(renewable),
+            ..self
+        }
     }
 
     /// The content, for the request that revokes.
     pub fn content(&self) -> &Secret {
-        &self.0
+        &self.content
+    }
+
+    /// Whether the issuer may let it live on. It is not written down: a lease of a dead process is revoked.
+    pub fn renewable(&self) -> Option<Renewable> {
+        self.renewable
     }
 }
 
@@ -204,6 +247,12 @@ pub enum IssueError {
     /// The issuer said no, or gave what cannot be used: asking again will not help.
     #[error("the issuer gave no usable credential")]
     Refused,
+    /// The same, and it named the time before which it is not to be asked again.
+    #[error("the issuer gave no usable credential")]
+    RefusedFor {
+        /// When to ask again.
+        retry_after: Duration,
+    },
     /// The issuer is out of reach.
     #[error("the issuer is out of reach")]
     Unavailable {
@@ -228,7 +277,7 @@ impl IssueError {
     /// The refusal's word, for records and labels.
     pub fn word(&self) -> &'static str {
         match self {
-            Self::Refused => "broker-refused",
+            Self::Refused | Self::RefusedFor { .. } => "broker-refused",
             Self::Unavailable { .. } => "broker-unavailable",
             Self::Sealed => "broker-sealed",
             Self::TimedOut => "broker-timeout",
@@ -240,7 +289,7 @@ impl IssueError {
     /// Whether it speaks of the issuer as a whole, not of the one for whom was asked.
     fn is_of_issuer(self) -> bool {
         match self {
-            Self::Refused | Self::Store | Self::UserRequired => false,
+            Self::Refused | Self::RefusedFor { .. } | Self::Store | Self::UserRequired => false,
             Self::Unavailable { .. } | Self::Sealed | Self::TimedOut => true,
         }
     }

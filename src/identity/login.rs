@@ -15,11 +15,10 @@ use super::AttestError;
 use super::jwt::object::Object;
 use super::jwt::set::{KeySite, key_of};
 use super::jwt::token::{Rules, Unverified};
-use super::refreshed::Refreshed;
 use super::settings::{Algorithm, KeyPlace};
 use crate::agent::{Name, User};
 use crate::clock::Clock;
-use crate::issuer::{Endpoint, Network};
+use crate::issuer::{Endpoint, Network, Refreshed};
 use crate::secret::Secret;
 
 /// `[login.NAME.oidc]`.

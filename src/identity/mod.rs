@@ -3,6 +3,7 @@
 mod aws;
 mod bound;
 mod build;
+mod flight;
 mod jwt;
 mod kubernetes;
 mod login;
@@ -10,7 +11,6 @@ mod mapping;
 mod metrics;
 mod overlay;
 mod peer;
-mod refreshed;
 mod registry;
 mod settings;
 mod spiffe;
@@ -21,7 +21,7 @@ use std::fmt::Debug;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -34,14 +34,15 @@ pub use overlay::{AgentStore, BadEntry, Overlay, Said, Silent, Written};
 pub use peer::{Callers, Process};
 pub use registry::{AgentEntry, Listed, Registry, Status, Unregistered};
 pub use settings::{
-    Algorithm, AwsSettings, BundlePlace, CallerIdentity, JwtSettings, KeyPlace, KubernetesSettings,
-    PeerSettings, RelaySettings, SpiffeSettings, Trust, TrustKind,
+    Algorithm, AwsSettings, CallerIdentity, ImageVerifier, JwtSettings, KeyPlace,
+    KubernetesSettings, PeerSettings, RelaySettings, SecurityContext, SpiffeSettings, Trust,
+    TrustKind,
 };
-pub use spiffe::{BadSocket, Svid, Svids, WorkloadApi, is_trust_domain};
 pub use statement::{PROCESS, Stated, stated};
 pub use token::{Presented, StaticTokens, presented};
 
 use crate::agent::AgentId;
+use jwt::verified::sum;
 
 /// What one connection brings.
 #[derive(Debug, Clone, Copy)]
@@ -92,6 +93,8 @@ pub struct Link {
     /// Of a `tls:` listener: the certificates that the peer presented, its own first, in DER. It has proved that the
     /// first one's key is its own; nobody has looked yet at who issued them.
     pub certificates: Vec<Box<[u8]>>,
+    /// The first one's SHA-256, once somebody asked: every request of a bound token does.
+    pub thumbprint: OnceLock<[u8; 32]>,
     /// What the request says of the process behind a relay. Nothing of it is proved: a provider that
     /// [hears relays](TrustProvider::hears_relays) judges who says it.
     pub stated: Option<Stated>,
@@ -105,8 +108,15 @@ impl Link {
             tcp: self.tcp,
             unix: self.unix.clone(),
             certificates: self.certificates.clone(),
+            thumbprint: self.thumbprint.clone(),
             stated: Some(stated),
         }
+    }
+
+    /// The SHA-256 of the peer's own certificate, which is `x5t#S256` (RFC 8705 §3.1); `None` where it has none.
+    fn thumbprint(&self) -> Option<[u8; 32]> {
+        let own = self.certificates.first()?;
+        Some(*self.thumbprint.get_or_init(|| sum(own)))
     }
 }
 

@@ -1,7 +1,5 @@
 //! The answer's way back: one sanitiser for every head and body, whatever the protocol.
 
-use std::sync::Arc;
-
 use http::header::{
     ALT_SVC, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, ETAG,
     HeaderMap, HeaderName, HeaderValue, LAST_MODIFIED, TRANSFER_ENCODING,
@@ -15,7 +13,7 @@ use super::record::Entry;
 use super::refusal::Refusal;
 use super::upstream::Checkout;
 use crate::route::TokenAnswer;
-use crate::scrub::{Decoder, Patterns, Scrubber};
+use crate::scrub::{Decoder, Patterns, Scrubber, Watch};
 
 /// How much of a body is read ahead to know whether its validators still hold, in bytes.
 const READ_AHEAD: usize = 64 * 1024;
@@ -44,7 +42,7 @@ pub(super) fn token(answer: &TokenAnswer) -> Response<Body> {
 /// The refusal that the agent gets instead: an answer that is malformed, or that cannot be inspected.
 pub(super) async fn pass_on(
     response: Response<Incoming>,
-    (method, scrub, deadline): (Method, Option<Arc<Patterns>>, Instant),
+    (method, scrub, deadline): (Method, Option<Watch>, Instant),
     connection: Option<Checkout>,
     entry: &mut Option<Entry>,
 ) -> Result<Response<Body>, Refusal> {
@@ -129,11 +127,11 @@ fn check_codings(headers: &HeaderMap) -> Result<(), Refusal> {
 }
 
 /// What has to happen to the body; a coding that is taken off leaves the head too.
-fn stages(headers: &mut HeaderMap, scrub: Option<&Arc<Patterns>>) -> Result<Stages, Refusal> {
-    let Some(patterns) = scrub else {
+fn stages(headers: &mut HeaderMap, scrub: Option<&Watch>) -> Result<Stages, Refusal> {
+    let Some(watch) = scrub else {
         return Ok(Stages::Pass);
     };
-    let scrubber = Scrubber::new(Arc::clone(patterns));
+    let scrubber = Scrubber::new(watch.clone());
     let codings: Result<Vec<&str>, _> = headers
         .get_all(CONTENT_ENCODING)
         .iter()

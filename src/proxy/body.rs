@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -16,7 +15,7 @@ use super::refusal::Refusal;
 use super::sign::Lied;
 use super::upstream::Checkout;
 use crate::inject::{BadChunks, Chunks};
-use crate::scrub::{Decoder, Patterns, Scrubber};
+use crate::scrub::{Decoder, Scrubber, Watch};
 
 /// The body of everything that keyward sends, to agents and upstreams alike.
 #[derive(Debug)]
@@ -178,7 +177,7 @@ pub(super) enum Stages {
 enum Trailers {
     Drop,
     /// gRPC: its status travels in them.
-    Keep(Option<Arc<Patterns>>, Option<HeaderMap>),
+    Keep(Option<Watch>, Option<HeaderMap>),
 }
 
 impl Answer {
@@ -206,7 +205,7 @@ impl Answer {
         self.entry
     }
 
-    pub(super) fn keep_trailers(&mut self, patterns: Option<Arc<Patterns>>) {
+    pub(super) fn keep_trailers(&mut self, patterns: Option<Watch>) {
         self.trailers = Trailers::Keep(patterns, None);
     }
 

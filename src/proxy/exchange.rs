@@ -23,6 +23,7 @@ use super::refusal::Refusal;
 use super::sign::{self, Lied};
 use super::tunnel::{Grant, Tunnel};
 use super::upgrade;
+use super::watch;
 use crate::credential::Live;
 use crate::head::{Framing, Head};
 use crate::host::Scheme;
@@ -97,6 +98,7 @@ async fn forward(
         return Ok(answer::token(answer));
     }
     let pool = lane.pool(tunnel, &grant.snapshot, lease.as_deref())?;
+    let mark = tunnel.shared.broker.landed();
     let patterns = tunnel.shared.broker.patterns(
         permit.agent(),
         permit.session(),
@@ -124,7 +126,7 @@ async fn forward(
     if let Some(bound) = bound {
         bound::prove(tunnel, bound, &mut head)?;
     }
-    let scrub = (!patterns.is_empty()).then_some(patterns);
+    let scrub = (!patterns.is_empty()).then(|| watch::watch(tunnel, &grant, patterns, mark));
     if head.is_websocket() {
         if let Some(signer) = signer {
             sign::bodiless(tunnel, &mut head, signer)?;
@@ -230,7 +232,8 @@ async fn lease(
     if tunnel.target.scheme == Scheme::Http {
         return Err(Refusal::Cleartext);
     }
-    let lease = tunnel.shared.broker.lease(permit).await?;
+    let chain = tunnel.session().shared_chain();
+    let lease = tunnel.shared.broker.lease_for(permit, chain).await?;
     record.leased(lease.id());
     Ok(Some(lease))
 }

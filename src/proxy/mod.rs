@@ -40,6 +40,7 @@ mod stream;
 mod tunnel;
 mod upgrade;
 mod upstream;
+mod watch;
 mod wire;
 
 use std::borrow::Cow;

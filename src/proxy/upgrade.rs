@@ -28,7 +28,7 @@ use super::refusal::Refusal;
 use super::tunnel::{Grant, Tunnel};
 use super::upstream::Pool;
 use crate::head::{Head, WebSocket};
-use crate::scrub::{Patterns, WebSocketScrubber};
+use crate::scrub::{Watch, WebSocketScrubber};
 use crate::tls::Alpn;
 
 /// The GUID of RFC 6455 §1.3.
@@ -44,7 +44,7 @@ pub(super) async fn bridge(
     (tunnel, pool): (&Arc<Tunnel>, &Pool),
     grant: &Grant,
     head: Head,
-    (agent, scrub): (OnUpgrade, Option<Arc<Patterns>>),
+    (agent, scrub): (OnUpgrade, Option<Watch>),
     entry: &mut Option<Entry>,
 ) -> Result<Response<Body>, Refusal> {
     let record = entry.as_mut().ok_or(Refusal::BadUpstream)?;

@@ -12,7 +12,7 @@ use super::fault::Fault;
 use super::look::{Look, changed};
 use super::standing::Standings;
 use crate::clock::Clock;
-use crate::identity::{Svids, WorkloadApi};
+use crate::issuer::spiffe::workload::{Address, Fault as Said, Issuance, Svids};
 use crate::secret::Secret;
 use crate::tls::{ClientIdentity, Connector, TrustSettings};
 
@@ -31,7 +31,7 @@ pub enum Certificate {
         key: PathBuf,
     },
     /// The X.509-SVID that the Workload API gives, and each that replaces it.
-    Workload(WorkloadApi),
+    Workload(Address),
 }
 
 /// Follows certificate and roots.
@@ -56,7 +56,7 @@ enum Source {
         seen: Look,
     },
     Workload {
-        api: WorkloadApi,
+        api: Address,
         open: Option<Svids>,
         failures: u32,
     },
@@ -186,25 +186,35 @@ impl Source {
     }
 }
 
-async fn svid(api: &WorkloadApi, open: &mut Option<Svids>) -> Result<ClientIdentity, &'static str> {
+async fn svid(api: &Address, open: &mut Option<Svids>) -> Result<ClientIdentity, &'static str> {
     if open.is_none() {
         let late = "the Workload API does not answer";
         let opening = async {
-            let mut stream = api.svids().await?;
-            let svid = stream.next().await?;
-            Ok::<_, &'static str>((stream, svid))
+            let mut stream = Svids::open(api.socket()).await?;
+            let issuance = stream.next().await?;
+            Ok((stream, issuance))
         };
-        let (stream, svid) = tokio::time::timeout(FIRST, opening)
-            .await
-            .map_err(|_| late)??;
+        let opened = tokio::time::timeout(FIRST, opening).await;
+        let (stream, issuance) = opened.map_err(|_| late)?.map_err(Said::text)?;
         *open = Some(stream);
-        info!(id = %svid.id, "X.509-SVID received");
-        return Ok(svid.identity);
+        let (id, identity) = default_of(issuance)?;
+        info!(%id, "X.509-SVID received");
+        return Ok(identity);
     }
     let stream = open.as_mut().ok_or("no stream")?;
-    let svid = stream.next().await?;
-    info!(id = %svid.id, "X.509-SVID renewed");
-    Ok(svid.identity)
+    let issuance = stream.next().await.map_err(Said::text)?;
+    let (id, identity) = default_of(issuance)?;
+    info!(%id, "X.509-SVID renewed");
+    Ok(identity)
+}
+
+/// Of several the first is meant: it is the default one (SPIFFE Workload API §5.3).
+fn default_of(issuance: Issuance) -> Result<(String, ClientIdentity), &'static str> {
+    let first = issuance.svids.into_iter().next();
+    let svid = first.ok_or("the Workload API has no X.509-SVID for this process")?;
+    let identity = ClientIdentity::from_der(svid.chain, &svid.key);
+    let identity = identity.map_err(|_| "the Workload API's X.509-SVID cannot be used")?;
+    Ok((svid.id, identity))
 }
 
 async fn load(cert: &Path, key: &Path) -> Result<ClientIdentity, Fault> {

@@ -12,7 +12,8 @@ use serde::Deserialize;
 use super::fault::Fault;
 use super::gateway::Gateway;
 use crate::host::Target;
-use crate::identity::{Presented, WorkloadApi};
+use crate::identity::Presented;
+use crate::issuer::spiffe::workload::{self, Address};
 use crate::issuer::{Endpoint, Network};
 use crate::secret::Secret;
 use crate::tls::Connector;
@@ -24,7 +25,7 @@ pub enum Token {
     /// A file that somebody keeps fresh: a Kubernetes projected volume, a cloud's web identity.
     File(PathBuf),
     /// A JWT-SVID for this audience.
-    Svid(WorkloadApi, String),
+    Svid(Address, String),
 }
 
 /// What goes into `Proxy-Authorization`, and for how long.
@@ -60,7 +61,8 @@ impl Token {
                 Ok(Secret::new(trimmed.to_vec()))
             }
             Self::Svid(api, audience) => {
-                let token = tokio::time::timeout(DEADLINE, api.token(audience)).await;
+                let token =
+                    tokio::time::timeout(DEADLINE, workload::token(api.socket(), audience)).await;
                 let late = || Fault::NoEvidence("the Workload API does not answer".to_owned());
                 let token = token.map_err(|_| late())?;
                 token.map_err(|why| Fault::NoEvidence(why.to_owned()))

@@ -27,12 +27,14 @@ mod openings;
 mod patterns;
 mod sought;
 mod stream;
+mod watch;
 mod websocket;
 
 pub use decode::{DecodeError, Decoder, GRACE, PIECE, RATIO};
 pub use patterns::Patterns;
 pub use sought::{Shelf, Sought};
 pub use stream::Scrubber;
+pub use watch::{Source, Watch};
 pub use websocket::{WebSocketError, WebSocketScrubber};
 
 #[cfg(test)]

@@ -1,18 +1,18 @@
 //! Scrubbing a stream: what is cut anywhere comes out as if it had come in one piece, and as long as it was.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use zeroize::Zeroize as _;
 
-use super::patterns::{Findings, Patterns, Thread, mask};
+use super::patterns::{Findings, Thread, mask};
+use super::watch::Watch;
 
 /// Masks every hit in a stream with the same number of bytes, so that every length said elsewhere stays true. It holds
 /// back nothing but an end of the input that is a proper beginning of some form, which is the memory it takes.
 #[derive(Debug)]
 pub struct Scrubber {
-    patterns: Arc<Patterns>,
+    watch: Watch,
     /// The end of the input that is not yet released.
     held: BytesMut,
     /// Hits that may yet come to be; offsets of `held`.
@@ -24,9 +24,9 @@ pub struct Scrubber {
 
 impl Scrubber {
     /// A scrubber at the beginning of a stream.
-    pub fn new(patterns: Arc<Patterns>) -> Self {
+    pub fn new(watch: impl Into<Watch>) -> Self {
         Self {
-            patterns,
+            watch: watch.into(),
             held: BytesMut::new(),
             open: Vec::new(),
             hits: Vec::new(),
@@ -36,12 +36,13 @@ impl Scrubber {
 
     /// Takes `chunk`, and gives what may go on. A chunk without hits, while nothing is held, is given back as it is.
     pub fn push(&mut self, chunk: Bytes) -> Bytes {
-        if self.patterns.is_empty() {
+        self.look();
+        if self.watch.is_empty() {
             return chunk;
         }
         let mut found = Findings::default();
         if self.held.is_empty() {
-            self.patterns.scan(&chunk, 0, &mut found);
+            self.watch.scan(&chunk, 0, &mut found);
             if found.hits.is_empty() && found.open.is_empty() {
                 return chunk;
             }
@@ -54,10 +55,26 @@ impl Scrubber {
         self.held.as_mut().zeroize();
         self.held = both;
         found.hits = std::mem::take(&mut self.hits);
-        self.patterns.scan(&self.held, from, &mut found);
+        self.watch.scan(&self.held, from, &mut found);
         let open = std::mem::take(&mut self.open);
-        self.patterns.follow(&self.held, open, &mut found);
+        self.watch.follow(&self.held, open, &mut found);
         self.release(found)
+    }
+
+    /// Takes up what is to be searched for from now on, and searches what is held for it.
+    pub(super) fn look(&mut self) {
+        if self.watch.look() && !self.held.is_empty() {
+            let mut found = Findings::default();
+            self.watch.scan(&self.held, 0, &mut found);
+            // Whatever was open began in what is held, and so is found again.
+            self.open = found.open;
+            self.hits.extend(found.hits);
+        }
+    }
+
+    /// What is searched for.
+    pub(super) fn watch(&self) -> &Watch {
+        &self.watch
     }
 
     /// The end of the stream, or of a part after which nothing can go on (a message): gives all that is held. The

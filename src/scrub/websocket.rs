@@ -1,12 +1,11 @@
 //! Scrubbing what a server says over a WebSocket (RFC 6455): the payloads change, not one byte of the framing.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::patterns::Patterns;
 use super::stream::Scrubber;
+use super::watch::Watch;
 
 /// Scrubs the bytes that follow the 101, from the server to the agent.
 ///
@@ -15,7 +14,6 @@ use super::stream::Scrubber;
 /// out of the handshake, so a frame with a reserved bit is an error. After an error, close the connection.
 #[derive(Debug)]
 pub struct WebSocketScrubber {
-    patterns: Arc<Patterns>,
     message: Scrubber,
     state: State,
     /// A text or binary message is begun and its last frame has not come.
@@ -84,10 +82,9 @@ const MOST_CONTROL: u64 = 125;
 
 impl WebSocketScrubber {
     /// A scrubber for the bytes behind the head of the 101.
-    pub fn new(patterns: Arc<Patterns>) -> Self {
+    pub fn new(watch: impl Into<Watch>) -> Self {
         Self {
-            message: Scrubber::new(Arc::clone(&patterns)),
-            patterns,
+            message: Scrubber::new(watch),
             state: State::Header(BytesMut::new()),
             fragmented: false,
             closed: false,
@@ -98,9 +95,11 @@ impl WebSocketScrubber {
 
     /// Takes what came, and gives what may go on. What holds no secret, while nothing waits, is given back as it is.
     pub fn push(&mut self, chunk: Bytes) -> Result<Bytes, WebSocketError> {
-        if self.patterns.is_empty() {
+        // One that begins without secrets cannot get any: its frames were not followed.
+        if self.message.watch().is_empty() {
             return Ok(chunk);
         }
+        self.message.look();
         let waited = !self.queue.is_empty() || self.is_within_kept();
         let before = std::mem::replace(&mut self.altered, false);
         let mut out = Vec::new();
@@ -242,7 +241,7 @@ impl WebSocketScrubber {
         };
         self.closed |= opcode == CLOSE;
         let code = payload.split_to(code);
-        if let Some(clean) = self.patterns.scrub_value(&payload) {
+        if let Some(clean) = self.message.watch().scrub_value(&payload) {
             payload = clean.into();
             self.altered = true;
         }

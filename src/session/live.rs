@@ -16,7 +16,7 @@ use crate::policy::Person;
 #[derive(Debug)]
 pub struct Session {
     id: Arc<str>,
-    chain: Box<[AgentId]>,
+    chain: Arc<[AgentId]>,
     agent: AgentId,
     trust: Arc<str>,
     person: Option<Arc<Person>>,
@@ -117,6 +117,11 @@ impl Session {
 
     /// From the first agent to the acting one.
     pub fn chain(&self) -> &[AgentId] {
+        &self.chain
+    }
+
+    /// The same, shared.
+    pub fn shared_chain(&self) -> &Arc<[AgentId]> {
         &self.chain
     }
 

@@ -7,6 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgRow, Postgres};
@@ -18,6 +19,7 @@ use sqlx::sqlite::{
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Row as _, SqlStr};
 use tokio::sync::OnceCell;
 
+use super::group::Group;
 use super::{COMPONENTS, StoreError};
 use crate::secret::Secret;
 
@@ -53,7 +55,7 @@ pub(super) struct Database {
 
 #[derive(Debug)]
 enum Pool {
-    Sqlite(SqlitePool),
+    Sqlite(SqlitePool, Arc<Group>),
     Postgres(PgPool),
 }
 
@@ -64,6 +66,13 @@ pub(super) struct Claim {
     lock: File,
     /// Nobody else has the file open: whatever it says of others is of the dead.
     pub(super) alone: bool,
+}
+
+impl Pool {
+    fn sqlite(pool: SqlitePool) -> Self {
+        let group = Group::new(pool.clone());
+        Self::Sqlite(pool, group)
+    }
 }
 
 impl Database {
@@ -79,7 +88,7 @@ impl Database {
             .max_lifetime(None)
             .acquire_timeout(PATIENCE)
             .connect_lazy_with(options);
-        Self::new(Pool::Sqlite(pool))
+        Self::new(Pool::sqlite(pool))
     }
 
     /// Opens a file, which is made where there is none, mode 0600.
@@ -98,7 +107,7 @@ impl Database {
             .max_lifetime(None)
             .acquire_timeout(PATIENCE)
             .connect_lazy_with(options);
-        let database = Self::new(Pool::Sqlite(pool));
+        let database = Self::new(Pool::sqlite(pool));
         database.ready().await?;
         Ok(database)
     }
@@ -149,19 +158,13 @@ impl Database {
     ) -> Result<u64, StoreError> {
         self.ready().await?;
         let text = self.dialect(sql);
-        let done = async {
-            match &self.pool {
-                Pool::Sqlite(pool) => sqlite_query(text, values)
-                    .execute(pool)
-                    .await
-                    .map(|done| done.rows_affected()),
-                Pool::Postgres(pool) => postgres_query(text, values)
-                    .execute(pool)
-                    .await
-                    .map(|done| done.rows_affected()),
+        match &self.pool {
+            Pool::Sqlite(_, group) => group.execute(text, values).await,
+            Pool::Postgres(pool) => {
+                let done = within(postgres_query(text, values).execute(pool)).await?;
+                Ok(done.rows_affected())
             }
-        };
-        within(done).await
+        }
     }
 
     /// Runs a statement; the rows that it gives.
@@ -174,7 +177,7 @@ impl Database {
         let text = self.dialect(sql);
         let done = async {
             match &self.pool {
-                Pool::Sqlite(pool) => sqlite_query(text, values)
+                Pool::Sqlite(pool, _) => sqlite_query(text, values)
                     .fetch_all(pool)
                     .await
                     .map(|rows| rows.into_iter().map(Row::Sqlite).collect()),
@@ -190,7 +193,7 @@ impl Database {
     /// Closes every connection; what was acknowledged is kept.
     pub(super) async fn close(&self) {
         match &self.pool {
-            Pool::Sqlite(pool) => pool.close().await,
+            Pool::Sqlite(pool, _) => pool.close().await,
             Pool::Postgres(pool) => pool.close().await,
         }
     }
@@ -212,7 +215,7 @@ impl Database {
     async fn migrate(&self, component: &Component) -> Result<(), StoreError> {
         let known = component.steps.len();
         let found = match &self.pool {
-            Pool::Sqlite(pool) => {
+            Pool::Sqlite(pool, _) => {
                 within(async {
                     let mut work = pool.begin_with("BEGIN IMMEDIATE").await?;
                     sqlx::query(self.dialect(SCHEMA))
@@ -287,7 +290,7 @@ impl Database {
     fn dialect(&self, sql: &'static str) -> SqlStr {
         use sqlx::SqlSafeStr as _;
         let (now, blob) = match &self.pool {
-            Pool::Sqlite(_) => ("CAST(unixepoch('subsec') * 1000 AS INTEGER)", "BLOB"),
+            Pool::Sqlite(..) => ("CAST(unixepoch('subsec') * 1000 AS INTEGER)", "BLOB"),
             Pool::Postgres(_) => (
                 "(EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::BIGINT",
                 "BYTEA",
@@ -407,7 +410,7 @@ impl From<&str> for Value {
     }
 }
 
-fn sqlite_query<'q>(
+pub(super) fn sqlite_query<'q>(
     sql: SqlStr,
     values: &[Value],
 ) -> Query<'q, Sqlite, sqlx::sqlite::SqliteArguments> {
@@ -442,7 +445,9 @@ fn postgres_query<'q>(
 }
 
 /// What takes longer than [`PATIENCE`] did not happen, as far as the caller may rely on it.
-async fn within<T>(work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, StoreError> {
+pub(super) async fn within<T>(
+    work: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, StoreError> {
     tokio::time::timeout(PATIENCE, work)
         .await
         .map_err(|_| StoreError::slow())?
@@ -450,7 +455,7 @@ async fn within<T>(work: impl Future<Output = Result<T, sqlx::Error>>) -> Result
 }
 
 /// How long a database may take for anything.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// The advisory lock of migrations: any number that others are unlikely to use.
 const MIGRATING: i64 = 0x006b_6579_7761_7264;
 

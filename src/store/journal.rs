@@ -23,16 +23,18 @@ pub(super) static TABLES: Component = Component {
              issued BIGINT NOT NULL, ends BIGINT, sealed {blob} NOT NULL,
              reason TEXT, ordered_by TEXT, attempts BIGINT NOT NULL DEFAULT 0);
          CREATE INDEX keyward_lease_writer ON keyward_lease (writer)",
+        "ALTER TABLE keyward_lease ADD COLUMN chain TEXT",
     ],
 };
 
 /// For the process that has SQLite's file alone: whoever is noted as alive is not.
 pub(super) const NOBODY_LIVES: &str = "DELETE FROM keyward_replica";
 
-const PUT: &str = "INSERT INTO keyward_lease (id, writer, credential, agent, session, login, person, issued, ends, sealed)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
+const PUT: &str = "INSERT INTO keyward_lease (id, writer, credential, agent, session, login, person, issued, ends, sealed, chain)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
 const OWE: &str =
     "UPDATE keyward_lease SET reason = $2, ordered_by = $3, attempts = $4 WHERE id = $1";
+const PROLONG: &str = "UPDATE keyward_lease SET ends = $2 WHERE id = $1";
 const REMOVE: &str = "DELETE FROM keyward_lease WHERE id = $1";
 const BEAT: &str = "UPDATE keyward_replica SET seen = {now} WHERE id = $1";
 const ENROL: &str = "INSERT INTO keyward_replica (id, seen) VALUES ($1, {now}) ON CONFLICT (id) DO UPDATE SET seen = excluded.seen";
@@ -43,7 +45,7 @@ const BURY: &str = "DELETE FROM keyward_replica WHERE seen < {now} - 60000";
 const LEFT: &str = "SELECT id, writer, credential FROM keyward_lease
     WHERE writer NOT IN (SELECT id FROM keyward_replica) LIMIT 1000";
 const ADOPT: &str = "UPDATE keyward_lease SET writer = $2 WHERE id = $1 AND writer = $3
-    RETURNING id, credential, agent, session, login, person, issued, ends, sealed, reason, ordered_by, attempts";
+    RETURNING id, credential, agent, session, login, person, issued, ends, sealed, reason, ordered_by, attempts, chain";
 const LEAVE: &str = "DELETE FROM keyward_replica WHERE id = $1";
 
 #[async_trait]
@@ -71,6 +73,14 @@ impl Journal for Store {
             Value::Int(note.issued.as_millisecond()),
             Value::MaybeInt(note.ends.map(Timestamp::as_millisecond)),
             Value::Blob(sealed),
+            // No name holds a blank.
+            Value::Text(
+                note.chain
+                    .iter()
+                    .map(Name::as_str)
+                    .collect::<Vec<_>>()
+                    .join(" "),
+            ),
         ];
         self.database().execute(PUT, &values).await.map_err(down)?;
         Ok(())
@@ -84,6 +94,16 @@ impl Journal for Store {
             Value::Int(owed.attempts.into()),
         ];
         self.database().execute(OWE, &values).await.map_err(down)?;
+        Ok(())
+    }
+
+    async fn prolong(&self, lease: &LeaseId, ends: Option<Timestamp>) -> Result<(), OutOfReach> {
+        let values = [
+            lease.as_str().into(),
+            Value::MaybeInt(ends.map(Timestamp::as_millisecond)),
+        ];
+        let database = self.database();
+        database.execute(PROLONG, &values).await.map_err(down)?;
         Ok(())
     }
 
@@ -170,6 +190,8 @@ impl Store {
             .map_err(|_| StoreError::Damaged)?;
         let reason = row.maybe_text(9)?.and_then(|word| Reason::of(&word));
         let (by, attempts) = (row.maybe_text(10)?, row.int(11)?);
+        let chain = row.maybe_text(12)?.unwrap_or_default();
+        let chain = chain.split_whitespace().map(|one| name(one.to_owned()));
         Ok(Note {
             lease: LeaseId::from(&*id),
             scope: Scope {
@@ -178,6 +200,7 @@ impl Store {
                 person,
                 narrow: Arc::default(),
             },
+            chain: chain.collect::<Result<_, _>>()?,
             handle: Handle::new(Arc::new(handle)),
             issued,
             ends,

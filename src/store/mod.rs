@@ -6,6 +6,7 @@
 
 mod agent;
 mod database;
+mod group;
 mod journal;
 mod pass;
 mod seal;

@@ -52,8 +52,10 @@ impl ClientIdentity {
     ///
     /// # Errors
     /// [`IdentityError`].
-    pub fn from_der(chain: Vec<Vec<u8>>, key: &Secret) -> Result<Self, IdentityError> {
-        let chain = chain.into_iter().map(CertificateDer::from).collect();
+    pub fn from_der(chain: Vec<Box<[u8]>>, key: &Secret) -> Result<Self, IdentityError> {
+        let chain = (chain.into_iter())
+            .map(|own| CertificateDer::from(own.into_vec()))
+            .collect();
         let key = PrivateKeyDer::try_from(key.expose()).map_err(|_| IdentityError::Key)?;
         Self::of(pair(chain, &key)?)
     }
@@ -71,7 +73,7 @@ impl ClientIdentity {
         let key = KeyPair::generate().map_err(|_| IdentityError::Key)?;
         let own = params.self_signed(&key).map_err(|_| IdentityError::Key)?;
         let key = Secret::new(key.serialize_der());
-        Self::from_der(vec![own.der().to_vec()], &key)
+        Self::from_der(vec![own.der().to_vec().into()], &key)
     }
 
     fn of(certified: CertifiedKey) -> Result<Self, IdentityError> {

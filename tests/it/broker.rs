@@ -6,11 +6,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use http::Response;
+use http_body_util::BodyExt as _;
+use hyper::body::Frame;
+use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
 use super::agent::request;
+use super::channel::channel_body;
 use super::harness::{Harness, Setup};
-use super::upstream::{Seen, Upstream, full};
+use super::upstream::{Seen, Upstream, full, ok};
 
 /// A token endpoint that takes its time, counts, and gives each token another name.
 async fn issuer(wait: Duration, life: u64) -> (Upstream, Arc<AtomicUsize>) {
@@ -104,6 +108,65 @@ async fn a_refresh_under_load_costs_no_request() {
         "the first one alone waited"
     );
     assert_eq!(value("keyward_lease_hits_total"), requests - 1);
+    harness.finish().await;
+}
+
+/// A stream that outlives the lease that it was asked for with shows neither that lease's secret nor the next one's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_open_stream_is_scrubbed_of_what_is_issued_while_it_lasts() {
+    let (events, body) = channel_body();
+    let (body, latest) = (Mutex::new(Some(body)), Arc::new(Mutex::new(String::new())));
+    let heard = Arc::clone(&latest);
+    let upstream = Upstream::service(&["http/1.1"], move |seen: Seen| {
+        *heard.lock() = seen.get("authorization").unwrap();
+        let stream = body.lock().take().filter(|_| seen.uri == "/events");
+        Box::pin(async move {
+            let Some(stream) = stream else {
+                return ok("fine");
+            };
+            let mut response = Response::new(stream);
+            let kind = "text/event-stream".parse().unwrap();
+            response.headers_mut().insert("content-type", kind);
+            response
+        })
+    })
+    .await;
+    // Refreshed at half its life of four seconds.
+    let (issuer, _) = issuer(Duration::ZERO, 4).await;
+    let harness = start(&issuer, &upstream, "session", ROUTE).await;
+    let agent = harness.agent();
+    let mut open = agent.h1("api.test:443").await;
+    let asked = request("GET", "/events", "api.test");
+    let answer = open.send_request(asked).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let mut body = answer.into_body();
+    let first = latest.lock().clone();
+    let mut second = first.clone();
+    let mut sender = agent.h1("api.test:443").await;
+    while second == first {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let asked = request("GET", "/x", "api.test");
+        assert_eq!(agent.ask(&mut sender, asked).await.status, 200);
+        second = latest.lock().clone();
+    }
+    let token = |field: &str| field.strip_prefix("Bearer ").unwrap().to_owned();
+    let (first, second) = (token(&first), token(&second));
+    let (begin, end) = second.split_at(9);
+    let pieces = [format!("data: {first} {begin}"), format!("{end}\n\n")];
+    for piece in &pieces {
+        let frame = Frame::data(piece.clone().into());
+        events.send(Ok(frame)).await.unwrap();
+    }
+    drop(events);
+    let mut shown = Vec::new();
+    while let Some(frame) = body.frame().await {
+        shown.extend(frame.unwrap().into_data().unwrap());
+    }
+    let stars = "*".repeat(first.len());
+    assert_eq!(
+        String::from_utf8(shown).unwrap(),
+        format!("data: {stars} {stars}\n\n")
+    );
     harness.finish().await;
 }
 

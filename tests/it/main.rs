@@ -27,6 +27,7 @@ mod daemon;
 mod h2raw;
 mod harness;
 mod signatures;
+mod svid;
 mod upstream;
 
 mod admin;
@@ -37,6 +38,7 @@ mod delegation;
 mod leak;
 mod lifecycle;
 mod login;
+mod mesh;
 mod oauth;
 mod outside;
 mod placement;

@@ -138,6 +138,100 @@ async fn a_database_user_lives_as_long_as_its_session() {
     assert!(!trail.contains(&password), "{trail}");
 }
 
+/// Its user is renewed past the first end that it was given, is another one past the longest life, and none lives longer
+/// than the session.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_user_is_renewed_up_to_its_longest_life() {
+    let (Some(bao), Some(postgres)) = (Bao::start().await, Postgres::start().await) else {
+        return;
+    };
+    postgres.engine(&bao, "6s").await;
+    let statement =
+        "CREATE ROLE \"{{name}}\" WITH LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}';";
+    let role = json!({
+        "db_name": "pg", "creation_statements": [statement], "default_ttl": "6s", "max_ttl": "16s",
+    });
+    bao.api("POST", "database/roles/readonly", role).await;
+    bao.policy("path \"database/creds/readonly\" { capabilities = [\"read\"] }")
+        .await;
+    let role_id = bao.approle(json!({})).await;
+    let folder = tempfile::tempdir().unwrap();
+    let sid = folder.path().join("sid");
+    std::fs::write(&sid, bao.secret_id().await).unwrap();
+    let login = approle(&role_id, &sid, false);
+    let text = routes(&bao, &format!("{login}\n{DATABASE}"), "{ basic = \"\" }");
+    let upstream = Upstream::echo(&["http/1.1"]).await;
+    let mut harness = start(&text, &upstream).await;
+    let agent = harness.agent();
+    let begun = std::time::Instant::now();
+    let mut used: Vec<(String, Duration)> = Vec::new();
+    while begun.elapsed() < Duration::from_secs(22) {
+        let answer = agent.get("api.test:443", "/").await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let (user, password) = basic(&upstream);
+        let who = postgres.query(&user, &password, "select current_user");
+        assert_eq!(who.as_deref(), Ok(&*user), "after {:?}", begun.elapsed());
+        match used.last_mut() {
+            Some((last, until)) if *last == user => *until = begun.elapsed(),
+            _ => used.push((user, begun.elapsed())),
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    assert!(
+        used[0].1 > Duration::from_secs(8),
+        "the first lived past its first end: {used:?}"
+    );
+    assert!(used.len() >= 2, "and not past its longest life: {used:?}");
+    let first = harness
+        .record(|r| r["event"] == "issue" && r["cause"] == "refresh")
+        .await;
+    let issued = harness
+        .record(|r| r["event"] == "issue" && r["cause"] == "first")
+        .await;
+    assert_eq!(first["lease"], issued["lease"], "the same lease");
+    let app = harness.take_app();
+    app.shut_down(Duration::from_secs(20), "test").await;
+    assert!(postgres.settles_at(0).await, "{:?}", postgres.users());
+}
+
+/// A lease that falls due while the Vault is sealed: its requests have the word for that, and once it is open again all
+/// goes on with another user.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vault_that_is_sealed_when_a_lease_falls_due_says_so() {
+    let (Some(bao), Some(postgres)) = (Bao::start().await, Postgres::start().await) else {
+        return;
+    };
+    postgres.engine(&bao, "6s").await;
+    let folder = tempfile::tempdir().unwrap();
+    let vault = format!("{}\n{DATABASE}", root_login(folder.path()));
+    let text = forgetful(&routes(&bao, &vault, "{ basic = \"\" }"));
+    let upstream = Upstream::echo(&["http/1.1"]).await;
+    let harness = start(&text, &upstream).await;
+    let agent = harness.agent();
+    assert_eq!(agent.get("api.test:443", "/").await.status, 200);
+    let (first, _) = basic(&upstream);
+    bao.seal().await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let answer = agent.get("api.test:443", "/").await;
+    assert_eq!((answer.status, answer.word()), (503, "broker-sealed"));
+    bao.unseal().await;
+    let mut answer = agent.get("api.test:443", "/").await;
+    for _ in 0..50 {
+        if answer.status == 200 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        answer = agent.get("api.test:443", "/").await;
+    }
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let (second, password) = basic(&upstream);
+    assert_ne!(first, second);
+    let who = postgres.query(&second, &password, "select current_user");
+    assert_eq!(who.as_deref(), Ok(&*second));
+    harness.finish().await;
+    assert!(postgres.settles_at(0).await, "{:?}", postgres.users());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kv_field_is_read_over_tls_that_the_operator_trusts() {
     let Some(bao) = Bao::start_tls().await else {

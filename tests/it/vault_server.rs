@@ -313,6 +313,11 @@ impl Postgres {
         panic!("PostgreSQL does not start");
     }
 
+    /// Where it is, for its superuser.
+    pub fn url(&self) -> String {
+        format!("postgres://admin:{ADMIN}@127.0.0.1:{}/postgres", self.port)
+    }
+
     /// One statement, as somebody.
     pub fn query(&self, user: &str, password: &str, sql: &str) -> Result<String, String> {
         let output = Command::new(self.bin.join("psql"))

@@ -17,8 +17,9 @@ use super::reach::offset;
 use crate::app::Environment;
 use crate::config::Config;
 use crate::credential::oauth::{ClientAuth, Grant, Server, Settings};
-use crate::credential::{AwsSource, AzureSettings, Kind, Spec};
-use crate::identity::{BundlePlace, KeyPlace, TrustKind};
+use crate::credential::{AwsSource, AzureSettings, Kind, Spec, SvidSource};
+use crate::identity::{KeyPlace, TrustKind};
+use crate::issuer::spiffe::BundlePlace;
 use crate::issuer::{Answer, Client, Endpoint};
 
 const CHECK: &str = "issuer";
@@ -55,10 +56,10 @@ pub(super) async fn look(
     environment: &Environment,
 ) -> (Vec<Finding>, Vec<i64>) {
     let (mut asked, mut found) = (Vec::new(), Vec::new());
-    for spec in &config.credentials {
-        of_credential(spec, environment, &mut asked, &mut found);
-    }
     let mut sockets: Vec<(String, PathBuf)> = Vec::new();
+    for spec in &config.credentials {
+        of_credential(spec, environment, &mut asked, &mut sockets, &mut found);
+    }
     for table in &config.trust {
         let whose = format!("[trust.{}]", table.settings.name);
         of_trust(
@@ -99,12 +100,21 @@ fn of_credential(
     spec: &Spec,
     environment: &Environment,
     asked: &mut Vec<Asked>,
+    sockets: &mut Vec<(String, PathBuf)>,
     found: &mut Vec<Finding>,
 ) {
     let whose = format!("[credential.{}]", spec.name);
+    if let Kind::Spiffe(settings) = &spec.kind {
+        if let SvidSource::WorkloadApi(socket) = &settings.source {
+            sockets.push((whose.clone(), socket.clone()));
+        }
+        for (_, place) in &settings.bundles {
+            of_bundle(place, &whose, asked, sockets, found);
+        }
+    }
     let mut any = |url: &Endpoint| asked.push(Asked::any(&whose, url));
     match &spec.kind {
-        Kind::Static { .. } | Kind::ClientCertificate(_) => {}
+        Kind::Static { .. } | Kind::ClientCertificate(_) | Kind::Spiffe(_) => {}
         Kind::Command(settings) => {
             let program = settings.run.first();
             found.extend(program.map(|program| runs(&whose, program, environment)));
@@ -164,25 +174,38 @@ fn of_trust(
         at: vec![url.clone()],
         expect: Expect::Keys,
     };
-    let mut of_bundle = |place: &BundlePlace| match place {
-        BundlePlace::Endpoint(url) => asked.push(keys(url)),
-        BundlePlace::WorkloadApi(socket) => sockets.push((whose.to_owned(), socket.clone())),
-        BundlePlace::File(path) => found.push(bundle(whose, path)),
-    };
     match kind {
-        TrustKind::Spiffe(settings) => of_bundle(&settings.bundle),
-        TrustKind::Relay(settings) => of_bundle(&settings.bundle),
         TrustKind::Jwt(settings) => asked.extend(match &settings.keys {
             KeyPlace::Discovery(base, issuer) => discovery(whose, base, issuer),
             KeyPlace::Url(url) => Some(keys(url)),
         }),
         // Without its token the API server answers 401 or 403, also for its keys: it is there.
         TrustKind::Kubernetes(settings) => asked.push(Asked::any(whose, &settings.api)),
+        TrustKind::Spiffe(settings) => of_bundle(&settings.bundle, whose, asked, sockets, found),
+        TrustKind::Relay(settings) => of_bundle(&settings.bundle, whose, asked, sockets, found),
         TrustKind::Aws(settings) => {
             let caller = settings.caller_identity.as_ref();
             asked.extend(caller.map(|caller| Asked::any(whose, &caller.sts)));
         }
         TrustKind::Peer(_) => {}
+    }
+}
+
+fn of_bundle(
+    place: &BundlePlace,
+    whose: &str,
+    asked: &mut Vec<Asked>,
+    sockets: &mut Vec<(String, PathBuf)>,
+    found: &mut Vec<Finding>,
+) {
+    match place {
+        BundlePlace::Endpoint(url) => asked.push(Asked {
+            whose: whose.to_owned(),
+            at: vec![url.clone()],
+            expect: Expect::Keys,
+        }),
+        BundlePlace::WorkloadApi(socket) => sockets.push((whose.to_owned(), socket.clone())),
+        BundlePlace::File(path) => found.push(bundle(whose, path)),
     }
 }
 

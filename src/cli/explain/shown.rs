@@ -26,7 +26,7 @@ impl Case<'_> {
         };
         let spec = self.spec(injected.and_then(|route| route.credential.as_ref()));
         let placements = injected.map_or(&[][..], |route| &route.placements);
-        serde_json::json!({
+        let mut shown = serde_json::json!({
             "decision": decision,
             "word": word,
             "route": route.map(|route| &*route.name),
@@ -37,7 +37,12 @@ impl Case<'_> {
             "inject": placements.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "approval": null,
             "limits": [],
-        })
+        });
+        if let Some(peers) = injected.and_then(|route| route.peers.as_ref()) {
+            let ids = peers.ids.iter().map(ToString::to_string);
+            shown["peer-ids"] = ids.collect::<Vec<_>>().into();
+        }
+        shown
     }
 
     pub(super) fn print(&self, outcome: &Outcome, out: &mut dyn Write) -> std::io::Result<()> {
@@ -116,6 +121,19 @@ impl Case<'_> {
                 "nothing: a CORS preflight carries no credential unless `methods` names OPTIONS";
             lines.push(("inject", why.into()));
             return;
+        }
+        if let Some(peers) = &route.peers {
+            let ids: Vec<String> = peers.ids.iter().map(ToString::to_string).collect();
+            let name = if peers.verify_name {
+                ", and for the host's name"
+            } else {
+                "; the host's name does not count"
+            };
+            let text = format!(
+                "{}, by the bundle of its trust domain{name}",
+                ids.join(", ")
+            );
+            lines.push(("peer", text));
         }
         for placement in &route.placements {
             lines.push(("inject", placement.to_string()));

@@ -11,6 +11,8 @@ mod spiffe;
 
 use toml::de::DeValue;
 
+pub(super) use spiffe::{BUNDLE, bundle, socket};
+
 use super::fault::Span;
 use super::key::{Kind as K, Need, Section, key};
 use super::reader::{self, Reader};

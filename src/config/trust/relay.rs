@@ -64,7 +64,8 @@ pub(in crate::config) static RELAY: Section = Section {
 };
 
 pub(super) fn read(reader: &Reader<'_, '_>) -> Read {
-    let (domain, bundle) = (domain(reader), bundle(reader));
+    let domain = domain(reader);
+    let bundle = reader.table("bundle").and_then(|below| bundle(&below));
     let relays = words(reader, "relays");
     if let Some(domain) = &domain {
         let within = format!("spiffe://{domain}/");

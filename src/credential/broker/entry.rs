@@ -11,7 +11,7 @@ use super::super::cell::{Cell, Failure};
 use super::super::lease::Compiled;
 use super::super::metrics::{Meters, Metrics};
 use super::super::shards::Shards;
-use super::super::{CredentialProvider, Holder, IssueError, Scope, Share, Spec};
+use super::super::{CredentialProvider, Expiry, Holder, IssueError, Scope, Share, Spec};
 use crate::agent::{AgentId, User};
 use crate::clock::Now;
 use crate::inject::{Injection, Material, Unfit};
@@ -149,6 +149,12 @@ impl Entry {
                 self.cells.with(key.bytes(), Arc::clone)
             })
             .collect()
+    }
+
+    /// When a lease that was issued then is no longer used, whatever its issuer says (`max-life`).
+    pub(super) fn cap(&self, issued: Now) -> Expiry {
+        let life = self.spec.max_life;
+        life.map_or(Expiry::NEVER, |life| Expiry::after(issued, life))
     }
 
     /// The failure of the issuer as a whole, while it is remembered.

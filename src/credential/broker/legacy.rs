@@ -76,6 +76,7 @@ impl Inner {
         Debt {
             lease: note.lease,
             scope: Arc::new(note.scope),
+            chain: note.chain,
             provider,
             handle: Some(note.handle),
             issued: note.issued,

@@ -13,7 +13,7 @@ mod sweep;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -64,6 +64,8 @@ struct Inner {
     revoking: Mutex<HashMap<LeaseId, LeaseInfo>>,
     /// How many revocations are asked for at a time: a gateway's shutdown must not be an attack on its issuers.
     revokers: Semaphore,
+    /// How many leases have landed.
+    landed: AtomicU64,
     unions: Unions,
     shelf: Arc<Shelf>,
     none: Arc<Sought>,
@@ -107,6 +109,7 @@ impl Broker {
             sessions: Mutex::default(),
             revoking: Mutex::default(),
             revokers: Semaphore::new(REVOKERS),
+            landed: AtomicU64::new(0),
             unions: Unions::default(),
             none: shelf.sought([]),
             shelf,
@@ -128,11 +131,15 @@ impl Broker {
         self.0.metrics.register(registry);
     }
 
-    /// The lease for a permitted request.
+    /// The lease for a permitted request of a session with this chain, from the first agent to the acting one.
     ///
     /// # Errors
     /// [`IssueError`] where there is none: the request must not be sent.
-    pub async fn lease(&self, permit: &Permit) -> Result<Arc<Live>, IssueError> {
+    pub async fn lease_for(
+        &self,
+        permit: &Permit,
+        chain: &Arc<[AgentId]>,
+    ) -> Result<Arc<Live>, IssueError> {
         let now = self.0.clock.now();
         {
             let catalog = self.0.catalog.load();
@@ -143,7 +150,16 @@ impl Broker {
                 return Ok(live);
             }
         }
-        Box::pin(self.0.fetch(permit)).await
+        Box::pin(self.0.fetch(permit, chain)).await
+    }
+
+    /// The same for a session that nobody delegated.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn lease(&self, permit: &Permit) -> Result<Arc<Live>, IssueError> {
+        self.lease_for(permit, &Arc::from([permit.agent().clone()]))
+            .await
     }
 
     /// What an answer is scrubbed of: the live and recently retired secrets that this principal could use, of the
@@ -174,6 +190,11 @@ impl Broker {
         }
         let sought = found.together(&self.0.none, &self.0.unions, &self.0.shelf);
         sought.patterns()
+    }
+
+    /// Goes up with every lease that was issued: until then, [`Self::patterns`] gives nothing that was not there before.
+    pub fn landed(&self) -> u64 {
+        self.0.landed.load(Ordering::Acquire)
     }
 
     /// Notes that a session lives. A lease that several sessions share is revoked when the last that was noted here,
@@ -336,7 +357,11 @@ impl Broker {
 
 impl Inner {
     /// The way of a request that found no usable lease.
-    async fn fetch(self: &Arc<Self>, permit: &Permit) -> Result<Arc<Live>, IssueError> {
+    async fn fetch(
+        self: &Arc<Self>,
+        permit: &Permit,
+        chain: &Arc<[AgentId]>,
+    ) -> Result<Arc<Live>, IssueError> {
         loop {
             let entry = Arc::clone(self.catalog.load().entry(permit)?);
             let now = self.clock.now();
@@ -355,7 +380,7 @@ impl Inner {
             if entry.closed.load(Ordering::SeqCst) {
                 continue;
             }
-            let mut landing = match cell.join(now, entry.remembered(now)) {
+            let mut landing = match cell.join(now, entry.remembered(now), chain) {
                 Joined::Gone => {
                     entry.remove(permit, &cell);
                     continue;

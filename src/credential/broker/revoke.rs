@@ -13,12 +13,15 @@ use super::super::{
 };
 use super::Inner;
 use super::entry::Entry;
+use crate::agent::AgentId;
 
 /// A lease that is to be revoked: one of this process, or one that a dead process left.
 #[derive(Debug)]
 pub(super) struct Debt {
     pub(super) lease: LeaseId,
     pub(super) scope: Arc<Scope>,
+    /// The chain of the session that caused it to be issued; empty where that is not known.
+    pub(super) chain: Arc<[AgentId]>,
     pub(super) provider: &'static str,
     pub(super) handle: Option<Handle>,
     pub(super) issued: Timestamp,
@@ -41,6 +44,7 @@ impl Inner {
         let debt = Debt {
             lease: live.id().clone(),
             scope: Arc::clone(&live.scope),
+            chain: Arc::clone(&live.chain),
             provider: live.provider(),
             handle: live.handle.clone(),
             issued: live.issued.wall,
@@ -115,6 +119,7 @@ impl Inner {
         entry.meters.revocation(outcome.word());
         self.events.revoked(&Revoking {
             scope: &debt.scope,
+            chain: &debt.chain,
             lease: &debt.lease,
             provider: debt.provider,
             reason: debt.owed.reason,

@@ -4,6 +4,7 @@
 //! group of its own. What it writes to its standard error is counted and thrown away.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::de::{DeserializeOwned, IgnoredAny};
@@ -13,11 +14,11 @@ use tracing::warn;
 use zeroize::Zeroizing;
 
 use super::given::{self, Wiped, present};
-use super::process::{self, Broken, Surroundings};
 use super::source::Env;
 use super::{CredentialProvider, Handle, IssueError, Issued, RevokeError, Scope};
 use crate::agent::Name;
 use crate::inject::Material;
+use crate::process::{self, Broken, Surroundings};
 
 /// The version of the protocol.
 const VERSION: u64 = 1;
@@ -68,10 +69,14 @@ struct RevokeAsk<'a> {
 
 /// What every answer may say.
 #[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 struct Said {
     #[serde(default, deserialize_with = "present")]
     version: Option<u64>,
     error: Option<IgnoredAny>,
+    /// In seconds; heeded beside `error` only, and only where it is a number above zero.
+    #[serde(default)]
+    retry_after: Option<serde_json::Value>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -97,11 +102,26 @@ enum Fault {
     #[error("it ended with another code than 0")]
     Code,
     #[error("it answered with an error")]
-    Error,
+    Error(Option<Duration>),
     #[error("its answer is not the JSON object of this protocol")]
     Rubbish,
     #[error("its answer is of another version of the protocol")]
     Version,
+}
+
+impl From<Fault> for IssueError {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Error(Some(retry_after)) => Self::RefusedFor { retry_after },
+            Fault::NotStarted(_)
+            | Fault::TooLong
+            | Fault::Unread
+            | Fault::Code
+            | Fault::Error(None)
+            | Fault::Rubbish
+            | Fault::Version => Self::Refused,
+        }
+    }
 }
 
 impl CommandProvider {
@@ -138,9 +158,12 @@ impl CommandProvider {
         let complained = output.as_ref().map_or(0, |output| output.complained);
         let answer = output.and_then(|output| {
             if output.status.success() {
-                understand(&output.stdout)
-            } else {
-                Err(Fault::Code)
+                return understand(&output.stdout);
+            }
+            // What it says of a time is heeded whatever its code; all else it says is not.
+            match understand::<IgnoredAny>(&output.stdout) {
+                Err(error @ Fault::Error(Some(_))) => Err(error),
+                _ => Err(Fault::Code),
             }
         });
         if let Err(fault) = &answer {
@@ -158,7 +181,14 @@ fn understand<T: DeserializeOwned>(output: &[u8]) -> Result<T, Fault> {
     }
     let said: Said = serde_json::from_slice(output).map_err(|_| Fault::Rubbish)?;
     if said.error.is_some() {
-        return Err(Fault::Error);
+        let seconds = said
+            .retry_after
+            .as_ref()
+            .and_then(serde_json::Value::as_f64);
+        let wait = seconds.filter(|&seconds| seconds > 0.0);
+        return Err(Fault::Error(wait.map(|seconds| {
+            Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+        })));
     }
     if said.version.is_some_and(|version| version != VERSION) {
         return Err(Fault::Version);
@@ -183,18 +213,29 @@ impl CredentialProvider for CommandProvider {
             session: scope.holder.session().map(|session| &**session),
             scopes: scopes.map(|scope| &**scope).collect(),
         };
-        let given: Given = self.call(&ask).await.map_err(|_| IssueError::Refused)?;
+        let given: Given = self.call(&ask).await?;
         let handle = given.handle.filter(|_| given.revoke);
         if given.revoke && handle.is_none() {
             // It wants to be told to revoke, and did not say what.
             return Err(IssueError::Refused);
         }
-        Ok(Issued {
-            material: Material::Token(given::usable(given.secret.0)?),
-            life: given::life(given.expires_in)?,
-            handle: handle.map(|handle| Handle::new(Arc::new(handle.0))),
-            superseded: None,
-        })
+        let handle = handle.map(|handle| Handle::new(Arc::new(handle.0)));
+        let usable = given::usable(given.secret.0)
+            .and_then(|secret| Ok((secret, given::life(given.expires_in)?)));
+        match (usable, handle) {
+            (Ok((secret, life)), handle) => Ok(Issued {
+                material: Material::Token(secret),
+                life,
+                handle,
+                superseded: None,
+            }),
+            (Err(error), Some(handle)) => {
+                // It cannot be used here, and must not be good for anybody else.
+                self.revoke(&handle).await.ok();
+                Err(error)
+            }
+            (Err(error), None) => Err(error),
+        }
     }
 
     async fn revoke(&self, handle: &Handle) -> Result<(), RevokeError> {

@@ -116,7 +116,9 @@ async fn what_is_not_this_protocol_is_refused() {
         &format!("{{{secret},\"expires-in\":null}}"),
         &format!("{{{secret},\"revoke\":true}}"),
         &format!("{{{secret},\"error\":\"no\"}}"),
-        "{\"error\":\"try later\",\"retry-after\":5}",
+        "{\"error\":\"try later\",\"retry-after\":0}",
+        "{\"error\":\"try later\",\"retry-after\":-5}",
+        "{\"error\":\"try later\",\"retry-after\":\"5\"}",
     ] {
         let outcome = answered(bad).await.map(|issued| issued.life);
         assert_eq!(outcome, Err(IssueError::Refused), "{bad}");
@@ -132,6 +134,46 @@ async fn what_is_not_this_protocol_is_refused() {
     let none = CommandProvider::new("own".parse().unwrap(), none, &env);
     let outcome = none.issue(&scope()).await.map(|_| ());
     assert_eq!(outcome, Err(IssueError::Refused), "no such program");
+}
+
+#[tokio::test]
+async fn a_time_to_come_back_is_heeded_whatever_the_code() {
+    let later = "{\"error\":\"try later\",\"retry-after\":7.5}";
+    let expected = IssueError::RefusedFor {
+        retry_after: Duration::from_millis(7500),
+    };
+    assert_eq!(answered(later).await.map(drop), Err(expected));
+    let fails = provider(&format!("cat >/dev/null; echo '{later}'; exit 3"));
+    assert_eq!(fails.issue(&scope()).await.map(drop), Err(expected));
+    let silent = provider("cat >/dev/null; echo '{\"retry-after\":7}'; exit 3");
+    assert_eq!(
+        silent.issue(&scope()).await.map(drop),
+        Err(IssueError::Refused),
+        "a time without an error is nothing of this protocol"
+    );
+}
+
+#[tokio::test]
+async fn what_it_gave_and_cannot_be_used_is_told_back() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("asked");
+    for bad in [
+        "\"secret\":\"n\\u0000ul-0123456789\"".to_owned(),
+        format!("\"secret\":\"{SECRET}\",\"expires-in\":0"),
+    ] {
+        let script = format!(
+            "cat >> {}; cat <<'END'\n{{{bad},\"handle\":\"h-7\",\"revoke\":true}}\nEND",
+            file.display()
+        );
+        let outcome = provider(&script).issue(&scope()).await.map(drop);
+        assert_eq!(outcome, Err(IssueError::Refused));
+        let asked = fs::read_to_string(&file).unwrap();
+        assert!(
+            asked.ends_with("{\"version\":1,\"op\":\"revoke\",\"handle\":\"h-7\"}\n"),
+            "{asked}"
+        );
+        fs::remove_file(&file).unwrap();
+    }
 }
 
 #[tokio::test]

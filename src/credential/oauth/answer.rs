@@ -26,11 +26,15 @@ pub(in super::super) struct Granted {
     pub(super) refresh: Option<Wiped>,
 }
 
-/// No token, and whether that is because of the grant itself (`invalid_grant`).
-#[derive(Debug, Clone, Copy)]
+/// No token that can be used.
 pub(super) struct No {
     pub(super) error: IssueError,
+    /// Whether that is because of the grant itself (`invalid_grant`).
     pub(super) bad_grant: bool,
+    /// What the issuer gave all the same, to be taken back.
+    pub(super) token: Option<Arc<Secret>>,
+    /// The refresh token beside it: the one that was used may be good no longer.
+    pub(super) refresh: Option<Wiped>,
 }
 
 impl From<IssueError> for No {
@@ -38,6 +42,8 @@ impl From<IssueError> for No {
         Self {
             error,
             bad_grant: false,
+            token: None,
+            refresh: None,
         }
     }
 }
@@ -103,32 +109,38 @@ pub(super) fn read(answer: &Answer, now: Timestamp, bound: bool) -> Result<Grant
     if let Some(error) = raw.error {
         warn!(status = %answer.status, error = known(&error), "a token endpoint said no");
         return Err(No {
-            error: IssueError::Refused,
             bad_grant: error == "invalid_grant",
+            ..IssueError::Refused.into()
         });
     }
     standing?;
-    let granted = grant(raw, bound);
-    granted.map_err(|why| {
-        warn!(why, "a token endpoint's answer cannot be used");
-        IssueError::Refused.into()
-    })
+    match grant(&raw, bound) {
+        Ok((token, life)) => Ok(Granted {
+            token,
+            life,
+            refresh: raw.refresh_token,
+        }),
+        Err(why) => {
+            warn!(why, "a token endpoint's answer cannot be used");
+            let token = raw.access_token.filter(|token| !token.0.is_empty());
+            Err(No {
+                token: token.map(|token| Arc::new(Secret::new(token.0.as_bytes().to_vec()))),
+                refresh: raw.refresh_token,
+                ..IssueError::Refused.into()
+            })
+        }
+    }
 }
 
-fn grant(raw: Raw, bound: bool) -> Result<Granted, &'static str> {
-    let kind = raw.token_type.ok_or("it has no token_type")?;
+fn grant(raw: &Raw, bound: bool) -> Result<(Arc<Secret>, Life), &'static str> {
+    let kind = raw.token_type.as_ref().ok_or("it has no token_type")?;
     // A bearer token where a bound one was asked for is nothing that the key protects (RFC 9449 §5).
     let due = if bound { "DPoP" } else { "Bearer" };
     if !kind.eq_ignore_ascii_case(due) {
         return Err("its token_type is another one than was asked for");
     }
     let token = token(raw.access_token.as_ref().ok_or("it has no access_token")?)?;
-    let life = life(raw.expires_in.as_ref())?;
-    Ok(Granted {
-        token,
-        life,
-        refresh: raw.refresh_token,
-    })
+    Ok((token, life(raw.expires_in.as_ref())?))
 }
 
 /// A token that can stand in a header field: visible characters (RFC 6749 §A.12), and not too many.

@@ -86,7 +86,15 @@ impl TokenClient {
         key: Option<&DpopKey>,
     ) -> Result<Granted, No> {
         let answer = self.ask(at, form, key).await?;
-        answer::read(&answer, self.clock.now().wall, key.is_some())
+        let read = answer::read(&answer, self.clock.now().wall, key.is_some());
+        if let Err(No {
+            token: Some(token), ..
+        }) = &read
+        {
+            // It cannot be used here, and must not be good for anybody else.
+            self.revoke(&Handle::new(Arc::clone(token))).await.ok();
+        }
+        read
     }
 
     async fn ask(

@@ -13,7 +13,7 @@ use tracing::warn;
 use zeroize::Zeroizing;
 
 use super::super::{IssueError, OutOfReach, Vessel, Watched};
-use super::answer::{Granted, No, Wiped};
+use super::answer::{Granted, Wiped};
 use super::client::TokenClient;
 use super::form::Form;
 use super::server::Endpoints;
@@ -73,6 +73,17 @@ impl State {
             before: read.before.map(|before| before.0),
             first: read.first,
         })
+    }
+}
+
+impl State {
+    /// What is there once `used` has brought `next`.
+    fn followed_by(&self, next: Wiped, used: &Zeroizing<String>) -> Self {
+        Self {
+            newest: next.0,
+            before: Some(used.clone()),
+            first: self.first.clone(),
+        }
     }
 }
 
@@ -155,30 +166,39 @@ impl Family {
             let mut form = form.clone();
             form.push("refresh_token", token.as_bytes());
             let answer = timeout(CALL, client.try_token(at, &form, key)).await;
-            match answer.unwrap_or(Err(IssueError::TimedOut.into())) {
+            match answer.unwrap_or_else(|_| Err(IssueError::TimedOut.into())) {
                 Ok(mut granted) => {
                     if let Some(next) = granted.refresh.take() {
-                        let before = Some(token.clone());
-                        let state = State {
-                            newest: next.0,
-                            before,
-                            first: state.first.clone(),
-                        };
-                        *unsaved = Some((version, state.clone()));
-                        self.save(version, &state).await?;
-                        *unsaved = None;
+                        let next = state.followed_by(next, token);
+                        self.keep(version, next, unsaved).await?;
                     }
                     return Ok(granted);
                 }
-                Err(No { error, bad_grant }) => {
-                    last = error;
-                    if !bad_grant {
+                Err(no) => {
+                    last = no.error;
+                    if let Some(next) = no.refresh {
+                        let next = state.followed_by(next, token);
+                        self.keep(version, next, unsaved).await?;
+                    }
+                    if !no.bad_grant {
                         break;
                     }
                 }
             }
         }
         Err(last)
+    }
+
+    async fn keep(
+        &self,
+        version: Option<i64>,
+        next: State,
+        unsaved: &mut Option<(Option<i64>, State)>,
+    ) -> Result<(), IssueError> {
+        *unsaved = Some((version, next.clone()));
+        self.save(version, &next).await?;
+        *unsaved = None;
+        Ok(())
     }
 
     /// Stores a state, or fails: an access token whose refresh token is not stored is not used.

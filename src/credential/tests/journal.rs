@@ -40,6 +40,9 @@ impl Journal for Book {
     async fn owe(&self, _: &LeaseId, owed: &Owed) -> Result<(), OutOfReach> {
         self.tell(format!("owe {} {}", owed.reason.word(), owed.attempts))
     }
+    async fn prolong(&self, _: &LeaseId, ends: Option<jiff::Timestamp>) -> Result<(), OutOfReach> {
+        self.tell(format!("prolong {}", ends.unwrap()))
+    }
     async fn remove(&self, _: &LeaseId) -> Result<(), OutOfReach> {
         self.tell("remove".into())
     }
@@ -80,6 +83,7 @@ fn left(id: &str, owed: Option<Owed>) -> Note {
             person: None,
             narrow: Arc::default(),
         },
+        chain: Arc::default(),
         handle: Handle::new(Arc::new(Secret::from(format!("handle-{id}")))),
         issued: "2026-11-20T11:00:00Z".parse().unwrap(),
         ends: None,
@@ -171,4 +175,34 @@ async fn who_was_held_to_be_dead_drops_its_leases() {
     book.lost.store(true, Ordering::SeqCst);
     tokio::time::sleep(Duration::from_secs(11)).await;
     assert_ne!(scene.lease("a", "s1").await.unwrap().id(), old.id());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_later_end_is_written_down_before_it_is_asked_for() {
+    let book = Arc::new(Book::default());
+    let scene = with(&book);
+    let mut issued = token("renewable-secret", Life::For(Duration::from_mins(10)));
+    issued.handle = issued.handle.map(|handle| {
+        handle.renewed_by(Renewable {
+            seconds: 600,
+            mark: 0,
+        })
+    });
+    scene.script(Ok(issued));
+    scene
+        .fake
+        .renews
+        .lock()
+        .push_back(Ok(Life::For(Duration::from_mins(9))));
+    let first = scene.lease("a", "s1").await.unwrap();
+    scene.pass(480.0).await;
+    assert_eq!(scene.lease("a", "s1").await.unwrap().id(), first.id());
+    assert_eq!(book.of("prolong 2026-11-20T12:18:00Z"), 1, "{book:?}");
+    assert_eq!(book.of("put"), 1);
+
+    // What cannot be written down is not asked for.
+    book.down.store(true, Ordering::SeqCst);
+    scene.pass(450.0).await;
+    assert_eq!(scene.lease("a", "s1").await.unwrap_err(), IssueError::Store);
+    assert_eq!(scene.fake.renewed.load(Ordering::SeqCst), 1);
 }

@@ -1,5 +1,7 @@
 mod journal;
 mod keys;
+mod metrics;
+mod renew;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -29,6 +31,8 @@ struct Fake {
     life: Mutex<Life>,
     /// Where set, a call waits for it.
     gate: Mutex<Option<Arc<Notify>>>,
+    renews: Mutex<VecDeque<Result<Life, IssueError>>>,
+    renewed: AtomicUsize,
     revokes: Mutex<VecDeque<Result<(), RevokeError>>>,
     revoked: Mutex<Vec<Vec<u8>>>,
     asked: Mutex<Vec<Scope>>,
@@ -53,6 +57,17 @@ impl CredentialProvider for Fake {
         Ok(token(&format!("{CANARY}-{number}"), *self.life.lock()))
     }
 
+    async fn renew(&self, handle: &Handle) -> Result<Life, IssueError> {
+        assert!(handle.renewable().is_some());
+        self.renewed.fetch_add(1, Ordering::SeqCst);
+        let gate = self.gate.lock().clone();
+        if let Some(gate) = gate {
+            gate.notified().await;
+        }
+        let scripted = self.renews.lock().pop_front();
+        scripted.unwrap_or(Err(IssueError::Refused))
+    }
+
     async fn revoke(&self, handle: &Handle) -> Result<(), RevokeError> {
         self.revoked.lock().push(handle.content().expose().to_vec());
         self.revokes.lock().pop_front().unwrap_or(Ok(()))
@@ -70,27 +85,32 @@ fn token(text: &str, life: Life) -> Issued {
 }
 
 #[derive(Debug, Default)]
-struct Heard(Mutex<Vec<String>>);
+struct Heard {
+    lines: Mutex<Vec<String>>,
+    chains: Mutex<Vec<Vec<AgentId>>>,
+}
 
 impl Events for Heard {
     fn issued(&self, issue: &Issue<'_>) {
         let line = format!("issued {} {}", issue.scope.credential, issue.cause.word());
-        self.0.lock().push(line);
+        self.chains.lock().push(issue.chain.to_vec());
+        self.lines.lock().push(line);
     }
     fn failed(&self, failed: &Failed<'_>) {
         let line = format!("failed {} {}", failed.cause.word(), failed.error.word());
-        self.0.lock().push(line);
+        self.lines.lock().push(line);
     }
     fn revoked(&self, revoking: &Revoking<'_>) {
         let (reason, outcome) = (revoking.reason.word(), revoking.outcome.word());
         let line = format!("revoked {reason} {outcome} {}", revoking.attempt);
-        self.0.lock().push(line);
+        self.chains.lock().push(revoking.chain.to_vec());
+        self.lines.lock().push(line);
     }
 }
 
 impl Heard {
     fn of(&self, kind: &str) -> Vec<String> {
-        let all = self.0.lock();
+        let all = self.lines.lock();
         all.iter()
             .filter(|line| line.starts_with(kind))
             .cloned()
@@ -129,6 +149,8 @@ fn fake(life: u64) -> Arc<Fake> {
         script: Mutex::default(),
         life: Mutex::new(Life::For(Duration::from_secs(life))),
         gate: Mutex::default(),
+        renews: Mutex::default(),
+        renewed: AtomicUsize::new(0),
         revokes: Mutex::default(),
         revoked: Mutex::default(),
         asked: Mutex::default(),
@@ -207,6 +229,7 @@ fn permit_for(
         preset: None,
         narrow,
         answer: None,
+        peers: None,
     };
     let agent: AgentId = agent.parse().unwrap();
     let table = Table::new(vec![route]);
@@ -320,6 +343,104 @@ async fn a_retry_after_wins_where_it_is_longer_and_holds_for_the_whole_issuer() 
     assert!(scene.lease("a", "s3").await.is_err());
     scene.pass(300.0).await;
     assert!(scene.lease("a", "s3").await.is_ok(), "five minutes at most");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_for_a_time_is_remembered_for_that_or_for_longer() {
+    let scene = Scene::new(|spec| spec.failure_ttl = Duration::from_secs(30));
+    let refused = |seconds| IssueError::RefusedFor {
+        retry_after: Duration::from_secs(seconds),
+    };
+    scene.script(Err(refused(60)));
+    assert_eq!(scene.lease("a", "s1").await.unwrap_err(), refused(60));
+    scene.pass(59.0).await;
+    assert_eq!(scene.lease("a", "s1").await.unwrap_err(), refused(1));
+    assert_eq!(scene.calls(), 1);
+    assert!(
+        scene.lease("a", "s2").await.is_ok(),
+        "refused was s1, not the issuer"
+    );
+    scene.pass(1.0).await;
+    scene.script(Err(refused(5)));
+    assert!(scene.lease("a", "s1").await.is_err());
+    scene.pass(29.0).await;
+    assert!(
+        scene.lease("a", "s1").await.is_err(),
+        "failure-ttl is longer"
+    );
+    scene.pass(1.0).await;
+    scene.script(Err(refused(100_000)));
+    assert!(scene.lease("a", "s1").await.is_err());
+    scene.pass(299.0).await;
+    assert!(scene.lease("a", "s1").await.is_err());
+    scene.pass(1.0).await;
+    assert!(scene.lease("a", "s1").await.is_ok(), "five minutes at most");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_used_is_revoked() {
+    let scene = Scene::new(|_| {});
+    let past = Life::Until("2026-11-20T11:59:00Z".parse().unwrap());
+    let good = Life::For(Duration::from_mins(10));
+    for (number, (text, life)) in [
+        ("a-secret-of-the-past", past),
+        ("a-secret-with-no-life", Life::For(Duration::ZERO)),
+        ("too-short", good),
+        ("a-second-header\r\nx: y", good),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        scene.script(Ok(token(text, life)));
+        scene
+            .fake
+            .revokes
+            .lock()
+            .push_back(Err(RevokeError::Failed));
+        let session = format!("s{number}");
+        let error = scene.lease("a", &session).await.unwrap_err();
+        assert_eq!(error, IssueError::Refused, "{text:?}");
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let revoked = scene.fake.revoked.lock().split_off(0);
+        assert_eq!(
+            revoked,
+            [text.as_bytes(), text.as_bytes()],
+            "until confirmed"
+        );
+    }
+    let heard = scene.heard.of("revoked");
+    assert_eq!(heard.len(), 8);
+    assert_eq!(
+        heard[..2],
+        ["revoked unusable pending 1", "revoked unusable revoked 2"]
+    );
+    assert_eq!(scene.heard.of("issued"), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shared_lease_has_the_chain_of_the_session_that_caused_the_call() {
+    let scene = Scene::new(|spec| spec.share = Share::All);
+    let chain = |names: &[&str]| -> Arc<[AgentId]> {
+        names.iter().map(|name| name.parse().unwrap()).collect()
+    };
+    let (first, second) = (chain(&["boss", "a"]), chain(&["b"]));
+    let (asked, other) = (permit("a", "s1", "crm"), permit("b", "s2", "crm"));
+    scene.broker.lease_for(&asked, &first).await.unwrap();
+    scene.broker.lease_for(&other, &second).await.unwrap();
+    scene.pass(480.0).await;
+    assert_eq!(scene.calls(), 2, "refreshed");
+    scene.pass(600.0).await;
+    scene.pass(1.0).await;
+    scene.broker.lease_for(&other, &second).await.unwrap();
+    scene
+        .broker
+        .revoke(Order::Credential(&scene.spec.name), Reason::Order, None);
+    settle().await;
+    let heard = scene.heard.lines.lock().clone();
+    let chains = scene.heard.chains.lock().clone();
+    let last = chains.last().unwrap().clone();
+    assert_eq!(chains[..2], [first.to_vec(), first.to_vec()], "{heard:?}");
+    assert_eq!(last, second.to_vec(), "{heard:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -10,7 +10,7 @@ use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::call::Fault;
-use super::{Handle, Life, VaultRead};
+use super::{Handle, Life, Renewable, VaultRead};
 use crate::credential::given::Wiped;
 use crate::secret::Secret;
 
@@ -22,6 +22,8 @@ pub(super) struct Lease {
     /// In seconds.
     #[serde(rename = "lease_duration")]
     duration: Option<f64>,
+    #[serde(default)]
+    renewable: bool,
     #[serde(default)]
     pub(super) data: Tree,
     pub(super) auth: Option<Auth>,
@@ -49,11 +51,22 @@ pub(super) enum Tree {
 }
 
 impl Lease {
-    /// What revokes it, where there is a lease at all.
-    pub(super) fn handle(&self) -> Option<Handle> {
+    /// What revokes it, where there is a lease at all, and renews it under the login of this mark.
+    pub(super) fn handle(&self, mark: u64) -> Option<Handle> {
         let id = self.id.as_ref().filter(|id| !id.0.is_empty())?;
         let copy = Secret::new(id.0.expose().to_vec());
-        Some(Handle::new(Arc::new(copy)))
+        let handle = Handle::new(Arc::new(copy));
+        let whole = |seconds: f64| {
+            Duration::try_from_secs_f64(seconds)
+                .ok()?
+                .as_secs()
+                .try_into()
+                .ok()
+        };
+        Some(match self.duration.and_then(whole) {
+            Some(seconds) if self.renewable => handle.renewed_by(Renewable { seconds, mark }),
+            _ => handle,
+        })
     }
 
     /// How long it is good. What has no lease (KV, certificates without one) is read again every five minutes.

@@ -56,6 +56,8 @@ pub(super) enum Fault {
     Unusable,
     #[error("the lease has no life")]
     NoLife,
+    #[error("the login that the lease was issued under is over")]
+    OtherLogin,
 }
 
 impl From<Fault> for IssueError {
@@ -75,7 +77,8 @@ impl From<Fault> for IssueError {
             | Fault::Rubbish
             | Fault::NoField
             | Fault::Unusable
-            | Fault::NoLife => Self::Refused,
+            | Fault::NoLife
+            | Fault::OtherLogin => Self::Refused,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! `[credential.NAME.vault]`: OpenBao and HashiCorp Vault. A KV v2 field, or what any dynamic engine gives at a path.
 //!
-//! A lease is replaced before its end, not extended: the broker asks for the next one. A Vault ends every lease with
-//! the login token that it was issued under, so a lease is never believed to live longer than that token.
+//! A lease is renewed before its end, as long as its Vault lets it live on. A Vault ends every lease with the login token
+//! that it was issued under, so a lease is never believed to live longer than that token, and never renewed under another.
 
 mod answer;
 mod call;
@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
 use http::{HeaderValue, Method};
 use serde::Serialize;
@@ -20,7 +21,8 @@ use tracing::warn;
 use super::given;
 use super::source::{Env, Watcher};
 use super::{
-    CredentialProvider, Expiry, Handle, IssueError, Issued, Life, RevokeError, Scope, Source,
+    CredentialProvider, Expiry, Handle, IssueError, Issued, Life, Renewable, RevokeError, Scope,
+    Source,
 };
 use crate::agent::Name;
 use crate::clock::{Clock, Now};
@@ -151,6 +153,13 @@ struct Held {
 }
 
 impl Held {
+    /// What tells this token from another, and does not tell the token.
+    fn mark(&self) -> u64 {
+        let hash = digest(&SHA256, self.token.as_bytes());
+        let first = hash.as_ref().first_chunk().copied();
+        u64::from_be_bytes(first.unwrap_or_default())
+    }
+
     /// The same, not to be renewed again at every look.
     fn later(self, now: Now) -> Self {
         Self {
@@ -311,7 +320,7 @@ impl Inner {
         let (method, path, body) = self.read.request()?;
         let (lease, held) = self.ask(&method, &path, body).await?;
         let lease = lease.ok_or(Fault::Rubbish)?;
-        let handle = lease.handle();
+        let handle = lease.handle(held.mark());
         let issued = self.make(lease, handle.clone(), &held);
         if issued.is_err()
             && let Some(handle) = handle
@@ -349,6 +358,28 @@ impl Inner {
         })
     }
 
+    /// Lets a lease live on under the login that it was issued under.
+    async fn prolong(&self, handle: &Handle) -> Result<Life, Fault> {
+        #[derive(Serialize)]
+        struct Renew<'a> {
+            lease_id: &'a str,
+            increment: u32,
+        }
+        let renewable = handle.renewable().ok_or(Fault::NoLife)?;
+        let (held, _) = self.token().await?;
+        if held.mark() != renewable.mark {
+            return Err(Fault::OtherLogin);
+        }
+        let body = call::json(&Renew {
+            lease_id: lease_id(handle)?,
+            increment: renewable.seconds,
+        })?;
+        let path = "sys/leases/renew";
+        let sent = self.call.post(path, Some(&held), body).await;
+        let life = sent?.life(&self.read)?;
+        Ok(within(life, held.expires, self.clock.now()))
+    }
+
     async fn revoke(&self, handle: &Handle) -> Result<(), Fault> {
         #[derive(Serialize)]
         struct Revoke<'a> {
@@ -356,15 +387,17 @@ impl Inner {
             /// Confirmed only when the engine has done it.
             sync: bool,
         }
-        let lease_id =
-            std::str::from_utf8(handle.content().expose()).map_err(|_| Fault::Rubbish)?;
         let body = call::json(&Revoke {
-            lease_id,
+            lease_id: lease_id(handle)?,
             sync: true,
         })?;
         let path = "sys/leases/revoke";
         self.ask(&Method::POST, path, Some(body)).await.map(drop)
     }
+}
+
+fn lease_id(handle: &Handle) -> Result<&str, Fault> {
+    std::str::from_utf8(handle.content().expose()).map_err(|_| Fault::Rubbish)
 }
 
 /// The shorter of a lease's life and its token's.
@@ -466,6 +499,13 @@ impl CredentialProvider for VaultProvider {
     async fn issue(&self, _scope: &Scope) -> Result<Issued, IssueError> {
         self.0.issue().await.map_err(|fault| {
             warn!(credential = %self.0.credential, %fault, "the Vault gave nothing");
+            fault.into()
+        })
+    }
+
+    async fn renew(&self, handle: &Handle) -> Result<Life, IssueError> {
+        self.0.prolong(handle).await.map_err(|fault| {
+            warn!(credential = %self.0.credential, %fault, "the Vault did not renew a lease");
             fault.into()
         })
     }

@@ -3,38 +3,27 @@
 //! What does not claim to be of this trust domain is another table's. The certificate comes from a `tls:` listener,
 //! whose handshake has proved its key; its chain is checked here, against this domain's bundle and no other.
 
-mod api;
 mod bundle;
-mod id;
 mod relayed;
-mod workload;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 use x509_parser::certificate::X509Certificate;
-use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::FromDer as _;
 
 use super::jwt::set::key_of;
 use super::jwt::token::{Rules, Unverified, subject};
 use super::jwt::verified::{Verified, sum};
 use super::mapping::Mapping;
-use super::refreshed::Refreshed;
 use super::settings::{Algorithm, SpiffeSettings};
 use super::{AttestError, Attested, Bound, Evidence, TokenType, TrustProvider};
 use crate::clock::Clock;
-use crate::issuer::Client;
-pub use api::{BadSocket, Svid, Svids, WorkloadApi};
+use crate::issuer::{Client, Refreshed};
+use crate::spiffe::{SpiffeId, is_leaf, uris};
 use bundle::BundleSite;
-use id::SpiffeId;
 pub(super) use relayed::RelayProvider;
-
-/// Whether this is a trust domain's name.
-pub fn is_trust_domain(text: &str) -> bool {
-    id::is_domain(text)
-}
 
 /// The provider.
 #[derive(Debug)]
@@ -197,33 +186,6 @@ pub(super) async fn shown(
         thumbprint: sum(own),
         until: Timestamp::from_second(ends).unwrap_or(Timestamp::MAX),
     }))
-}
-
-/// Every URI of the subject's alternative names.
-fn uris<'a>(certificate: &'a X509Certificate<'_>) -> Vec<&'a str> {
-    let mut uris = Vec::new();
-    for extension in certificate.iter_extensions() {
-        if let ParsedExtension::SubjectAlternativeName(names) = extension.parsed_extension() {
-            uris.extend(names.general_names.iter().filter_map(|name| match name {
-                GeneralName::URI(uri) => Some(*uri),
-                _ => None,
-            }));
-        }
-    }
-    uris
-}
-
-/// X509-SVID §4.1, §4.3: no CA, signs handshakes, and signs neither certificates nor lists.
-fn is_leaf(certificate: &X509Certificate<'_>) -> bool {
-    let Ok(constraints) = certificate.basic_constraints() else {
-        return false;
-    };
-    let is_ca = constraints.is_some_and(|found| found.value.ca);
-    let usage = match certificate.key_usage() {
-        Ok(Some(usage)) => usage.value,
-        Ok(None) | Err(_) => return false,
-    };
-    !is_ca && usage.digital_signature() && !usage.key_cert_sign() && !usage.crl_sign()
 }
 
 /// JWT-SVID §2.1.

@@ -10,10 +10,9 @@ use super::shown;
 use crate::clock::Clock;
 use crate::identity::jwt::verified::sum;
 use crate::identity::mapping::{Mapping, Pattern};
-use crate::identity::refreshed::Refreshed;
 use crate::identity::settings::{PeerSettings, RelaySettings};
 use crate::identity::{AttestError, Attested, Bound, Evidence, TokenType, TrustProvider, peer};
-use crate::issuer::Client;
+use crate::issuer::{Client, Refreshed};
 
 /// The provider.
 #[derive(Debug)]

@@ -67,7 +67,7 @@ impl From<AttestError> for Refusal {
 impl From<IssueError> for Refusal {
     fn from(error: IssueError) -> Self {
         match error {
-            IssueError::Refused => Self::BrokerRefused,
+            IssueError::Refused | IssueError::RefusedFor { .. } => Self::BrokerRefused,
             IssueError::Unavailable { retry_after } => {
                 Self::BrokerUnavailable(retry_after.map(|after| after.as_secs().max(1)))
             }

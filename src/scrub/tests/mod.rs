@@ -11,7 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
 use bytes::Bytes;
 
-use super::{Patterns, Scrubber};
+use super::{Patterns, Scrubber, Source, Watch};
 use crate::secret::Secret;
 
 /// Holds every character that some form treats apart.

@@ -114,3 +114,86 @@ proptest! {
         prop_assert_eq!(out, scrubbed(&patterns, input.as_bytes(), &[]));
     }
 }
+
+/// A source that has nothing at first, and then `more`.
+struct Later {
+    mark: std::sync::atomic::AtomicU64,
+    first: Arc<Patterns>,
+    more: Arc<Patterns>,
+}
+
+impl Source for Later {
+    fn mark(&self) -> u64 {
+        self.mark.load(std::sync::atomic::Ordering::SeqCst)
+    }
+
+    fn patterns(&self) -> Arc<Patterns> {
+        Arc::clone(if self.mark() == 0 {
+            &self.first
+        } else {
+            &self.more
+        })
+    }
+}
+
+impl Later {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            mark: 0.into(),
+            first: patterns(&["first-secret-0123"]),
+            more: patterns(&["first-other-secret"]),
+        })
+    }
+
+    fn watch(self: &Arc<Self>) -> Watch {
+        Watch::new(Arc::clone(&self.first), self.clone(), 0)
+    }
+
+    fn comes(&self) {
+        self.mark.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn what_comes_while_a_stream_lasts_is_masked_beside_what_was_there() {
+    let later = Later::new();
+    let mut scrubber = Scrubber::new(later.watch());
+    let mut out = Vec::new();
+    let mut say = |scrubber: &mut Scrubber, text: &'static str| {
+        out.extend(scrubber.push(Bytes::from(text)));
+    };
+    say(&mut scrubber, "first-other-secret is nobody's yet; ");
+    say(&mut scrubber, "first-secret-0123 first-");
+    later.comes();
+    // What was held when it came may go on as either.
+    say(&mut scrubber, "other-secret first-");
+    later.comes();
+    say(&mut scrubber, "secret-0123 first-other-");
+    say(&mut scrubber, "secret");
+    out.extend(scrubber.finish());
+    assert_eq!(
+        String::from_utf8(out).unwrap(),
+        "first-other-secret is nobody's yet; \
+         ***************** ****************** ***************** ******************"
+    );
+}
+
+#[test]
+fn a_websocket_is_searched_for_what_comes_while_it_lasts() {
+    let later = Later::new();
+    let mut scrubber = crate::scrub::WebSocketScrubber::new(later.watch());
+    let frame = |first: u8, text: &str| {
+        let mut frame = vec![first, u8::try_from(text.len()).unwrap()];
+        frame.extend(text.bytes());
+        Bytes::from(frame)
+    };
+    let plain = frame(0x81, "first-other-secret");
+    assert_eq!(scrubber.push(plain.clone()).unwrap(), plain);
+    later.comes();
+    for first in [0x81, 0x89] {
+        let out = scrubber.push(frame(first, "first-other-secret")).unwrap();
+        assert_eq!(out, frame(first, "******************"));
+        let out = scrubber.push(frame(first, "first-secret-0123")).unwrap();
+        assert_eq!(out, frame(first, "*****************"));
+    }
+}

@@ -96,6 +96,7 @@ fn note(id: &str, credential: &str) -> Note {
             ))),
             narrow: Arc::default(),
         },
+        chain: names(&["boss", "a"]).into(),
         handle: Handle::new(Arc::new(Secret::from(HANDLE.to_owned()))),
         issued: jiff::Timestamp::now(),
         ends: None,
@@ -156,6 +157,7 @@ async fn what_a_dead_process_left_is_taken_over_by_one_of_the_living() {
         let expected = note("l1", "crm");
         assert_eq!(found.lease, expected.lease);
         assert_eq!(found.scope, expected.scope);
+        assert_eq!(found.chain, expected.chain);
         assert_eq!(found.handle.content().expose(), HANDLE.as_bytes());
         assert_eq!(found.owed.as_ref(), Some(&owed));
         // What nobody here can revoke waits for one who can.
@@ -206,6 +208,77 @@ async fn notes_of_leases_that_have_ended_are_forgotten() {
         let left = store.adopt(&names(&["crm"])).await.unwrap();
         assert_eq!(left.len(), 1);
         assert_eq!(left[0].lease, LeaseId::from("l2"));
+    }
+}
+
+#[tokio::test]
+async fn a_lease_with_a_later_end_is_not_forgotten() {
+    for place in places() {
+        let store = place.open().await;
+        let mut old = note("l1", "crm");
+        old.ends = Some(jiff::Timestamp::now() - Duration::from_secs(61));
+        store.put(&old).await.unwrap();
+        let later = jiff::Timestamp::now() + Duration::from_mins(1);
+        let (known, unknown) = (LeaseId::from("l1"), LeaseId::from("l9"));
+        store.prolong(&known, Some(later)).await.unwrap();
+        store.prolong(&unknown, Some(later)).await.unwrap();
+        store.beat().await.unwrap();
+        store.leave().await.unwrap();
+        let left = store.adopt(&names(&["crm"])).await.unwrap();
+        assert_eq!(left.len(), 1);
+        assert_eq!(
+            left[0].ends.map(jiff::Timestamp::as_millisecond),
+            Some(later.as_millisecond())
+        );
+    }
+}
+
+/// Many at a time go into few commits, each gets its own answer, and one that is not taken keeps no other out.
+#[tokio::test]
+async fn writes_of_one_moment_are_one_commit_and_each_has_its_own_outcome() {
+    for place in places() {
+        let store = Arc::new(place.open().await);
+        store.put(&note("l-7", "crm")).await.unwrap();
+        let begun = std::time::Instant::now();
+        let mut writing = tokio::task::JoinSet::new();
+        for number in 0..500 {
+            let store = Arc::clone(&store);
+            writing.spawn(async move {
+                (
+                    number,
+                    store
+                        .put(&note(&format!("l-{number}"), "crm"))
+                        .await
+                        .is_ok(),
+                )
+            });
+        }
+        let mut failed = Vec::new();
+        while let Some(written) = writing.join_next().await {
+            let (number, good) = written.unwrap();
+            if !good {
+                failed.push(number);
+            }
+        }
+        let took = begun.elapsed();
+        assert_eq!(failed, [7], "it was there already");
+        if place.is_file() {
+            let begun = std::time::Instant::now();
+            for number in 500..550 {
+                store
+                    .put(&note(&format!("l-{number}"), "crm"))
+                    .await
+                    .unwrap();
+            }
+            // What a commit for each took, had they not been gathered.
+            let alone = begun.elapsed() * 10;
+            assert!(took < alone, "{took:?} gathered, {alone:?} alone");
+        }
+        let next = place.open().await;
+        next.beat().await.unwrap();
+        store.leave().await.unwrap();
+        let left = next.adopt(&names(&["crm"])).await.unwrap();
+        assert!(left.len() >= 500, "{}", left.len());
     }
 }
 

@@ -92,6 +92,14 @@ impl Oidc {
         serde_json::from_slice(&body).unwrap()
     }
 
+    /// The first refresh token of another family of this client.
+    pub async fn family(&self, id: &str) -> String {
+        let (status, body) = call(&self.issuer, &format!("GET /begin/{id}"), &[], "").await;
+        let token = String::from_utf8(body).unwrap();
+        assert_eq!(status, 200, "{token}");
+        token
+    }
+
     /// A token of this client, got past keyward: what a user comes with.
     pub async fn token(&self, id: &str, secret: &str) -> String {
         let basic = format!(

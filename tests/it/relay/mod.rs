@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::harness::TOKEN_A;
+use super::svid::{Domain, Svid};
 use super::trust::issuer::Issuer;
 use super::trust::mint::Pair;
-use super::trust::spiffe::{Domain, Svid};
 use super::upstream::CA;
 use world::{Running, Workload, World, curl};
 

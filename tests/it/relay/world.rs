@@ -20,7 +20,7 @@ use tokio::sync::watch;
 
 use super::super::canary::{self, CANARY};
 use super::super::harness::{ALICE, TOKEN_A};
-use super::super::trust::spiffe::{Domain, Svid};
+use super::super::svid::{Domain, Svid};
 use super::super::upstream::{self, CA, Upstream};
 
 /// A folder, an upstream, and where the gateway listens.

@@ -6,7 +6,7 @@ mod jwt;
 mod kubernetes;
 pub mod mint;
 mod peer;
-pub mod spiffe;
+mod spiffe;
 mod user;
 
 use std::collections::BTreeMap;
@@ -25,6 +25,8 @@ use keyward::preset::Presets;
 use keyward::tls::{Connector, TrustSettings};
 
 use super::upstream::CA;
+
+pub use mint::b64;
 
 /// One provider as the file describes it, with a clock that stands still at `NOW`.
 pub struct Provider {
@@ -55,6 +57,7 @@ impl Provider {
             clock: &(Arc::clone(&clock) as Arc<dyn Clock>),
             metrics: &Metrics::default(),
             token: Some(Arc::new(OwnToken)),
+            env: &|name| std::env::var_os(name),
         };
         Self {
             inner: identity::provider(&loaded.config.trust[0].settings, &parts),

@@ -63,13 +63,14 @@ const provider = new Provider(issuer, {
     claims: () => ({ sub: id, email: `${id}@example.com`, email_verified: true }),
   }),
   interactions: { url: (ctx, interaction) => `/interaction/${interaction.uid}` },
+  rotateRefreshToken: true,
   ttl: {
     ClientCredentials: (ctx, token, { clientId }) => lives[clientId],
     IdToken: (ctx, token, { clientId }) => lives[clientId],
     AccessToken: 600,
-    Grant: 3600,
+    Grant: 86400,
     Interaction: 600,
-    RefreshToken: 3600,
+    RefreshToken: 86400,
     Session: 3600,
     DeviceCode: 600,
   },
@@ -179,6 +180,21 @@ async function approve(query, response) {
   response.end('done');
 }
 
+// What a person's login would leave with a client: a refresh token, the first of its family.
+async function begin(id) {
+  const known = await provider.Client.find(id);
+  const grant = new provider.Grant({ accountId: 'alice', clientId: id });
+  grant.addOIDCScope('contacts.read');
+  const token = new provider.RefreshToken({
+    accountId: 'alice',
+    client: known,
+    grantId: await grant.save(),
+    gty: 'authorization_code',
+    scope: 'contacts.read',
+  });
+  return token.save();
+}
+
 const callback = provider.callback();
 const failed = (response) => (error) => {
   failures.push(`own: ${error.message}`);
@@ -187,6 +203,13 @@ const failed = (response) => (error) => {
 };
 const handle = (request, response) => {
   const url = new URL(request.url, issuer);
+  if (request.url.startsWith('/begin/')) {
+    begin(request.url.slice('/begin/'.length)).then(
+      (token) => response.end(token),
+      (error) => { response.statusCode = 500; response.end(String(error)); },
+    );
+    return;
+  }
   if (request.url === '/seen') {
     response.setHeader('content-type', 'application/json');
     response.end(JSON.stringify({ exchanged, failures }));
@@ -205,6 +228,8 @@ if (setup.tls) {
   await new Promise((done) => mutual.listen(0, '127.0.0.1', done));
   where.mutual = `https://127.0.0.1:${mutual.address().port}`;
 }
+// Whoever reads that line reads no other: what the library says later must not end this.
+process.stdout.on('error', () => {});
 process.stdout.write(`${JSON.stringify(where)}\n`);
 // Whoever started this says that it is done by closing the pipe; stdin was read to its end, so the parent is asked.
 const parent = process.ppid;
