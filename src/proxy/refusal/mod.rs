@@ -333,7 +333,7 @@ impl Refusal {
         );
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(HEADER, HeaderValue::from_static(word));
-        headers.extend(self.proxy_status().map(|value| (PROXY_STATUS, value)));
+        headers.extend(self.proxy_status(detail).map(|value| (PROXY_STATUS, value)));
         match self {
             Self::Unidentified | Self::SessionEnded | Self::WrongPeer => {
                 headers.append(
@@ -353,7 +353,7 @@ impl Refusal {
             }
             _ => {}
         }
-        let phrase = format!("{}: {word}. {}", self.title(), self.detail());
+        let phrase = format!("{}: {word}. {detail}", self.title());
         if let Ok(phrase) = ReasonPhrase::try_from(phrase) {
             response.extensions_mut().insert(phrase);
         }
@@ -361,7 +361,7 @@ impl Refusal {
     }
 
     /// `Proxy-Status`: the error types are those of RFC 9209 §2.3.
-    fn proxy_status(self) -> Option<HeaderValue> {
+    fn proxy_status(self, detail: &str) -> Option<HeaderValue> {
         let error = match self {
             Self::BadRequest(_)
             | Self::Malformed(_)
@@ -398,7 +398,7 @@ impl Refusal {
             | Self::Draining => "proxy_internal_error",
         };
         // An sf-string escapes these two (RFC 9651 §3.3.3).
-        let text = format!("{}: {}", self.word(), self.detail());
+        let text = format!("{}: {detail}", self.word());
         let text = text.replace('\\', r"\\").replace('"', "\\\"");
         HeaderValue::from_str(&format!("keyward; error={error}; details=\"{text}\"")).ok()
     }

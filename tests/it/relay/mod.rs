@@ -323,6 +323,11 @@ async fn a_process_that_is_not_allowed_is_refused_here() {
         let other = as_user(place, "65534").await;
         assert!(other.starts_with("HTTP/1.1 403"), "{place}: {other}");
         assert!(other.contains("keyward-refusal: denied"), "{other}");
+        let (line, _) = other.split_once("\r\n").unwrap();
+        assert!(
+            line.contains("This process may not use the relay"),
+            "{line}"
+        );
         assert!(other.contains("application/problem+json"), "{other}");
     }
     let words = [&words[..], &["--allow-uid", "65534"]].concat();
