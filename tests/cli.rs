@@ -382,6 +382,59 @@ fn a_shell_reads_back_what_env_prints() {
     );
 }
 
+const TICKETS: &str = r#"
+[preset.tickets]
+title = "Our tickets"
+hosts = ["tickets.corp.example"]
+minting = [{ method = "POST", path = "/api/tokens" }]
+[[preset.tickets.key]]
+inject = { header = "x-tickets-key" }
+env = ["TICKETS_KEY"]
+placeholder = "tickets-keyward-00000000"
+
+[preset.openai]
+title = "Our gateway"
+hosts = ["ai.corp.example"]
+[[preset.openai.key]]
+inject = "bearer"
+env = ["OPENAI_API_KEY"]
+placeholder = "sk-keyward-of-our-gateway"
+"#;
+
+#[test]
+fn presets_of_the_file_are_shown_beside_the_built_in_ones_and_in_their_place() {
+    let place = Place::with(TICKETS);
+    let own = place.say(&["preset", "show", "tickets"]);
+    assert_eq!(own.code, 0, "{}", own.err);
+    for text in [
+        "tickets (Our tickets)",
+        "tickets.corp.example",
+        "TICKETS_KEY",
+        "minting, refused unless granted: POST /api/tokens",
+    ] {
+        assert!(own.out.contains(text), "{text}: {}", own.out);
+    }
+    let replaced = place.json(&["preset", "show", "openai", "--json"]);
+    assert_eq!(replaced["hosts"], serde_json::json!(["ai.corp.example"]));
+    let built_in = keyward(&["preset", "list"], &[]).out;
+    let all = place.say(&["preset", "list"]).out;
+    assert!(
+        all.contains("\ntickets ") && all.contains("ai.corp.example"),
+        "{all}"
+    );
+    assert_eq!(all.lines().count(), built_in.lines().count() + 1);
+    assert!(!built_in.contains("tickets.corp"));
+    let near = place.say(&["preset", "show", "tickts"]);
+    assert_eq!(near.code, 1);
+    assert!(
+        near.err.contains("did you mean \"tickets\""),
+        "{}",
+        near.err
+    );
+    let bad = Place::with("[preset.x]\nhost = 1\n").say(&["preset", "list"]);
+    assert_eq!(bad.code, 78, "{}", bad.err);
+}
+
 #[test]
 fn env_says_what_it_cannot_know() {
     let open = "[proxy]\nidentify = \"open\"\nlisten = [\"127.0.0.1:0\"]\n[ca]\ndir = \"ca\"\n";

@@ -13,6 +13,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
@@ -229,6 +230,21 @@ fn without_a_file_a_known_host_is_intercepted_and_judged() {
         last.contains("1 request, ") && last.contains("1 refusal (denied)"),
         "{last}"
     );
+}
+
+#[test]
+fn git_shows_its_token_before_it_is_asked() {
+    let home = home();
+    let script = "git ls-remote https://api.openai.com/x.git; echo $?";
+    let output = keyward(home.path(), &["--strict"], &["sh", "-c", script])
+        .output()
+        .unwrap();
+    assert!(out(&output).ends_with("128\n"), "{}", out(&output));
+    let trail = home.path().join(".local/state/keyward/audit.jsonl");
+    let trail = fs::read_to_string(trail).unwrap();
+    // One CONNECT, refused for its host, and none before it for want of a token.
+    assert!(trail.contains("\"word\":\"no-route\""), "{trail}");
+    assert!(!trail.contains("unidentified"), "{trail}");
 }
 
 #[test]
@@ -531,6 +547,90 @@ fn logins_of_served_services_are_masked_and_others_told() {
         !told.contains(".netrc") && !told.contains("hosts.yml"),
         "{told}"
     );
+}
+
+/// A session as a desktop has it, in a folder: a bus, and on it the keyring with a login. Ends both at its own end.
+const DESKTOP: &str = r#"
+exec 2>desktop.log
+dbus-daemon --session --nofork --nopidfile --address="$DBUS_SESSION_BUS_ADDRESS" & bus=$!
+n=0; while [ ! -S "$XDG_RUNTIME_DIR/bus" ] && [ $n -lt 100 ]; do sleep 0.1; n=$((n+1)); done
+printf pw | gnome-keyring-daemon --unlock --foreground --components=secrets >keyring.log & keyring=$!
+n=0; while [ ! -S "$XDG_RUNTIME_DIR/keyring/control" ] && [ $n -lt 100 ]; do sleep 0.1; n=$((n+1)); done
+printf %s "$CANARY" | timeout 20 secret-tool store --label=gh service gh:github.com username me
+unset CANARY
+"$@"
+kill $keyring $bus
+"#;
+
+/// What a thief would do: ask the keyring, by the bus that is named and by the usual one, and knock at every socket.
+const THIEF: &str = r#"
+timeout 20 secret-tool lookup service gh:github.com
+DBUS_SESSION_BUS_ADDRESS=unix:path=$XDG_RUNTIME_DIR/bus timeout 20 secret-tool lookup service gh:github.com
+DBUS_SESSION_BUS_ADDRESS= timeout 20 secret-tool lookup service gh:github.com
+python3 - <<'END'
+import os, socket
+runtime = os.environ["XDG_RUNTIME_DIR"]
+for name in ("bus", "keyring/control", "systemd/private", "agent"):
+    with socket.socket(socket.AF_UNIX) as one:
+        try: one.connect(f"{runtime}/{name}"); print("open", name)
+        except OSError as error: print("shut", name, error.errno)
+END
+"#;
+
+#[test]
+fn the_command_cannot_ask_the_keyring_of_the_session() {
+    let home = home();
+    let runtime = home.path().join("runtime");
+    fs::create_dir_all(runtime.join("systemd")).unwrap();
+    fs::set_permissions(&runtime, fs::Permissions::from_mode(0o700)).unwrap();
+    let _manager = UnixListener::bind(runtime.join("systemd/private")).unwrap();
+    let _agent = UnixListener::bind(runtime.join("agent")).unwrap();
+    fs::create_dir(home.path().join(".kube")).unwrap();
+    fs::write(home.path().join(".kube/config"), "x").unwrap();
+    let desktop = |words: &[&str]| {
+        Command::new("sh")
+            .args(["-c", DESKTOP, "desktop"])
+            .args(words)
+            .args(["sh", "-c", THIEF])
+            .env_clear()
+            .env("PATH", PATH)
+            .env("HOME", home.path())
+            .env("XDG_RUNTIME_DIR", &runtime)
+            .env("SSH_AUTH_SOCK", runtime.join("agent"))
+            .env(
+                "DBUS_SESSION_BUS_ADDRESS",
+                format!("unix:path={}/bus", runtime.display()),
+            )
+            .env("CANARY", CANARY)
+            .current_dir(home.path())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    };
+    // The thief itself: without keyward it has what it came for.
+    let bare = desktop(&[]);
+    let log = fs::read_to_string(home.path().join("desktop.log")).unwrap();
+    assert!(out(&bare).contains(CANARY), "{}{log}", out(&bare));
+    assert!(
+        out(&bare).contains("open keyring/control"),
+        "{}",
+        out(&bare)
+    );
+    for file in ["bus", "keyring/control"] {
+        fs::remove_file(runtime.join(file)).ok();
+    }
+    let output = desktop(&[env!("CARGO_BIN_EXE_keyward"), "run", "--"]);
+    let text = out(&output);
+    assert!(!text.contains(CANARY), "{text}");
+    for name in ["bus", "keyring/control", "systemd/private"] {
+        assert!(text.contains(&format!("shut {name} 111")), "{text}");
+    }
+    // What can be used, and holds no secret that it gives away, stays, and is told once.
+    assert!(text.contains("open agent"), "{text}");
+    let told = fs::read_to_string(home.path().join("desktop.log")).unwrap();
+    let agent = format!("ssh-agent ({}/agent)", runtime.display());
+    assert_eq!(told.matches(&agent).count(), 1, "{told}");
+    assert_eq!(told.matches(".kube/config").count(), 1, "{told}");
 }
 
 #[test]

@@ -157,6 +157,11 @@ fn lines(config: &Config, args: &EnvArgs, environment: &Environment) -> Result<V
         lines.push(Line::Set(name.into(), "localhost,127.0.0.1,::1".into()));
     }
     lines.push(Line::Set("NODE_USE_ENV_PROXY".into(), "1".into()));
+    // Left to itself git asks the proxy first which method it takes: a 407 before each connection.
+    lines.push(Line::Set(
+        "GIT_HTTP_PROXY_AUTHMETHOD".into(),
+        "basic".into(),
+    ));
     trust(listener, args, &roots, &mut lines)?;
     if args.base_url {
         if !listener.base_url {

@@ -135,12 +135,13 @@ pub fn main(environment: Environment) -> ExitCode {
         Command::Session(args) => session::run(args, &environment, &mut out),
         Command::Agent(args) => agent::run(args, &environment, &mut out),
         Command::Preset(args) => {
-            match preset::run(args, crate::preset::Presets::shipped(), &mut out) {
-                Ok(()) => 0,
-                Err(error) => {
+            match (args.presets()).map(|presets| preset::run(args, &presets, &mut out)) {
+                Ok(Ok(())) => 0,
+                Ok(Err(error)) => {
                     complain(&error);
                     NO
                 }
+                Err(code) => code,
             }
         }
     };

@@ -1,6 +1,8 @@
 //! `keyward preset list` and `keyward preset show NAME`: what the program knows of each service.
 
 use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
@@ -9,6 +11,9 @@ use crate::preset::{Preset, Presets};
 /// `keyward preset …`
 #[derive(Debug, clap::Args)]
 pub struct PresetArgs {
+    /// The configuration file whose own services stand beside the built-in ones, or in place of them
+    #[arg(short = 'c', long = "config", value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
     #[command(subcommand)]
     command: PresetCommand,
 }
@@ -32,6 +37,19 @@ enum PresetCommand {
         #[arg(long)]
         json: bool,
     },
+}
+
+impl PresetArgs {
+    /// The services that are asked about.
+    ///
+    /// # Errors
+    /// The exit code, where the file does not hold.
+    pub(crate) fn presets(&self) -> Result<Arc<Presets>, u8> {
+        match &self.config {
+            Some(path) => Ok(super::consult(path)?.presets()),
+            None => Ok(Arc::clone(Presets::shipped())),
+        }
+    }
 }
 
 /// Why there is no answer.

@@ -73,7 +73,7 @@ async fn opened(
         .map_err(bare)?;
     let malformed = || {
         bare(Refusal::Malformed(
-            "The path after the service's name is malformed.",
+            "The path after the service's name is malformed. Send the service's own path there.",
         ))
     };
     let path: PathAndQuery = rest.parse().map_err(|_| malformed())?;
@@ -105,7 +105,7 @@ fn local(headers: &HeaderMap) -> Result<(), Refusal> {
     }
     let mut hosts = headers.get_all(HOST).iter();
     let (Some(host), None) = (hosts.next(), hosts.next()) else {
-        return Err(Refusal::Malformed("Exactly one Host is required."));
+        return Err(Refusal::Malformed("Send exactly one Host."));
     };
     let host = host.to_str().map_err(|_| Refusal::HostMismatch)?;
     is_loopback(host).then_some(()).ok_or(Refusal::HostMismatch)

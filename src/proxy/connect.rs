@@ -231,10 +231,12 @@ async fn proceed(next: Next) {
                     debug!(%error, "TLS with an agent failed");
                     record.refusal = Some(match error {
                         AcceptError::SniMismatch => Refusal::HostMismatch,
-                        AcceptError::Untrusted => {
-                            Refusal::Malformed("The agent does not trust the CA.")
-                        }
-                        _ => Refusal::Malformed("The TLS handshake failed."),
+                        AcceptError::Untrusted => Refusal::Malformed(
+                            "The agent does not trust the CA. Use the file that SSL_CERT_FILE names, or GET /ca.pem of this proxy.",
+                        ),
+                        _ => Refusal::Malformed(
+                            "The TLS handshake failed. Use TLS 1.2 or 1.3, with the host's name as SNI.",
+                        ),
                     });
                 }
             }
@@ -319,7 +321,7 @@ async fn grant(
         .unwrap_or_default();
     let bad = |_| {
         Refusal::Malformed(
-            "The target is not host:port with a plain host name or address and a port from 1 to 65535.",
+            "The target is not a plain host name or address and a port from 1 to 65535. Send it as host:port.",
         )
     };
     let target = Arc::new(Target::from_connect(authority).map_err(bad)?);

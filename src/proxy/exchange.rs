@@ -357,7 +357,7 @@ pub(super) async fn read_whole(
             if error.is::<http_body_util::LengthLimitError>() {
                 Refusal::TooLarge
             } else {
-                Refusal::Malformed("The body broke off.")
+                Refusal::Malformed("The body broke off. Send it whole.")
             }
         })?;
     let read = read.to_bytes();

@@ -6,7 +6,7 @@
 //!              └► blind tunnel          └► answer (scrub) ─► agent
 //! ```
 //!
-//! Read `exchange.rs` for the story of one request, and `refusal.rs` for every way that it can end early.
+//! Read `exchange.rs` for the story of one request, and `refusal` for every way that it can end early.
 
 mod accept;
 mod address;

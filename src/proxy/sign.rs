@@ -29,7 +29,7 @@ impl Lied {
     pub(super) fn refuse(&self) -> Result<(), Refusal> {
         if self.0.load(Ordering::Acquire) {
             return Err(Refusal::Malformed(
-                "The chunks of the body are not framed as its head says, or one that is signed is larger than 1 MiB.",
+                "The chunks of the body are not framed as its head says, or one that is signed is larger than 1 MiB. Send smaller ones, framed as aws-chunked.",
             ));
         }
         Ok(())

@@ -222,7 +222,9 @@ impl Tunnel {
         (limits, grant): (Limits, Grant),
     ) -> Result<Self, Refusal> {
         let text = target.authority();
-        let bad = Refusal::Malformed("The host cannot be written in a request.");
+        let bad = Refusal::Malformed(
+            "The host cannot be written in a request. Use its plain name or address.",
+        );
         let host = HeaderValue::from_str(&text).map_err(|_| bad)?;
         let authority = Authority::from_maybe_shared(text).map_err(|_| bad)?;
         let cut = hold.session().ended().child_token();

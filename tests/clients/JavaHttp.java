@@ -1,30 +1,20 @@
 // `java JavaHttp.java URL`: a GET, a POST of 64 KiB and 20 GETs at once with java.net.http, over HTTP/2 where offered.
-import java.net.Authenticator;
-import java.net.PasswordAuthentication;
 import java.net.ProxySelector;
 import java.net.URI;
 import java.net.http.HttpClient;
 import java.net.http.HttpRequest;
 import java.net.http.HttpResponse;
 import java.net.http.HttpResponse.BodyHandlers;
+import java.nio.charset.StandardCharsets;
 import java.time.Duration;
+import java.util.Base64;
 import java.util.stream.IntStream;
 
 class JavaHttp {
     public static void main(String[] arguments) throws Exception {
-        String url = arguments[0], proxy = System.getenv("HTTPS_PROXY");
-        var builder = HttpClient.newBuilder().connectTimeout(Duration.ofSeconds(10)).proxy(ProxySelector.getDefault());
-        if (proxy != null) {
-            String[] user = URI.create(proxy).getUserInfo().split(":", 2);
-            builder.authenticator(new Authenticator() {
-                @Override
-                protected PasswordAuthentication getPasswordAuthentication() {
-                    return getRequestorType() == RequestorType.PROXY
-                        ? new PasswordAuthentication(user[0], user[1].toCharArray()) : null;
-                }
-            });
-        }
-        HttpClient client = builder.build();
+        String url = arguments[0];
+        HttpClient client = HttpClient.newBuilder().connectTimeout(Duration.ofSeconds(10)).proxy(ProxySelector.getDefault())
+            .build();
         String posted = "{\"text\":\"" + "grüße ".repeat(10000) + "\"}";
         show(client.send(request(url + "/anything?probe=1").build(), BodyHandlers.ofString()), "\"probe\"");
         var post = request(url + "/post").header("Content-Type", "application/json")
@@ -37,8 +27,13 @@ class JavaHttp {
     }
 
     static HttpRequest.Builder request(String url) {
-        return HttpRequest.newBuilder(URI.create(url)).timeout(Duration.ofSeconds(20))
+        var request = HttpRequest.newBuilder(URI.create(url)).timeout(Duration.ofSeconds(20))
             .header("Authorization", "Bearer " + System.getenv("API_KEY"));
+        String proxy = System.getenv("HTTPS_PROXY");
+        if (proxy == null) return request;
+        // An Authenticator is asked after a 407 only, and java.net.http then connects anew. This one is sent with the CONNECT.
+        byte[] user = URI.create(proxy).getUserInfo().getBytes(StandardCharsets.UTF_8);
+        return request.header("Proxy-Authorization", "Basic " + Base64.getEncoder().encodeToString(user));
     }
 
     static void show(HttpResponse<String> answer, String holds) {

@@ -44,6 +44,9 @@ class Client:
     refused: bool = False
     # What else a user must know, for the table.
     note: str = ""
+    # What its first contact with keyward cost: round trips beyond the least, and the count in words.
+    extra: int = 0
+    contact: str = ""
 
     def key(self, real: str | None) -> dict[str, str]:
         """The variables that hold the key: a placeholder, or without a proxy the real one."""
@@ -93,7 +96,8 @@ CLIENTS = [
     Client("cargo", "cargo.test", "cargo_registry.py", "CARGO_HTTP_CAINFO", echoes=False),
     Client("gh", "api.github.com", "gh_api.py", SSL, preset="github"),
     Client("Java HttpClient", "api.test", "java_http.py", SSL,
-           note="a truststore by keytool, `https.proxyHost`, an Authenticator, `jdk.http.auth.tunneling.disabledSchemes=`"),
+           note="a truststore by keytool, `https.proxyHost`, `jdk.http.auth.tunneling.disabledSchemes=`, `Proxy-Authorization` "
+                "in each request; an Authenticator works too, and costs a connection more"),
     Client("boto3", "sts.amazonaws.com", "boto3_refused.py", "AWS_CA_BUNDLE", of="sdk", preset="aws", refused=True,
            note="with a static key it is refused: it signs for itself"),
 ]

@@ -10,12 +10,14 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from clients import HOSTS, PRESETS
+from contact import Connection, read
 
 CACHE = Path(os.environ.get("KEYWARD_CACHE") or Path.home() / ".cache/keyward")
 MODULES = CACHE / "node-agents/node_modules"
@@ -33,12 +35,15 @@ class Agent:
     program: str
     words: tuple[str, ...]
     version: tuple[str, ...] = ("--version",)
-    # Its transport is a WebSocket, in which the mock's answers do not hold the key.
-    echoes: bool = True
     # The path of the conversation.
     path: str = ""
     # Options of `run`.
     options: tuple[str, ...] = ()
+    # Those of its last run.
+    connections: list[Connection] = field(default_factory=list)
+    # As `clients.Client`.
+    extra: int = 0
+    contact: str = ""
 
 
 AGENTS = [
@@ -47,7 +52,7 @@ AGENTS = [
           path="/v1/messages"),
     Agent("Codex CLI", "OPENAI_API_KEY", "api.openai.com", "@openai/codex-linux-*/vendor/*/bin/codex",
           ("exec", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox", "--json", "call exec_command"),
-          echoes=False, path="/v1/responses"),
+          path="/v1/responses"),
     Agent("Gemini CLI", "GEMINI_API_KEY", "generativelanguage.googleapis.com", "@google/gemini-cli/bundle/gemini.js",
           ("--skip-trust", "--yolo", "-m", "gemini-2.5-flash", "-o", "stream-json", "-p", "call run_shell_command"),
           path="/v1beta/models/"),
@@ -132,21 +137,24 @@ def look(stage, agent: Agent, binary: str, node: Path, leaks, carries) -> tuple[
                           capture_output=True, text=True, timeout=60).stdout
     version = next((word for word in told.split() if word[0].isdigit()), "")
     start = len(stage.seen("llm", 0))
-    words = [binary, "run", "--strict", *agent.options, "-c", network(stage), "--", *command, *agent.words]
+    counted = home / "contact.json"
+    relay = [sys.executable, Path(__file__).with_name("contact.py"), counted]
+    words = [binary, "run", "--strict", *agent.options, "-c", network(stage), "--", *relay, *command, *agent.words]
     done = subprocess.run(words, env=base | {agent.variable: stage.key}, cwd=folder, stdin=subprocess.DEVNULL,
                           capture_output=True, timeout=120)
     out, errors = done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
     kept = [file for file in home.rglob("*") if file.is_file()]
     reached = done.stdout + done.stderr + b"".join(file.read_bytes() for file in kept)
+    agent.connections = read(counted)
     seen = stage.seen("llm", start)
     faults = [] if done.returncode == 0 else [f"exit code {done.returncode}: {errors[-300:]}"]
     if "the-tool-ran" not in out:
         faults.append(f"the tool did not run: {out[-200:]}")
     if f"{agent.variable}={placeholder_of(agent)}" not in out:
         faults.append("the tool did not see the placeholder in its environment")
-    if not ("all done." in out if agent.echoes else "done." in out):
+    if "all done." not in out:
         faults.append("the model's last answer is not in the output")
-    if agent.echoes and MASKED not in out:
+    if MASKED not in out:
         faults.append("no masked key in the answer, so nothing was scrubbed")
     asked = [request for request in seen if request["path"].startswith(agent.path)]
     if not asked:

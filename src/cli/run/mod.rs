@@ -4,6 +4,7 @@
 //! proxy, the CA and a token of its own; the session, its listener and its token end with it.
 
 mod bases;
+mod doors;
 mod found;
 mod given;
 mod lift;
@@ -176,7 +177,8 @@ async fn command(
             ));
             UNAVAILABLE
         })?;
-    let (masks, open) = logins::masks(prepared, caller);
+    let doors = doors::look(caller, args.isolate);
+    let (masks, open) = logins::masks(prepared, &doors, caller);
     let bases = listener
         .base_url
         .then(|| bases::of(&prepared.services, access, caller));

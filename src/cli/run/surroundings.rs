@@ -155,6 +155,8 @@ pub(super) fn environment(
         set(name, LOOPBACK.into());
     }
     set("NODE_USE_ENV_PROXY", "1".into());
+    // Left to itself git asks the proxy first which method it takes: a 407 before each connection.
+    set("GIT_HTTP_PROXY_AUTHMETHOD", "basic".into());
     set("KEYWARD_URL", format!("http://127.0.0.1:{port}").into());
     set("KEYWARD_TOKEN", (*token).into());
     for (name, path) in certificates.variables() {

@@ -2,23 +2,27 @@
 //!
 //! Every answer that keyward itself makes is `application/problem+json` (RFC 9457) with the header
 //! `keyward-refusal: WORD`; the same word stands in the audit record and the metric label. The text is written for an
-//! agent to act upon, and holds nothing of the request, the upstream or its certificate.
+//! agent to act upon, and holds nothing of the request, the upstream or its certificate. Many clients hide the body of
+//! an answer to CONNECT and show its status line, or its fields where they are asked for more: so the reason phrase and
+//! `Proxy-Status` (RFC 9209) say it too.
+
+mod from;
 
 use bytes::Bytes;
 use http::header::{
     CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, PROXY_AUTHENTICATE, RETRY_AFTER,
 };
 use http::{Response, StatusCode};
+use hyper::ext::ReasonPhrase;
 
 use super::body::Body;
-use crate::credential::IssueError;
 use crate::head::Unclean;
-use crate::identity::{AttestError, Unregistered};
-use crate::inject::{Misplaced, Unsignable};
-use crate::policy::Denial;
 
 /// The header that names the word.
 pub const HEADER: HeaderName = HeaderName::from_static("keyward-refusal");
+
+/// RFC 9209.
+const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
 /// Why keyward did not let a request through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -28,8 +32,6 @@ pub enum Refusal {
     BadRequest(Unclean),
     /// The request is malformed in another way, with what is wrong.
     Malformed(&'static str),
-    /// The agent's signature is of a kind that cannot be made anew, with what is wrong.
-    Unsignable(&'static str),
     /// TRACE, CONNECT inside a tunnel, or no method at all.
     Method,
     /// A body is longer than what must be read of it.
@@ -96,9 +98,8 @@ pub enum Refusal {
 
 impl Refusal {
     /// One of each word, for whoever lists them.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 32] = [
         Self::Malformed(""),
-        Self::Unsignable(""),
         Self::Method,
         Self::TooLarge,
         Self::HostMismatch,
@@ -136,7 +137,6 @@ impl Refusal {
     pub fn status(self) -> (StatusCode, &'static str) {
         match self {
             Self::BadRequest(_) | Self::Malformed(_) => (StatusCode::BAD_REQUEST, "bad-request"),
-            Self::Unsignable(_) => (StatusCode::BAD_REQUEST, "unsignable"),
             Self::Method => (StatusCode::METHOD_NOT_ALLOWED, "method"),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too-large"),
             Self::HostMismatch => (StatusCode::MISDIRECTED_REQUEST, "host-mismatch"),
@@ -200,12 +200,12 @@ impl Refusal {
             Self::BadRequest(_) => {
                 "The request head is malformed or ambiguous. Send it as RFC 9110 and RFC 9112 define it."
             }
-            Self::Malformed(what) | Self::Unsignable(what) | Self::Denied(what) => what,
+            Self::Malformed(what) | Self::Denied(what) => what,
             Self::Method => {
                 "This method is never forwarded. Use GET, HEAD, POST, PUT, PATCH, DELETE or OPTIONS."
             }
             Self::TooLarge => {
-                "The body is longer than what the policy has to read of it. Send a smaller one."
+                "The body is longer than the 1 MiB that the policy reads of it. Send a smaller one."
             }
             Self::HostMismatch => {
                 "The request names another host than this connection was opened for. Open a new connection for each host."
@@ -228,50 +228,59 @@ impl Refusal {
             Self::Condition("when") => {
                 "The route is open at other hours. Try again within them, or ask the operator."
             }
+            Self::Condition("websocket") => {
+                "This route forwards no WebSockets. Use the service's plain HTTP API, or ask the operator."
+            }
             Self::Condition(_) => {
                 "A condition of the route is not met from here. Ask the operator; a retry will not help."
             }
             Self::PrivateAddress => {
-                "The host resolves to an address that agents may not reach. A retry will not help."
+                "The host resolves to an address that agents may not reach. A retry will not help; ask the operator if the task needs this host."
             }
             Self::Cleartext => {
                 "This host has a credential, which is never sent over http. Use https."
             }
             Self::Unidentified => {
-                "Send a proxy token: http://ANY:TOKEN@host:port as proxy URL, or Proxy-Authorization: Bearer TOKEN."
+                "Send a proxy token: http://ANY:TOKEN@host:port as proxy URL, or Proxy-Authorization: Bearer TOKEN. Where HTTPS_PROXY holds such a URL, use it whole."
             }
-            Self::SessionEnded => "The session has ended. Open a new one.",
+            Self::SessionEnded => {
+                "The session of this proxy token has ended; a retry with it will not help. Ask /token of this proxy for another, or tell whoever started you."
+            }
             Self::WrongPeer => {
-                "This session is bound to another process, certificate or address. Ask for a session of your own."
+                "This session is bound to another process, certificate or address; a retry from here will not help. Ask /token of this proxy for a session of your own."
             }
             Self::TooManyConnections => {
                 "This agent has too many open connections. Close or reuse some, then try again."
             }
-            Self::UpstreamUnreachable => "The upstream could not be reached. Try again later.",
+            Self::UpstreamUnreachable => {
+                "The upstream could not be reached. Check host and port, then try again in a minute."
+            }
             Self::UpstreamUntrusted => {
                 "The upstream's certificate does not verify, so nothing was sent. Tell the operator."
             }
-            Self::BadUpstream => "The upstream's answer is malformed and was not passed on.",
+            Self::BadUpstream => {
+                "The upstream's answer is malformed and was not passed on. Try once more; if it stays so, the service is at fault, not the request."
+            }
             Self::LeakBlocked => {
-                "The upstream's answer held the credential where it could not be masked; it was not passed on."
+                "The upstream's answer held the credential where it could not be masked; it was not passed on. Do not retry; use another endpoint, or tell the operator."
             }
             Self::Undecodable => {
                 "The upstream's answer is in a content coding that cannot be inspected. Ask for gzip, deflate, br, zstd or identity."
             }
             Self::BrokerRefused => {
-                "The issuer refused the credential for this request. Tell the operator."
+                "The issuer refused the credential for this request. Tell the operator; a retry will not help before."
             }
             Self::BrokerUnavailable(_) => {
                 "The credential for this request cannot be had now. Try again later."
             }
             Self::BrokerSealed => {
-                "The vault that holds the credential is sealed. Tell the operator."
+                "The vault that holds the credential is sealed. Tell the operator; a retry will not help before."
             }
             Self::IdentityUnavailable => {
                 "It cannot be verified now who this agent is. Try again later."
             }
             Self::AuditUnavailable => {
-                "The audit record cannot be written, so nothing was sent. Tell the operator."
+                "The audit record cannot be written, so nothing was sent. Tell the operator; a retry will not help before."
             }
             Self::StoreUnavailable => {
                 "What this request needs cannot be written to keyward's store, so nothing was sent. Try again later, or tell the operator."
@@ -279,7 +288,7 @@ impl Refusal {
             Self::CaUnavailable => {
                 "No certificate can be issued for this host now. Tell the operator."
             }
-            Self::Draining => "keyward is stopping. Connect again.",
+            Self::Draining => "keyward is stopping. Connect again in a few seconds.",
             Self::UpstreamTimeout => "The upstream did not answer in time. Try again later.",
             Self::BrokerTimeout => {
                 "The issuer of the credential did not answer in time. Try again later."
@@ -315,6 +324,7 @@ impl Refusal {
         );
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(HEADER, HeaderValue::from_static(word));
+        headers.extend(self.proxy_status().map(|value| (PROXY_STATUS, value)));
         match self {
             Self::Unidentified | Self::SessionEnded | Self::WrongPeer => {
                 headers.append(
@@ -334,7 +344,54 @@ impl Refusal {
             }
             _ => {}
         }
+        let phrase = format!("{}: {word}. {}", self.title(), self.detail());
+        if let Ok(phrase) = ReasonPhrase::try_from(phrase) {
+            response.extensions_mut().insert(phrase);
+        }
         response
+    }
+
+    /// `Proxy-Status`: the error types are those of RFC 9209 §2.3.
+    fn proxy_status(self) -> Option<HeaderValue> {
+        let error = match self {
+            Self::BadRequest(_)
+            | Self::Malformed(_)
+            | Self::Method
+            | Self::TooLarge
+            | Self::HostMismatch
+            | Self::HeadTooLarge => "http_request_error",
+            Self::Suspended
+            | Self::Unregistered
+            | Self::NoRoute
+            | Self::Denied(_)
+            | Self::UserRequired
+            | Self::Condition(_)
+            | Self::Cleartext
+            | Self::Unidentified
+            | Self::SessionEnded
+            | Self::WrongPeer
+            | Self::TooManyConnections => "http_request_denied",
+            Self::PrivateAddress => "destination_ip_prohibited",
+            Self::UpstreamUnreachable => "destination_unavailable",
+            Self::UpstreamUntrusted => "tls_certificate_error",
+            Self::BadUpstream => "http_protocol_error",
+            Self::Undecodable => "http_response_content_coding",
+            Self::UpstreamTimeout => "http_response_timeout",
+            Self::LeakBlocked
+            | Self::BrokerRefused
+            | Self::BrokerUnavailable(_)
+            | Self::BrokerSealed
+            | Self::BrokerTimeout
+            | Self::IdentityUnavailable
+            | Self::AuditUnavailable
+            | Self::StoreUnavailable
+            | Self::CaUnavailable
+            | Self::Draining => "proxy_internal_error",
+        };
+        // An sf-string escapes these two (RFC 9651 §3.3.3).
+        let text = format!("{}: {}", self.word(), self.detail());
+        let text = text.replace('\\', r"\\").replace('"', "\\\"");
+        HeaderValue::from_str(&format!("keyward; error={error}; details=\"{text}\"")).ok()
     }
 
     /// The same as a gRPC trailers-only answer (gRPC over HTTP/2, "Responses").
@@ -362,114 +419,47 @@ impl Refusal {
     }
 }
 
-impl From<Unclean> for Refusal {
-    fn from(unclean: Unclean) -> Self {
-        match unclean {
-            Unclean::OtherHost => Self::HostMismatch,
-            Unclean::Method => Self::Method,
-            Unclean::TooLarge => Self::HeadTooLarge,
-            other => Self::BadRequest(other),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a sentence begins with that tells an agent what to do.
+    const ACTS: [&str; 15] = [
+        "Send ", "Use ", "Ask ", "Tell ", "Try ", "Open ", "Connect ", "Do not ", "Stop", "Close ",
+        "Check ", "Put ", "Write ", "Where ", "Sign ",
+    ];
+
+    #[test]
+    fn every_refusal_tells_the_agent_what_it_may_do() {
+        for refusal in Refusal::ALL {
+            let detail = refusal.detail();
+            let acts = |part: &str| ACTS.iter().any(|act| part.trim_start().starts_with(act));
+            // The text of these comes with what is wrong.
+            let given = matches!(refusal, Refusal::Malformed(_) | Refusal::Denied(_));
+            assert!(
+                given || detail.split(". ").any(acts),
+                "{refusal:?}: {detail}"
+            );
         }
     }
-}
 
-impl From<&Denial> for Refusal {
-    fn from(denial: &Denial) -> Self {
-        match denial {
-            Denial::NoRoute => Self::NoRoute,
-            Denial::Condition {
-                unmet: crate::policy::Unmet::When,
-                ..
-            } => Self::Condition("when"),
-            Denial::Condition {
-                unmet: crate::policy::Unmet::Source,
-                ..
-            } => Self::Condition("source"),
-            Denial::EncodedSlash { .. } => Self::Malformed(
-                "The path holds %2F, which this route does not allow. Ask the operator for encoded-slash = true if the service needs it.",
-            ),
-            Denial::EmptySegment { .. } => Self::Malformed(
-                "The path holds an empty segment (//). It is sent only as a part of a key of S3, and only where the same route matches without it. Send it with single slashes.",
-            ),
-            Denial::Scope { .. } => Self::Denied(
-                "The scope of this session does not cover the route. Do not retry; ask for a session of a wider scope, or the operator.",
-            ),
-            Denial::Minting { .. } => Self::Denied(
-                "The answer to this request would be a new credential, which this route does not grant. Do not retry; ask the operator.",
-            ),
-            Denial::WebSocket { .. } => Self::Condition("websocket"),
-        }
-    }
-}
-
-impl From<Unregistered> for Refusal {
-    fn from(reason: Unregistered) -> Self {
-        match reason {
-            Unregistered::Unknown => Self::Unregistered,
-            Unregistered::Suspended => Self::Suspended,
-        }
-    }
-}
-
-impl From<AttestError> for Refusal {
-    fn from(reason: AttestError) -> Self {
-        match reason {
-            AttestError::Bad => Self::Unidentified,
-            AttestError::Unavailable => Self::IdentityUnavailable,
-        }
-    }
-}
-
-impl From<IssueError> for Refusal {
-    fn from(error: IssueError) -> Self {
-        match error {
-            IssueError::Refused => Self::BrokerRefused,
-            IssueError::Unavailable { retry_after } => {
-                Self::BrokerUnavailable(retry_after.map(|after| after.as_secs().max(1)))
-            }
-            IssueError::Sealed => Self::BrokerSealed,
-            IssueError::UserRequired => Self::UserRequired,
-            IssueError::TimedOut => Self::BrokerTimeout,
-            IssueError::Store => Self::StoreUnavailable,
-        }
-    }
-}
-
-impl From<Misplaced> for Refusal {
-    fn from(misplaced: Misplaced) -> Self {
-        Self::Malformed(match misplaced {
-            Misplaced::Missing => {
-                "The placeholder of this service does not stand in its declared place. Put it there, once."
-            }
-            Misplaced::Elsewhere => {
-                "The placeholder of this service stands outside of its declared place, or more than once. Write it there only."
-            }
-            Misplaced::Body => {
-                "The body is not of the declared type, or lacks the field that the placeholder belongs in."
-            }
-        })
-    }
-}
-
-impl From<Unsignable> for Refusal {
-    fn from(unsignable: Unsignable) -> Self {
-        match unsignable {
-            Unsignable::Scope => Self::Malformed(
-                "This host's name does not tell which AWS service and region a signature is for. Ask the operator to write them in the route.",
-            ),
-            Unsignable::Twice => Self::Malformed(
-                "The request is signed more than once. Sign it once, in the header or in the query.",
-            ),
-            Unsignable::Query => Self::Malformed("The query is not percent-encoded UTF-8."),
-            Unsignable::Header => Self::Malformed(
-                "A header that AWS signatures cover holds other characters than visible ASCII.",
-            ),
-            Unsignable::Variant => Self::Unsignable(
-                "The request is signed by SigV4a, for a session of S3 Express, or by an algorithm that is not known. Sign it by AWS4-HMAC-SHA256, for one region and a general purpose bucket.",
-            ),
-            Unsignable::Payload => Self::Unsignable(
-                "The body is signed in a way that cannot be signed again. Send its SHA-256, UNSIGNED-PAYLOAD, or chunks signed by AWS4-HMAC-SHA256, with x-amz-decoded-content-length.",
-            ),
+    #[test]
+    fn the_status_line_and_the_fields_say_what_the_body_says() {
+        for refusal in Refusal::ALL {
+            let (status, word) = refusal.status();
+            let response = refusal.response("r-1");
+            let phrase = response.extensions().get::<ReasonPhrase>().unwrap();
+            let phrase = std::str::from_utf8(phrase.as_bytes()).unwrap();
+            assert!(
+                phrase.contains(word) && phrase.ends_with(refusal.detail()),
+                "{phrase}"
+            );
+            let field = response.headers()["proxy-status"].to_str().unwrap();
+            let (name, rest) = field.split_once("; error=").unwrap();
+            assert_eq!(name, "keyward");
+            assert!(rest.contains(&format!("; details=\"{word}: ")), "{field}");
+            assert_eq!(field.matches('"').count(), 2, "{field}");
+            assert_eq!(response.status(), status);
         }
     }
 }
