@@ -45,6 +45,9 @@ pub mod credential;
 pub mod identity;
 pub mod session;
 
+// block 4d: signing people in
+pub mod login;
+
 // block 5: adapters of stores
 pub mod store;
 
@@ -54,6 +57,7 @@ pub mod proxy;
 // block 7: edges
 pub mod admin;
 pub mod config;
+pub mod relay;
 pub mod sandbox;
 pub mod telemetry;
 

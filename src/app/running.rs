@@ -17,7 +17,7 @@ use super::credentials::providers;
 use super::door::{certificate, undoored};
 use super::tokens::{end_by_token, watched};
 use super::trust::{parts, trust};
-use super::{App, ReloadLabels, StartError, constraints, fingerprint, lookup};
+use super::{App, ReloadLabels, StartError, constraints, fingerprint, lookup, people};
 
 /// How often changed tokens are looked for.
 const TOKENS_EVERY: Duration = Duration::from_millis(250);
@@ -73,6 +73,7 @@ impl App {
             agents: Some(&self.names),
         };
         let entries = providers((&config.credentials, &config.upstream), &around).await;
+        let people = people::providers(&config.logins, &around).await;
         self.tokens
             .watch(&config.agents, &self.watcher, &self.environment)
             .await;
@@ -86,6 +87,7 @@ impl App {
             self.sessions.reconfigure(config.session.clone());
         });
         end_by_token(&self.proxy, &self.tokens);
+        self.people.replace(people);
         self.reloads
             .get_or_create(&ReloadLabels { outcome: "loaded" })
             .inc();

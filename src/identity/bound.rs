@@ -7,6 +7,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 
+use super::jwt::verified::sum;
 use super::{Bound, Link, peer};
 
 /// Before the thumbprint of a certificate: the name that it has in `cnf` of a token (RFC 8705 §3.1).
@@ -15,6 +16,11 @@ const CERTIFICATE: &str = "x5t#S256:";
 const PROCESS: &str = "process:";
 
 impl Bound {
+    /// To this certificate, in DER.
+    pub fn certificate(der: &[u8]) -> Self {
+        Self::Certificate(sum(der))
+    }
+
     /// Reads what [`Bound`]'s `Display` wrote. `None`: it is something else, such as a peer's address.
     pub fn read(text: &str) -> Option<Self> {
         if let Some(thumbprint) = text.strip_prefix(CERTIFICATE) {

@@ -10,7 +10,7 @@ use super::kubernetes::KubernetesProvider;
 use super::metrics::{Counted, Metrics};
 use super::peer::PeerProvider;
 use super::settings::{Trust, TrustKind};
-use super::spiffe::SpiffeProvider;
+use super::spiffe::{RelayProvider, SpiffeProvider};
 use crate::clock::Clock;
 use crate::issuer::Network;
 use crate::process::Env;
@@ -61,6 +61,12 @@ pub fn provider(trust: &Trust, parts: &Parts<'_>) -> Arc<dyn TrustProvider> {
             clock,
         )),
         TrustKind::Aws(settings) => Arc::new(AwsProvider::new(
+            named,
+            settings,
+            parts.network.client(),
+            clock,
+        )),
+        TrustKind::Relay(settings) => Arc::new(RelayProvider::new(
             named,
             settings,
             parts.network.client(),

@@ -14,6 +14,7 @@ mod peer;
 mod registry;
 mod settings;
 mod spiffe;
+mod statement;
 mod token;
 
 use std::fmt::Debug;
@@ -26,15 +27,18 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 pub use build::{Parts, Token, provider};
-pub use login::{Known, Login, Logins, UserEvidence};
+pub use login::{Expected, Known, Login, Logins, UserEvidence};
 pub use mapping::{Mapping, Pattern};
 pub use metrics::{Counted, Metrics};
 pub use overlay::{AgentStore, BadEntry, Overlay, Said, Silent, Written};
+pub use peer::{Callers, Process};
 pub use registry::{AgentEntry, Listed, Registry, Status, Unregistered};
 pub use settings::{
     Algorithm, AwsSettings, CallerIdentity, ImageVerifier, JwtSettings, KeyPlace,
-    KubernetesSettings, PeerSettings, SecurityContext, SpiffeSettings, Trust, TrustKind,
+    KubernetesSettings, PeerSettings, RelaySettings, SecurityContext, SpiffeSettings, Trust,
+    TrustKind,
 };
+pub use statement::{PROCESS, Stated, stated};
 pub use token::{Presented, StaticTokens, presented};
 
 use crate::agent::AgentId;
@@ -91,9 +95,24 @@ pub struct Link {
     pub certificates: Vec<Box<[u8]>>,
     /// The first one's SHA-256, once somebody asked: every request of a bound token does.
     pub thumbprint: OnceLock<[u8; 32]>,
+    /// What the request says of the process behind a relay. Nothing of it is proved: a provider that
+    /// [hears relays](TrustProvider::hears_relays) judges who says it.
+    pub stated: Option<Stated>,
 }
 
 impl Link {
+    /// The same connection, with a request that says this.
+    #[must_use]
+    pub fn saying(&self, stated: Stated) -> Self {
+        Self {
+            tcp: self.tcp,
+            unix: self.unix.clone(),
+            certificates: self.certificates.clone(),
+            thumbprint: self.thumbprint.clone(),
+            stated: Some(stated),
+        }
+    }
+
     /// The SHA-256 of the peer's own certificate, which is `x5t#S256` (RFC 8705 §3.1); `None` where it has none.
     fn thumbprint(&self) -> Option<[u8; 32]> {
         let own = self.certificates.first()?;
@@ -205,6 +224,12 @@ pub enum AttestError {
 pub trait TrustProvider: Debug + Send + Sync {
     /// `Ok(None)`: not my kind of evidence, ask the next. `Err`: mine, and bad.
     async fn attest(&self, evidence: Evidence<'_>) -> Result<Option<Attested>, AttestError>;
+
+    /// Whether it judges what a relay says of the process behind it. Who says something of that kind is shown to such
+    /// providers alone: a relay's own rights are not those of the processes that it serves.
+    fn hears_relays(&self) -> bool {
+        false
+    }
 }
 
 /// `identify = "open"`: whoever connects is this agent.

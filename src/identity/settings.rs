@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::mapping::Mapping;
+use super::mapping::{Mapping, Pattern};
 use crate::agent::Name;
 use crate::issuer::Endpoint;
 pub(super) use crate::issuer::spiffe::BundlePlace;
@@ -35,6 +35,8 @@ pub enum TrustKind {
     Spiffe(Box<SpiffeSettings>),
     /// `[trust.NAME.aws]`.
     Aws(Box<AwsSettings>),
+    /// `[trust.NAME.relay]`.
+    Relay(Box<RelaySettings>),
 }
 
 /// `[trust.NAME.jwt]`: tokens of one OpenID issuer.
@@ -162,6 +164,19 @@ pub struct PeerSettings {
     pub sha256: Vec<[u8; 32]>,
     /// `cgroups`: a group, or one above it.
     pub cgroups: Vec<String>,
+}
+
+/// `[trust.NAME.relay]`: processes elsewhere, by the word of relays of one trust domain.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RelaySettings {
+    /// `trust-domain`.
+    pub trust_domain: String,
+    /// `bundle`.
+    pub bundle: BundlePlace,
+    /// `relays`: the SPIFFE IDs of those whose word is taken.
+    pub relays: Vec<Pattern>,
+    /// What the process must be; at least one list is not empty.
+    pub process: PeerSettings,
 }
 
 /// A signature algorithm of RFC 7518 and RFC 8037: asymmetric ones only, so that a public key is never a shared secret.

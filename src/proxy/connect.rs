@@ -36,7 +36,7 @@ use crate::audit::{Record, Who};
 use crate::clock::Now;
 use crate::head;
 use crate::host::Target;
-use crate::identity::{Link, Peer};
+use crate::identity::{Link, PROCESS, Peer};
 use crate::session::{Hold, Session};
 use crate::tls::{AcceptError, Acceptor};
 
@@ -267,6 +267,11 @@ async fn answer(front: Arc<Front>, request: Request<Incoming>) -> Response<Body>
     match *request.method() {
         Method::CONNECT => connect(&front, request).await,
         _ if absolute => plain::forward(&front, request).await,
+        // What is asked for here is asked in one's own name.
+        _ if request.headers().contains_key(PROCESS) => Refusal::Malformed(
+            "Keyward-Process stands in CONNECT and absolute-form requests only. Ask without it.",
+        )
+        .response(&front.shared.ids.next()),
         _ => match base_url::answer(&front, request).await {
             Ok(response) => response,
             Err(request) => own::serve(&front, request).await,

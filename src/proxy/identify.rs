@@ -9,7 +9,7 @@ use super::bind::is_open_to;
 use super::connect::Front;
 use super::refusal::Refusal;
 use super::{Shared, Snapshot};
-use crate::identity::{self, Attested, Evidence, Presented, TokenType};
+use crate::identity::{self, Attested, Evidence, Presented, Stated, TokenType};
 use crate::session::{self, Hold, Session, TokenFault};
 
 /// Who is asking, by `Proxy-Authorization` or by the connection itself.
@@ -18,7 +18,28 @@ pub(super) async fn identify(
     snapshot: &Arc<Snapshot>,
     headers: &HeaderMap,
 ) -> Result<Hold, Refusal> {
-    identified(front, snapshot, identity::presented(headers)?.as_ref()).await
+    let presented = identity::presented(headers)?;
+    match identity::stated(headers)? {
+        None => identified(front, snapshot, presented.as_ref()).await,
+        Some(_) if presented.is_some() => Err(Refusal::Malformed(
+            "Keyward-Process stands beside a credential. Send the one or the other.",
+        )),
+        Some(stated) => relayed(front, snapshot, stated).await,
+    }
+}
+
+/// Who is behind a relay, as the relay says: for the providers that judge who says such a thing, and for no other.
+async fn relayed(front: &Front, snapshot: &Snapshot, stated: Stated) -> Result<Hold, Refusal> {
+    let link = front.link.saying(stated);
+    let evidence = Evidence::of(None, &front.peer, &link);
+    for provider in snapshot.trust(&front.listener.name) {
+        if provider.hears_relays()
+            && let Some(attested) = provider.attest(evidence).await?
+        {
+            return open(front, snapshot, &attested);
+        }
+    }
+    Err(Refusal::Unidentified)
 }
 
 /// As [`identify`], with the evidence taken out of the request. A session token is ours to know; other evidence is shown
@@ -39,14 +60,27 @@ pub(super) async fn identified(
         return Ok(hold);
     }
     let attested = attest(front, snapshot, presented, TokenType::Any).await?;
-    let attested = attested.ok_or(Refusal::Unidentified)?;
-    let hold = front
-        .shared
-        .open_session((snapshot, &front.from), &attested);
+    let hold = open(front, snapshot, &attested.ok_or(Refusal::Unidentified)?)?;
     if presented.is_none() {
         front.remember(snapshot, hold.session());
     }
     Ok(hold)
+}
+
+/// The implicit session of evidence that holds, unless that was revoked.
+fn open(front: &Front, snapshot: &Snapshot, attested: &Attested) -> Result<Hold, Refusal> {
+    let shared = &front.shared;
+    if is_revoked(shared, attested) {
+        return Err(Refusal::SessionEnded);
+    }
+    Ok(shared.open_session((snapshot, &front.from), attested))
+}
+
+/// Whether the session that this evidence opened was ended by somebody's order.
+pub(super) fn is_revoked(shared: &Shared, attested: &Attested) -> bool {
+    let now = shared.clock.now();
+    let evidence = attested.evidence.as_ref();
+    evidence.is_some_and(|evidence| shared.sessions.is_blocked(evidence, &now))
 }
 
 /// Whose a connection was by itself: by its process or its certificate, under this configuration. To look again costs a

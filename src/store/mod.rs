@@ -7,6 +7,7 @@
 mod agent;
 mod database;
 mod journal;
+mod pass;
 mod seal;
 mod session;
 mod vessel;
@@ -33,6 +34,7 @@ const COMPONENTS: &[&Component] = &[
     &vessel::TABLES,
     &session::TABLES,
     &agent::TABLES,
+    &pass::TABLES,
 ];
 
 /// `[store]`, resolved.
@@ -232,6 +234,28 @@ impl Store {
 
     fn key(&self) -> &Key {
         &self.0.key
+    }
+}
+
+/// Whether a store can be opened with these settings. Nothing is made, and tables are left as they are.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn reach(settings: &Settings, env: Env<'_>) -> Result<(), StoreError> {
+    match settings {
+        Settings::Memory => Ok(()),
+        Settings::Sqlite { path, key } => {
+            read_key(key, env).await?;
+            database::look_at_file(path)
+        }
+        Settings::Postgres { url, key } => {
+            read_key(key, env).await?;
+            let url = url
+                .read(env)
+                .await
+                .map_err(|error| source("postgres", &error))?;
+            Database::greet(&url).await
+        }
     }
 }
 

@@ -60,15 +60,7 @@ pub(in crate::config) static BUNDLE: Section = Section {
 };
 
 pub(super) fn read(reader: &Reader<'_, '_>) -> Read {
-    let domain = reader.text("trust-domain").and_then(|(text, span)| {
-        if !is_domain(text) {
-            let message = "this is no trust domain";
-            let help = "write it in lower case and without `spiffe://`, such as \"prod.example\"";
-            reader.desk.fault_with(&span, message, help);
-            return None;
-        }
-        Some(text.to_owned())
-    });
+    let domain = domain(reader);
     let bundle = reader.table("bundle").and_then(|below| bundle(&below));
     let settings = SpiffeSettings {
         audience: words(reader, "audience"),
@@ -76,6 +68,18 @@ pub(super) fn read(reader: &Reader<'_, '_>) -> Read {
         bundle: bundle?,
     };
     Some((TrustKind::Spiffe(Box::new(settings)), None))
+}
+
+pub(super) fn domain(reader: &Reader<'_, '_>) -> Option<String> {
+    reader.text("trust-domain").and_then(|(text, span)| {
+        if !is_domain(text) {
+            let message = "this is no trust domain";
+            let help = "write it in lower case and without `spiffe://`, such as \"prod.example\"";
+            reader.desk.fault_with(&span, message, help);
+            return None;
+        }
+        Some(text.to_owned())
+    })
 }
 
 /// A place where a trust domain's bundle is.

@@ -4,6 +4,7 @@
 //! whose handshake has proved its key; its chain is checked here, against this domain's bundle and no other.
 
 mod bundle;
+mod relayed;
 
 use std::sync::Arc;
 
@@ -22,6 +23,7 @@ use crate::clock::Clock;
 use crate::issuer::{Client, Refreshed};
 use crate::spiffe::{SpiffeId, is_leaf, uris};
 use bundle::BundleSite;
+pub(super) use relayed::RelayProvider;
 
 /// The provider.
 #[derive(Debug)]
@@ -63,44 +65,16 @@ impl SpiffeProvider {
     }
 
     async fn by_certificate(&self, chain: &[Box<[u8]>]) -> Result<Option<Attested>, AttestError> {
-        let Some(own) = chain.first() else {
-            return Ok(None);
-        };
-        // What does not even parse is no evidence of anybody's.
-        let Ok((rest, certificate)) = X509Certificate::from_der(own) else {
-            return Ok(None);
-        };
-        let uris = uris(&certificate);
-        let is_ours = |uri: &str| SpiffeId::read(uri).is_some_and(|id| id.domain == self.domain);
-        if !uris.iter().any(|uri| is_ours(uri)) {
-            return Ok(None);
-        }
         let now = self.clock.now().wall;
-        // X509-SVID §2: exactly one URI, whatever else.
-        let ([uri], true) = (uris.as_slice(), rest.is_empty()) else {
-            return Err(AttestError::Bad);
+        let Some(shown) = shown(&self.domain, &self.bundle, chain, now).await? else {
+            return Ok(None);
         };
-        let id = SpiffeId::read(uri).ok_or(AttestError::Bad)?;
-        if !id.has_path || !is_leaf(&certificate) {
-            return Err(AttestError::Bad);
-        }
-        let bundle = self
-            .bundle
-            .current()
-            .await
-            .map_err(|_| AttestError::Unavailable)?;
-        bundle
-            .roots
-            .verify(chain, now)
-            .map_err(|_| AttestError::Bad)?;
-        let agent = self.agent.agent(uri, |_| None).ok_or(AttestError::Bad)?;
-        let thumbprint = sum(own);
-        let ends = certificate.validity().not_after.timestamp();
+        let agent = self.agent.agent(&shown.id, |_| None);
         Ok(Some(Attested {
-            evidence: Some(thumbprint),
-            expires: Timestamp::from_second(ends).ok(),
-            bound: Some(Bound::Certificate(thumbprint)),
-            ..Attested::new(agent, Arc::clone(&self.name))
+            evidence: Some(shown.thumbprint),
+            expires: Some(shown.until),
+            bound: Some(Bound::Certificate(shown.thumbprint)),
+            ..Attested::new(agent.ok_or(AttestError::Bad)?, Arc::clone(&self.name))
         }))
     }
 
@@ -162,6 +136,56 @@ impl TrustProvider for SpiffeProvider {
         }
         self.by_certificate(&evidence.link.certificates).await
     }
+}
+
+/// An X.509-SVID that verifies.
+#[derive(Debug)]
+pub(super) struct Shown {
+    /// Its SPIFFE ID.
+    pub(super) id: String,
+    /// Its SHA-256.
+    pub(super) thumbprint: [u8; 32],
+    /// When it ends.
+    pub(super) until: Timestamp,
+}
+
+/// The SVID of this trust domain that stands first in this chain; `None` where it claims to be of no such.
+pub(super) async fn shown(
+    domain: &str,
+    bundle: &Refreshed<BundleSite>,
+    chain: &[Box<[u8]>],
+    now: Timestamp,
+) -> Result<Option<Shown>, AttestError> {
+    let Some(own) = chain.first() else {
+        return Ok(None);
+    };
+    // What does not even parse is no evidence of anybody's.
+    let Ok((rest, certificate)) = X509Certificate::from_der(own) else {
+        return Ok(None);
+    };
+    let uris = uris(&certificate);
+    let is_ours = |uri: &str| SpiffeId::read(uri).is_some_and(|id| id.domain == domain);
+    if !uris.iter().any(|uri| is_ours(uri)) {
+        return Ok(None);
+    }
+    // X509-SVID §2: exactly one URI, whatever else.
+    let ([uri], true) = (uris.as_slice(), rest.is_empty()) else {
+        return Err(AttestError::Bad);
+    };
+    let id = SpiffeId::read(uri).ok_or(AttestError::Bad)?;
+    if !id.has_path || !is_leaf(&certificate) {
+        return Err(AttestError::Bad);
+    }
+    let bundle = bundle.current().await;
+    let bundle = bundle.map_err(|_| AttestError::Unavailable)?;
+    let verified = bundle.roots.verify(chain, now);
+    verified.map_err(|_| AttestError::Bad)?;
+    let ends = certificate.validity().not_after.timestamp();
+    Ok(Some(Shown {
+        id: (*uri).to_owned(),
+        thumbprint: sum(own),
+        until: Timestamp::from_second(ends).unwrap_or(Timestamp::MAX),
+    }))
 }
 
 /// JWT-SVID §2.1.

@@ -1,12 +1,13 @@
 //! The SPIFFE Workload API: what the agent on this machine issues and publishes, over gRPC on a unix socket.
 //!
-//! Three calls of it are needed, each a stream of answers to an empty question, so the few bytes of protobuf are read
-//! here.
+//! Four calls of it are needed, each a stream of answers to a question of one field or none, so the few bytes of protobuf
+//! are read and written here.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::str::FromStr;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue, TE};
@@ -47,12 +48,21 @@ pub struct Issuance {
     pub federated: BTreeMap<String, Certificates>,
 }
 
+/// The Workload API at a unix socket, as people write it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address(PathBuf);
+
+/// A text that names no unix socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the Workload API is at a unix socket, such as unix:///run/spire/agent/public/api.sock")]
+pub struct BadAddress;
+
 /// Why nothing is heard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Fault {
     /// It says that this process has no identity (`PermissionDenied`; SPIFFE Workload API §6.1).
-    #[error("the Workload API refuses; is keyward registered there?")]
+    #[error("the Workload API refuses; is this process registered there?")]
     Denied,
     /// It is out of reach, broke off, or said what cannot be used.
     #[error("{0}")]
@@ -97,9 +107,25 @@ pub async fn tokens(socket: &Path, domain: &str) -> Result<Vec<u8>, &'static str
         .to_vec())
 }
 
+/// A JWT-SVID of this process for this audience, fresh. The caller sets the deadline.
+///
+/// # Errors
+/// What is wrong, for the operator's log.
+pub async fn token(socket: &Path, audience: &str) -> Result<Secret, &'static str> {
+    let length = u8::try_from(audience.len()).ok().filter(|n| *n < 0x80);
+    let length = length.ok_or("an audience has at most 127 bytes")?;
+    let question = [&[0x0a, length][..], audience.as_bytes()].concat();
+    let stream = Stream::open(socket, "FetchJWTSVID", &question);
+    let mut stream = stream.await.map_err(Fault::text)?;
+    let message = stream.next().await.map_err(Fault::text)?;
+    let token = field(&message, 1).and_then(|svid| field(svid, 2));
+    let token = token.ok_or("the Workload API has no JWT-SVID for this process")?;
+    Ok(Secret::new(token.to_vec()))
+}
+
 /// The first message of a stream of answers.
 async fn first(socket: &Path, method: &str) -> Result<Zeroizing<Vec<u8>>, &'static str> {
-    let stream = Stream::open(socket, method);
+    let stream = Stream::open(socket, method, &[]);
     let mut stream = stream.await.map_err(Fault::text)?;
     stream.next().await.map_err(Fault::text)
 }
@@ -110,7 +136,7 @@ impl Svids {
     /// # Errors
     /// [`Fault`].
     pub async fn open(socket: &Path) -> Result<Self, Fault> {
-        Ok(Self(Stream::open(socket, "FetchX509SVID").await?))
+        Ok(Self(Stream::open(socket, "FetchX509SVID", &[]).await?))
     }
 
     /// Waits for the next message: the first comes at once, each later one with a rotation.
@@ -124,10 +150,33 @@ impl Svids {
     }
 }
 
+impl FromStr for Address {
+    type Err = BadAddress;
+
+    /// Reads `unix:PATH` and `unix:///PATH` (SPIFFE Workload Endpoint §4).
+    fn from_str(text: &str) -> Result<Self, BadAddress> {
+        let path = text.strip_prefix("unix:").ok_or(BadAddress)?;
+        let path = path.strip_prefix("//").unwrap_or(path);
+        if path.starts_with('/') {
+            Ok(Self(path.into()))
+        } else {
+            Err(BadAddress)
+        }
+    }
+}
+
+impl Address {
+    /// The socket.
+    pub fn socket(&self) -> &Path {
+        &self.0
+    }
+}
+
 impl Fault {
-    fn text(self) -> &'static str {
+    /// What is wrong, for the operator's log.
+    pub fn text(self) -> &'static str {
         match self {
-            Self::Denied => "the Workload API refuses; is keyward registered there?",
+            Self::Denied => "the Workload API refuses; is this process registered there?",
             Self::Down(why) => why,
         }
     }
@@ -144,18 +193,20 @@ impl Fault {
 }
 
 impl Stream {
-    async fn open(socket: &Path, method: &str) -> Result<Self, Fault> {
+    async fn open(socket: &Path, method: &str, question: &[u8]) -> Result<Self, Fault> {
         let down = Fault::Down("the Workload API is out of reach");
         let stream = UnixStream::connect(socket).await.map_err(|_| down)?;
         let shaken = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
         let (mut sender, connection) = shaken.map_err(|_| down)?;
         let mut connection = Box::pin(connection);
-        // An empty message: not compressed, of length 0. The header keeps requests out that a browser was made to send.
+        // Not compressed, and its length. The header keeps requests out that a browser was made to send.
+        let length = u32::try_from(question.len()).map_err(|_| down)?;
+        let framed = [&[0][..], &length.to_be_bytes(), question].concat();
         let request = Request::post(format!("http://localhost/SpiffeWorkloadAPI/{method}"))
             .header(CONTENT_TYPE, "application/grpc")
             .header(TE, HeaderValue::from_static("trailers"))
             .header("workload.spiffe.io", "true")
-            .body(Full::new(Bytes::from_static(&[0; 5])))
+            .body(Full::new(Bytes::from(framed)))
             .map_err(|_| down)?;
         let answer = tokio::select! {
             answer = sender.send_request(request) => answer,
@@ -305,6 +356,17 @@ fn pair(mut entry: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((key, held))
 }
 
+/// The first value of this field.
+fn field(mut rest: &[u8], wanted: u64) -> Option<&[u8]> {
+    while !rest.is_empty() {
+        let (number, value) = next(&mut rest)?;
+        if number == wanted {
+            return Some(value);
+        }
+    }
+    None
+}
+
 /// A field of protobuf: its number, and its bytes where it has such.
 fn next<'m>(rest: &mut &'m [u8]) -> Option<(u64, &'m [u8])> {
     let tag = varint(rest)?;
@@ -342,6 +404,22 @@ const MOST: usize = 1 << 20;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_socket_is_written_in_either_way() {
+        let read = |text: &str| text.parse::<Address>().map(|address| address.0);
+        assert_eq!(read("unix:///run/a.sock"), Ok("/run/a.sock".into()));
+        assert_eq!(read("unix:/run/a.sock"), Ok("/run/a.sock".into()));
+        for bad in [
+            "tcp://127.0.0.1:8081",
+            "/run/a.sock",
+            "unix:a.sock",
+            "unix:",
+            "",
+        ] {
+            assert_eq!(read(bad), Err(BadAddress), "{bad}");
+        }
+    }
 
     #[test]
     fn the_bundle_of_the_domain_is_found_and_no_other() {

@@ -1,10 +1,10 @@
 //! Trust providers: tokens, processes and certificates that prove an agent, and those that only look like it.
 
 mod aws;
-mod issuer;
+pub mod issuer;
 mod jwt;
 mod kubernetes;
-mod mint;
+pub mod mint;
 mod peer;
 mod spiffe;
 mod user;
