@@ -25,13 +25,12 @@ impl<K: Hash + Eq, T: Clone> Flights<K, T> {
             if flights.len() >= MANY {
                 flights.retain(|_, cell| cell.strong_count() > 0);
             }
-            match flights.get(&key).and_then(Weak::upgrade) {
-                Some(cell) => cell,
-                None => {
-                    let cell = Arc::new(OnceCell::new());
-                    flights.insert(key, Arc::downgrade(&cell));
-                    cell
-                }
+            if let Some(cell) = flights.get(&key).and_then(Weak::upgrade) {
+                cell
+            } else {
+                let cell = Arc::new(OnceCell::new());
+                flights.insert(key, Arc::downgrade(&cell));
+                cell
             }
         };
         cell.get_or_init(|| work).await.clone()

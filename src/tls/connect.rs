@@ -26,7 +26,7 @@ pub struct Connector {
     http1: Arc<ClientConfig>,
     verifier: Arc<WebPkiServerVerifier>,
     /// Who the server must be, where its host's name does not say so.
-    peer: Option<PeerCheck>,
+    peer: Option<Arc<PeerCheck>>,
     clock: Arc<dyn Clock>,
 }
 
@@ -109,7 +109,7 @@ impl Connector {
         for config in [&mut made.both, &mut made.http1] {
             Arc::make_mut(config).resumption = Resumption::disabled();
         }
-        made.peer = Some(peer);
+        made.peer = Some(Arc::new(peer));
         Ok(made)
     }
 

@@ -38,9 +38,10 @@ impl Case<'_> {
             "approval": null,
             "limits": [],
         });
-        if let Some(peers) = injected.and_then(|route| route.peers.as_ref()) {
+        let peers = injected.and_then(|route| route.peers.as_ref());
+        if let (Some(peers), Some(members)) = (peers, shown.as_object_mut()) {
             let ids = peers.ids.iter().map(ToString::to_string);
-            shown["peer-ids"] = ids.collect::<Vec<_>>().into();
+            members.insert("peer-ids".into(), ids.collect::<Vec<_>>().into());
         }
         shown
     }

@@ -34,7 +34,7 @@ enum Auth {
     Basic(Watched),
     Post(Watched),
     Jwt(Signer, Option<Arc<str>>),
-    Tls(Mutual),
+    Tls(Box<Mutual>),
     Assertion(Watched),
 }
 
@@ -62,12 +62,12 @@ impl Identity {
             ClientAuth::PrivateKeyJwt { key, audience } => {
                 Auth::Jwt(Signer::open(key, around).await, audience.clone())
             }
-            ClientAuth::Tls { certificate, key } => Auth::Tls(Mutual {
+            ClientAuth::Tls { certificate, key } => Auth::Tls(Box::new(Mutual {
                 network: around.network.clone(),
                 certificate: around.watch(certificate).await,
                 key: around.watch(key).await,
                 made: Mutex::default(),
-            }),
+            })),
         };
         Self {
             id: Arc::clone(&client.id),

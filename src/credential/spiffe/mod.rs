@@ -103,7 +103,7 @@ impl SpiffeProvider {
         Ok(Some(wanted))
     }
 
-    async fn from_feed(
+    async fn issue_fed(
         &self,
         feed: &Arc<Feed>,
         wanted: Option<&str>,
@@ -117,7 +117,7 @@ impl SpiffeProvider {
         })
     }
 
-    async fn from_files(
+    async fn issue_filed(
         &self,
         files: &CertificateProvider,
         (wanted, scope): (Option<&str>, &Scope),
@@ -149,8 +149,8 @@ impl CredentialProvider for SpiffeProvider {
     async fn issue(&self, scope: &Scope) -> Result<Issued, IssueError> {
         let wanted = self.wanted(scope)?;
         match &self.source {
-            Origin::Feed(feed) => self.from_feed(feed, wanted.as_deref()).await,
-            Origin::Files(files) => self.from_files(files, (wanted.as_deref(), scope)).await,
+            Origin::Feed(feed) => self.issue_fed(feed, wanted.as_deref()).await,
+            Origin::Files(files) => self.issue_filed(files, (wanted.as_deref(), scope)).await,
         }
     }
 

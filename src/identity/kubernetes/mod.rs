@@ -145,7 +145,7 @@ impl KubernetesProvider {
             if !is_name(&pod.name) {
                 return Err(AttestError::Bad);
             }
-            self.look_at(&pod, &account).await?;
+            Box::pin(self.look_at(&pod, &account)).await?;
         }
         let subject = format!("{}/{}", account.namespace, account.name);
         let agent = self
@@ -172,7 +172,7 @@ impl KubernetesProvider {
             .all(|(name, value)| labels.get(name) == Some(value));
         let held = settings
             .security_context
-            .is_none_or(|wanted| found.spec.is_held_to(&wanted));
+            .is_none_or(|wanted| found.spec.is_held_to(wanted));
         if !labelled || !held {
             return Err(AttestError::Bad);
         }
@@ -243,7 +243,8 @@ impl TrustProvider for KubernetesProvider {
             return Ok(Some(attested));
         }
         // However many connections show it: one review.
-        self.flights.join(sum, self.judge(text, sum)).await
+        let judged = Box::pin(self.judge(text, sum));
+        self.flights.join(sum, judged).await
     }
 }
 

@@ -141,21 +141,23 @@ impl Spec {
     }
 
     /// Whether every container is held as `wanted` says.
-    pub(super) fn is_held_to(&self, wanted: &SecurityContext) -> bool {
+    pub(super) fn is_held_to(&self, wanted: SecurityContext) -> bool {
         let hosts = self.host_pid || self.host_ipc || self.host_network;
-        !self.containers.is_empty()
-            && !(wanted.no_host_namespaces && hosts)
-            && self.all().all(|container| {
-                let none = ContainerContext::default();
-                let context = container.security_context.as_ref().unwrap_or(&none);
-                context.is_held_to(wanted, &self.security_context)
-            })
+        let shares = wanted.no_host_namespaces && hosts;
+        if shares || self.containers.is_empty() {
+            return false;
+        }
+        self.all().all(|container| {
+            let none = ContainerContext::default();
+            let context = container.security_context.as_ref().unwrap_or(&none);
+            context.is_held_to(wanted, &self.security_context)
+        })
     }
 }
 
 impl ContainerContext {
     /// What the container says goes before what the pod says; what neither says is the API's default.
-    fn is_held_to(&self, wanted: &SecurityContext, pod: &PodContext) -> bool {
+    fn is_held_to(&self, wanted: SecurityContext, pod: &PodContext) -> bool {
         let privileged = self.privileged.unwrap_or(false);
         let added = self.capabilities.as_ref().map(|found| &*found.add);
         let added = added.unwrap_or_default();
@@ -211,20 +213,20 @@ mod tests {
             (pod(json!({}), json!({})), false),
             (pod(json!({}), json!({"runAsUser": 1000})), false),
         ] {
-            assert_eq!(spec.is_held_to(&non_root), held);
+            assert_eq!(spec.is_held_to(non_root), held);
         }
         let unprivileged = SecurityContext {
             unprivileged: true,
             ..SecurityContext::default()
         };
-        assert!(of(&json!({})).is_held_to(&unprivileged));
-        assert!(!of(&json!({"privileged": true})).is_held_to(&unprivileged));
+        assert!(of(&json!({})).is_held_to(unprivileged));
+        assert!(!of(&json!({"privileged": true})).is_held_to(unprivileged));
         let read_only = SecurityContext {
             read_only_root: true,
             ..SecurityContext::default()
         };
-        assert!(!of(&json!({})).is_held_to(&read_only));
-        assert!(of(&json!({"readOnlyRootFilesystem": true})).is_held_to(&read_only));
+        assert!(!of(&json!({})).is_held_to(read_only));
+        assert!(of(&json!({"readOnlyRootFilesystem": true})).is_held_to(read_only));
         let contained = SecurityContext {
             no_escalation: true,
             ..SecurityContext::default()
@@ -253,18 +255,18 @@ mod tests {
                 true,
             ),
         ] {
-            assert_eq!(of(&context).is_held_to(&contained), held, "{context}");
+            assert_eq!(of(&context).is_held_to(contained), held, "{context}");
         }
         let apart = SecurityContext {
             no_host_namespaces: true,
             ..SecurityContext::default()
         };
-        assert!(of(&json!({})).is_held_to(&apart));
+        assert!(of(&json!({})).is_held_to(apart));
         for name in ["hostPID", "hostIPC", "hostNetwork"] {
             let spec = spec(json!({name: true, "containers": [{"name": "main"}]}));
-            assert!(!spec.is_held_to(&apart), "{name}");
+            assert!(!spec.is_held_to(apart), "{name}");
         }
-        assert!(!spec(json!({})).is_held_to(&unprivileged), "no container");
+        assert!(!spec(json!({})).is_held_to(unprivileged), "no container");
     }
 
     #[test]
@@ -276,11 +278,11 @@ mod tests {
         let good = json!({"name": "main", "securityContext": {"readOnlyRootFilesystem": true}});
         let bad = json!([{"name": "x"}]);
         let base = json!({"containers": [good]});
-        assert!(spec(base.clone()).is_held_to(&wanted));
+        assert!(spec(base.clone()).is_held_to(wanted));
         for list in ["initContainers", "ephemeralContainers"] {
             let mut with = base.clone();
             with[list] = bad.clone();
-            assert!(!spec(with).is_held_to(&wanted), "{list}");
+            assert!(!spec(with).is_held_to(wanted), "{list}");
         }
     }
 }

@@ -19,14 +19,17 @@ use crate::identity::flight::Flights;
 use crate::identity::settings::ImageVerifier;
 use crate::process::{self, Env, Surroundings};
 
+/// Whether an image may run.
+type Said = Result<(), AttestError>;
+
 /// Asks the command, and remembers.
 #[derive(Debug)]
 pub(super) struct Verifier {
     settings: ImageVerifier,
     surroundings: Surroundings,
     /// What was said of an image, and until when that counts.
-    said: Mutex<HashMap<String, (Result<(), AttestError>, Instant)>>,
-    flights: Flights<String, Result<(), AttestError>>,
+    said: Mutex<HashMap<String, (Said, Instant)>>,
+    flights: Flights<String, Said>,
     turns: Semaphore,
     clock: Arc<dyn Clock>,
 }
@@ -51,7 +54,9 @@ impl Verifier {
                 said?;
                 continue;
             }
-            let flight = self.flights.join((*image).to_owned(), self.ask(image));
+            let flight = self
+                .flights
+                .join((*image).to_owned(), Box::pin(self.ask(image)));
             flight.await?;
         }
         Ok(())
