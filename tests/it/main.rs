@@ -30,6 +30,8 @@ mod signatures;
 mod upstream;
 
 mod admin;
+mod approval;
+mod approval_request;
 mod attacks;
 mod aws;
 mod base_url;

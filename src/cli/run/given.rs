@@ -193,7 +193,11 @@ fn sources(config: &Config) -> impl Iterator<Item = &Source> {
     let credentials = specs.flat_map(|spec| spec.kind.sources());
     let agents = config.agents.iter().filter_map(|(_, token)| token.as_ref());
     let operators = config.admin.tokens.iter().map(|(_, token)| token);
-    credentials.chain(agents).chain(operators)
+    let webhooks = config
+        .approvals
+        .iter()
+        .filter_map(|one| one.secret.as_ref());
+    credentials.chain(agents).chain(operators).chain(webhooks)
 }
 
 /// The files that the command must not read or change: secrets, the CA's folder, the audit trail.
