@@ -12,6 +12,7 @@ pub mod agent;
 pub mod clock;
 pub mod host;
 pub mod secret;
+pub mod spiffe;
 pub mod syscall;
 
 // block 2a: pure decisions
@@ -33,6 +34,7 @@ pub mod policy;
 
 // block 4a: ports that stand alone (the trait in `mod.rs`, an adapter a file)
 pub mod audit;
+pub mod process;
 pub mod tls;
 
 // block 4b: HTTPS towards issuers
@@ -44,6 +46,9 @@ pub mod credential;
 pub mod identity;
 pub mod session;
 
+// block 4d: signing people in
+pub mod login;
+
 // block 5: adapters of stores
 pub mod store;
 
@@ -53,6 +58,7 @@ pub mod proxy;
 // block 7: edges
 pub mod admin;
 pub mod config;
+pub mod relay;
 pub mod sandbox;
 pub mod telemetry;
 

@@ -14,7 +14,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::operators::{Bearer, Caller, Gate};
-use super::{Door, PATIENCE};
+use super::people::People;
+use super::{Door, PATIENCE, signin};
 use crate::secret::Secret;
 
 /// The most that a request's body may hold, in bytes.
@@ -83,6 +84,8 @@ pub struct Api {
     parts: Vec<Arc<dyn Part>>,
     /// The host that operators reach it by (`public-url`), where one is written.
     public: Option<String>,
+    /// Where people sign in.
+    people: Option<Arc<People>>,
 }
 
 impl Api {
@@ -96,7 +99,21 @@ impl Api {
             gate,
             parts,
             public,
+            people: None,
         }
+    }
+
+    /// Lets people sign in.
+    #[must_use]
+    pub fn with_people(self, people: Arc<People>) -> Self {
+        Self {
+            people: Some(people),
+            ..self
+        }
+    }
+
+    pub(super) fn people(&self) -> Option<&People> {
+        self.people.as_deref()
     }
 
     pub(super) async fn answer(
@@ -107,10 +124,15 @@ impl Api {
     ) -> Reply {
         let (head, body) = request.into_parts();
         if matches!(door, Door::Tcp) && !self.is_named(&head.headers) {
-            return Reply::refused(
-                Fault::HostMismatch,
-                "The request names another host. Use public-url, or an address.",
-            );
+            return misdirected();
+        }
+        if let Some(people) = self.people()
+            && signin::is_step(&head.method, below)
+        {
+            return match taken(body).await {
+                Ok(body) => signin::step(people, below, &head.headers, &body).await,
+                Err(reply) => reply,
+            };
         }
         let by = match self.admit(&head.headers, door).await {
             Ok(by) => by,
@@ -119,14 +141,25 @@ impl Api {
         let Some(path) = below.split('/').map(decoded).collect::<Option<Vec<_>>>() else {
             return Reply::refused(Fault::BadRequest, "The path is not well formed.");
         };
-        let read = tokio::time::timeout(PATIENCE, Limited::new(body, MOST).collect());
-        let body = match read.await {
-            Ok(Ok(body)) => body.to_bytes(),
-            Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
-                return Reply::refused(Fault::TooLarge, "The body exceeds 64 KiB.");
-            }
-            _ => return Reply::refused(Fault::BadRequest, "The body broke off."),
+        let body = match taken(body).await {
+            Ok(body) => body,
+            Err(reply) => return reply,
         };
+        if let (Some(people), "login") = (self.people(), below) {
+            return match (&head.method, bearer(&head.headers)) {
+                (&Method::GET, _) => Reply::ok(signin::whoami(&by)),
+                (&Method::DELETE, Some(token)) if matches!(by, Caller::Person(_)) => {
+                    match people.sign_out(token, &by).await {
+                        Ok(()) => Reply::done(),
+                        Err(silent) => signin::refused(silent.into()),
+                    }
+                }
+                (&Method::DELETE, _) => {
+                    Reply::refused(Fault::Conflict, "An operator's token is not a sign-in.")
+                }
+                _ => Reply::refused(Fault::Method, "Use GET, POST or DELETE."),
+            };
+        }
         let ask = Ask {
             by,
             method: head.method,
@@ -134,12 +167,17 @@ impl Api {
             query: head.uri.query().unwrap_or_default().to_owned(),
             body,
         };
+        self.pass_on(&ask).await
+    }
+
+    /// The answer of the part that knows the path, among those that the caller may ask.
+    pub(super) async fn pass_on(&self, ask: &Ask) -> Reply {
         let is_person = matches!(ask.by, Caller::Person(_));
         for part in &self.parts {
             if is_person && !part.lets_persons_in() {
                 continue;
             }
-            if let Some(reply) = part.answer(&ask).await {
+            if let Some(reply) = part.answer(ask).await {
                 return reply;
             }
         }
@@ -153,7 +191,7 @@ impl Api {
     async fn admit(&self, headers: &HeaderMap, door: &Door) -> Result<Caller, Reply> {
         let stranger = || Reply::refused(Fault::Forbidden, "This is not for you.");
         let mut fields = headers.get_all(AUTHORIZATION).iter();
-        let Some(field) = fields.next() else {
+        if fields.next().is_none() {
             return match door {
                 Door::Socket(by) => Ok(Caller::Operator(Arc::clone(by))),
                 Door::Stranger => Err(stranger()),
@@ -162,16 +200,10 @@ impl Api {
                     "Send an operator's token: Authorization: Bearer TOKEN, of [admin] tokens.",
                 )),
             };
-        };
-        let token = field.as_bytes();
-        let is_bearer = token
-            .get(..7)
-            .is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"bearer "));
-        let known = if is_bearer && fields.next().is_none() {
-            let token = token.get(7..).unwrap_or_default().trim_ascii();
-            self.gate.know(&Secret::new(token.to_vec())).await
-        } else {
-            Bearer::Nobody
+        }
+        let known = match bearer(headers) {
+            Some(token) => self.gate.know(&Secret::new(token.to_vec())).await,
+            None => Bearer::Nobody,
         };
         match known {
             Bearer::Caller(caller) => match door {
@@ -191,7 +223,7 @@ impl Api {
 
     /// A name that somebody else resolves to us (DNS rebinding) is not ours: an address, `localhost` and `public-url`
     /// are.
-    fn is_named(&self, headers: &HeaderMap) -> bool {
+    pub(super) fn is_named(&self, headers: &HeaderMap) -> bool {
         let mut fields = headers.get_all(HOST).iter();
         let Some(host) = fields.next().and_then(|field| field.to_str().ok()) else {
             return false;
@@ -211,7 +243,63 @@ impl Api {
     }
 }
 
+/// The refusal of a request that names another host.
+pub(super) fn misdirected() -> Reply {
+    Reply::refused(
+        Fault::HostMismatch,
+        "The request names another host. Use public-url, or an address.",
+    )
+}
+
+/// A body, whole and in time.
+pub(super) async fn taken(body: Incoming) -> Result<Bytes, Reply> {
+    let read = tokio::time::timeout(PATIENCE, Limited::new(body, MOST).collect());
+    match read.await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
+            Err(Reply::refused(Fault::TooLarge, "The body exceeds 64 KiB."))
+        }
+        _ => Err(Reply::refused(Fault::BadRequest, "The body broke off.")),
+    }
+}
+
+/// The bearer token of a request (RFC 6750 §2.1), where it is shown once.
+fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+    let mut fields = headers.get_all(AUTHORIZATION).iter();
+    let field = fields.next()?.as_bytes();
+    let (scheme, token) = field.split_at_checked(7)?;
+    let only = fields.next().is_none() && scheme.eq_ignore_ascii_case(b"bearer ");
+    only.then(|| token.trim_ascii())
+}
+
 impl Ask {
+    /// What the console asks for somebody.
+    pub(super) fn new(by: Caller, method: Method, path: Vec<String>) -> Self {
+        Self {
+            by,
+            method,
+            path,
+            query: String::new(),
+            body: Bytes::new(),
+        }
+    }
+
+    /// The same with a query.
+    pub(super) fn asking(self, query: &str) -> Self {
+        Self {
+            query: query.to_owned(),
+            ..self
+        }
+    }
+
+    /// The same with a body.
+    pub(super) fn bearing(self, body: &Value) -> Self {
+        Self {
+            body: body.to_string().into(),
+            ..self
+        }
+    }
+
     /// The path's segments as texts, to be matched.
     pub fn segments(&self) -> Vec<&str> {
         self.path.iter().map(String::as_str).collect()

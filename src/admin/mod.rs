@@ -4,11 +4,14 @@
 mod agents;
 mod api;
 mod approvals;
+mod console;
 mod leases;
 mod openapi;
 mod operators;
+mod people;
 mod reload;
 mod sessions;
+mod signin;
 mod socket;
 mod trail;
 
@@ -35,6 +38,7 @@ pub use api::{Api, Ask, Fault, Part, Reply};
 pub use approvals::Approvals;
 pub use leases::Leases;
 pub use operators::{Bearer, Caller, Gate, Operators};
+pub use people::People;
 pub use reload::{Asked, Reload};
 pub use sessions::Sessions;
 pub use socket::Socket;
@@ -143,6 +147,12 @@ impl Side {
             let below = below.to_owned();
             return self.api.answer(request, &below, door).await.response();
         }
+        // A browser comes to the listener; the socket's owner has the command line.
+        if let (Some(people), Door::Tcp) = (self.api.people(), door)
+            && console::is_path(path)
+        {
+            return self.console(people, request).await;
+        }
         let known = matches!(path, "/healthz" | "/readyz" | "/metrics" | "/openapi.json");
         if known && !matches!(*request.method(), Method::GET | Method::HEAD) {
             return Reply::refused(Fault::Method, "Use GET.").response();
@@ -168,6 +178,27 @@ impl Side {
             )
             .response(),
         }
+    }
+}
+
+impl Side {
+    async fn console(&self, people: &People, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let (head, body) = request.into_parts();
+        if !self.api.is_named(&head.headers) {
+            return api::misdirected().response();
+        }
+        let body = match api::taken(body).await {
+            Ok(body) => body,
+            Err(reply) => return reply.response(),
+        };
+        let wish = console::Wish {
+            method: &head.method,
+            path: head.uri.path(),
+            query: head.uri.query().unwrap_or_default(),
+            headers: &head.headers,
+            body: &body,
+        };
+        console::answer(people, &self.api, wish).await
     }
 }
 

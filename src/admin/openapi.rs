@@ -31,6 +31,38 @@ const REASON: &[(&str, &str)] = &[("reason", "text")];
 
 const OPERATIONS: &[Operation] = &[
     Operation {
+        path: "/login",
+        method: "get",
+        what: "Who the caller is",
+        takes: &[],
+        gives: One("caller"),
+        refuses: &[],
+    },
+    Operation {
+        path: "/login",
+        method: "post",
+        what: "Begins a person's sign-in; needs no token. With `port` its answer comes to that port of the caller's own 127.0.0.1; with `device` a code is shown",
+        takes: &[("login", "text"), ("port", "number"), ("device", "flag")],
+        gives: One("begun"),
+        refuses: &[400, 503],
+    },
+    Operation {
+        path: "/login",
+        method: "delete",
+        what: "Ends the sign-in of the person who calls",
+        takes: &[],
+        gives: Nothing,
+        refuses: &[409, 503],
+    },
+    Operation {
+        path: "/login/finish",
+        method: "post",
+        what: "Goes on with a sign-in; needs no token. `answer` is the query that came to the port; without it, how a device's sign-in stands",
+        takes: &[("handle", "text"), ("answer", "text")],
+        gives: One("signed-in"),
+        refuses: &[400, 503],
+    },
+    Operation {
         path: "/sessions",
         method: "get",
         what: "The sessions that live",
@@ -256,6 +288,38 @@ const OBJECTS: &[(&str, &[(&str, &str)])] = &[
             ("needed", "number"),
             ("decisions", "objects"),
             ("asks", "number"),
+        ],
+    ),
+    (
+        "caller",
+        &[
+            ("operator", "text or null"),
+            ("user", "text or null"),
+            ("provider", "text or null"),
+        ],
+    ),
+    (
+        "begun",
+        &[
+            ("handle", "text"),
+            ("state", "text or null"),
+            ("url", "text or null"),
+            ("user-code", "text or null"),
+            ("verification-uri", "text or null"),
+            ("verification-uri-complete", "text or null"),
+            ("interval", "number or null"),
+            ("expires", "time or null"),
+        ],
+    ),
+    (
+        "signed-in",
+        &[
+            ("status", "pending or done"),
+            ("interval", "number or null"),
+            ("token", "text or null"),
+            ("user", "text or null"),
+            ("provider", "text or null"),
+            ("expires", "time or null"),
         ],
     ),
     ("revoked", &[("credential", "text"), ("leases", "texts")]),

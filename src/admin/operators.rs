@@ -64,6 +64,14 @@ impl Operators {
         }
     }
 
+    /// Whether the file has an operator of this name.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.tokens
+            .load()
+            .iter()
+            .any(|(known, _)| known.as_str() == name)
+    }
+
     /// Puts others in place.
     pub fn replace(&self, tokens: Vec<(Name, Watched)>) {
         self.tokens.store(Arc::new(tokens));

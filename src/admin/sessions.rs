@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use http::Method;
 use serde_json::{Value, json};
 
-use super::{Ask, Fault, Part, Reply};
+use super::{Ask, Caller, Fault, Part, Reply};
 use crate::agent::Name;
 use crate::credential::Broker;
 use crate::proxy::Proxy;
@@ -25,25 +25,39 @@ impl Sessions {
         Self { proxy, broker }
     }
 
-    async fn list(&self) -> Reply {
+    async fn list(&self, by: &Caller) -> Reply {
         match self.proxy.all_sessions().await {
-            Ok(all) => Reply::list(all.iter().map(|session| self.shown(session)).collect()),
+            Ok(all) => {
+                let theirs = all.iter().filter(|session| is_of(session, by));
+                Reply::list(theirs.map(|session| self.shown(session)).collect())
+            }
             Err(_) => silent(),
         }
     }
 
-    async fn show(&self, id: &str) -> Reply {
+    async fn show(&self, id: &str, by: &Caller) -> Reply {
         match self.proxy.all_sessions().await {
-            Ok(all) => match all.iter().find(|session| **session.id() == *id) {
-                Some(session) => Reply::ok(self.shown(session)),
-                None => none(),
-            },
+            Ok(all) => {
+                let mut theirs = all.iter().filter(|session| is_of(session, by));
+                match theirs.find(|session| **session.id() == *id) {
+                    Some(session) => Reply::ok(self.shown(session)),
+                    None => none(),
+                }
+            }
             Err(_) => silent(),
         }
     }
 
-    async fn end(&self, id: &str, by: &str) -> Reply {
-        match self.proxy.end_session(id, "order", Some(by)).await {
+    async fn end(&self, id: &str, by: &Caller) -> Reply {
+        if matches!(by, Caller::Person(_)) {
+            // Another's session is to them as none: which ids there are is not told.
+            match self.proxy.all_sessions().await {
+                Ok(all) if all.iter().any(|one| **one.id() == *id && is_of(one, by)) => {}
+                Ok(_) => return none(),
+                Err(_) => return silent(),
+            }
+        }
+        match self.proxy.end_session(id, "order", Some(by.name())).await {
             Ok(true) => Reply::done(),
             Ok(false) => none(),
             Err(_) => silent(),
@@ -76,6 +90,14 @@ impl Sessions {
     }
 }
 
+/// Whether a session is for this caller to see: an operator sees all, a person those that act for them.
+fn is_of(session: &Session, by: &Caller) -> bool {
+    match by {
+        Caller::Operator(_) => true,
+        Caller::Person(user) => session.person().is_some_and(|person| person.user == *user),
+    }
+}
+
 fn none() -> Reply {
     Reply::refused(Fault::NotFound, "There is no live session of this id.")
 }
@@ -89,11 +111,15 @@ fn silent() -> Reply {
 
 #[async_trait]
 impl Part for Sessions {
+    fn lets_persons_in(&self) -> bool {
+        true
+    }
+
     async fn answer(&self, ask: &Ask) -> Option<Reply> {
         Some(match (&ask.method, &*ask.segments()) {
-            (&Method::GET, ["sessions"]) => self.list().await,
-            (&Method::GET, ["sessions", id]) => self.show(id).await,
-            (&Method::DELETE, ["sessions", id]) => self.end(id, ask.by.name()).await,
+            (&Method::GET, ["sessions"]) => self.list(&ask.by).await,
+            (&Method::GET, ["sessions", id]) => self.show(id, &ask.by).await,
+            (&Method::DELETE, ["sessions", id]) => self.end(id, &ask.by).await,
             (_, ["sessions"]) => Reply::refused(Fault::Method, "Use GET."),
             (_, ["sessions", _]) => Reply::refused(Fault::Method, "Use GET or DELETE."),
             _ => return None,

@@ -6,7 +6,7 @@ use tracing::warn;
 
 use crate::credential::{
     Around, AwsProvider, AzureProvider, CertificateProvider, CommandProvider, CredentialProvider,
-    GithubAppProvider, Kind, OauthProvider, Spec, StaticProvider, VaultProvider,
+    GithubAppProvider, Kind, OauthProvider, Spec, SpiffeProvider, StaticProvider, VaultProvider,
 };
 use crate::proxy::UpstreamSettings;
 
@@ -55,6 +55,10 @@ pub(super) async fn providers(
                     warn!(credential = %spec.name, %error, "the certificate or its key cannot be read yet; requests that need them are refused");
                 }
                 Arc::new(provider)
+            }
+            Kind::Spiffe(settings) => {
+                let name = spec.name.clone();
+                Arc::new(SpiffeProvider::open(name, settings, around).await)
             }
             Kind::Vault(settings) => {
                 let (name, clock) = (spec.name.clone(), Arc::clone(around.clock));

@@ -4,6 +4,7 @@ mod approvals;
 mod credentials;
 mod door;
 mod fault;
+mod people;
 mod records;
 mod running;
 mod tokens;
@@ -17,6 +18,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -33,6 +35,8 @@ use crate::credential::{AgentJwt, Around, Broker, Vessel, Watcher};
 use crate::host::HostPattern;
 use crate::identity::{self, Overlay};
 use crate::issuer::Network;
+use crate::login::PassStore;
+use crate::policy::Person;
 use crate::proxy::{self, Bound, Lasting, ListenerSettings, Proxy};
 use crate::session::{Keys, Sessions};
 use crate::store::Store;
@@ -40,6 +44,7 @@ use crate::telemetry;
 use crate::tls::{Authority, CaError, CaSettings, Connector, Constraints, FrontDoor, Leaves};
 
 pub use fault::{StartError, StartHint};
+pub use people::people;
 
 use credentials::providers;
 use door::{front_door, unbound};
@@ -66,6 +71,7 @@ pub struct App {
     watcher: Watcher,
     tokens: Arc<Tokens>,
     attestations: identity::Metrics,
+    trusted: trust::Last,
     environment: Environment,
     clock: Arc<dyn Clock>,
     tracker: TaskTracker,
@@ -74,6 +80,7 @@ pub struct App {
     listeners: Vec<(Name, Vec<String>, Vec<SocketAddr>)>,
     doors: Vec<(Name, Arc<FrontDoor>)>,
     admin: Option<SocketAddr>,
+    people: Arc<admin::People>,
     operators: Arc<admin::Operators>,
     wishes: Mutex<Option<mpsc::Receiver<admin::Asked>>>,
     ca: CaSettings,
@@ -168,6 +175,7 @@ impl App {
             agents: Some(&names),
         };
         let entries = providers((&config.credentials, &config.upstream), &around).await;
+        let people_at = people::providers(&config.logins, &around).await;
         let events = Arc::new(Recorder(Arc::clone(&audit)));
         let journal = Arc::new(store.clone());
         let broker = Broker::with_journal(entries, Arc::clone(&clock), events, journal);
@@ -210,6 +218,7 @@ impl App {
         let keys = Keys::new(&clock.now()).map_err(|error| StartError::Keys(error.to_string()))?;
         let keys = Arc::new(keys);
         let issuer = issuer(&config, admin_address, &own);
+        let reached = Arc::clone(&issuer);
         let overlay = Arc::new(Overlay::default());
         signer.begin(&keys, &issuer);
         let approvals = Arc::new(Approvals::new(approval::Parts {
@@ -236,7 +245,9 @@ impl App {
         };
         let attestations = identity::Metrics::default();
         let about = (&connector, &clock, &attestations);
-        let trust = trust(&config, about, (&tokens, &watcher, &environment)).await;
+        let last = trust::Last::default();
+        let read = (&*tokens, &watcher, &environment);
+        let trust = trust(&config, about, read, &last).await;
         let proxy = Proxy::new(
             lasting,
             parts(&config, (&leaves, &overlay), &trust, connector, &clock),
@@ -286,8 +297,16 @@ impl App {
             Arc::new(admin::Trail::new(trail)),
             Arc::new(reload),
         ];
-        let gate = Arc::clone(&operators) as Arc<dyn admin::Gate>;
+        let passes = (
+            Arc::new(store.clone()) as Arc<dyn PassStore>,
+            Arc::clone(&operators),
+        );
+        let about = (Arc::clone(&audit), Arc::clone(&clock));
+        let people = admin::People::new(people_at, passes, about, &reached);
+        let people = Arc::new(people);
+        let gate = Arc::clone(&people) as Arc<dyn admin::Gate>;
         let api = admin::Api::new(gate, parts, config.admin.public_url.as_deref());
+        let api = api.with_people(Arc::clone(&people));
         let asked = (Arc::clone(&state) as Arc<dyn admin::State>, api);
         admin::serve(
             (admin_listener, admin_socket),
@@ -316,6 +335,7 @@ impl App {
             watcher,
             tokens,
             attestations,
+            trusted: last,
             environment,
             clock,
             tracker,
@@ -324,6 +344,7 @@ impl App {
             listeners,
             doors,
             admin: admin_address,
+            people,
             operators,
             wishes: Mutex::new(Some(wishes)),
             ca: config.ca,
@@ -359,18 +380,33 @@ impl App {
         Ok(())
     }
 
-    /// Begins the session of `run`, which lasts until keyward ends; its token.
+    /// Begins the session of `run`, which lasts until keyward ends, or until the time that is given with the person for
+    /// whom it acts; its token.
     ///
     /// # Errors
     /// [`StartError::Keys`] where no token can be signed.
-    pub fn begin_run(&self, agent: &AgentId) -> Result<String, StartError> {
-        let minted = self.proxy.begin_run(agent);
+    pub fn begin_run(
+        &self,
+        agent: &AgentId,
+        acting_for: Option<(Arc<Person>, Option<Timestamp>)>,
+    ) -> Result<String, StartError> {
+        let minted = self.proxy.begin_run(agent, acting_for);
         minted.map_err(|error| StartError::Keys(error.to_string()))
+    }
+
+    /// Ends the sessions of `run` while its command goes on: nothing is allowed it any more.
+    pub fn end_run(&self, reason: &'static str) {
+        self.proxy.end_sessions(reason);
     }
 
     /// Where the admin side listens.
     pub fn admin(&self) -> Option<SocketAddr> {
         self.admin
+    }
+
+    /// A URL that opens the console as an operator, once and within 10 minutes; `None` where nothing listens.
+    pub fn console_url(&self) -> Option<String> {
+        self.admin.map(|_| self.people.console_url())
     }
 
     /// The audit trail.

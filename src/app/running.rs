@@ -18,7 +18,7 @@ use super::credentials::providers;
 use super::door::{certificate, undoored};
 use super::tokens::{end_by_token, watched};
 use super::trust::{parts, trust};
-use super::{App, ReloadLabels, StartError, constraints, fingerprint, lookup};
+use super::{App, ReloadLabels, StartError, constraints, fingerprint, lookup, people};
 
 /// How often changed tokens are looked for.
 const TOKENS_EVERY: Duration = Duration::from_millis(250);
@@ -78,12 +78,13 @@ impl App {
         let entries = providers((&config.credentials, &config.upstream), &around).await;
         let read = (&self.watcher, &self.environment);
         let (tables, hooks) = approvals::tables(config, &network, read).await;
+        let people = people::providers(&config.logins, &around).await;
         self.tokens
             .watch(&config.agents, &self.watcher, &self.environment)
             .await;
         let about = (&connector, &self.clock, &self.attestations);
         let read = (&*self.tokens, &self.watcher, &self.environment);
-        let trust = trust(config, about, read).await;
+        let trust = trust(config, about, read, &self.trusted).await;
         let about = (&self.leaves, &self.overlay);
         let fresh = parts(config, about, &trust, connector, &self.clock);
         let cut = self.proxy.reload(fresh, || {
@@ -92,6 +93,7 @@ impl App {
             self.approvals.reconfigure(tables, hooks);
         });
         end_by_token(&self.proxy, &self.tokens);
+        self.people.replace(people);
         self.reloads
             .get_or_create(&ReloadLabels { outcome: "loaded" })
             .inc();

@@ -3,20 +3,22 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
 use crate::agent::{AgentId, Name};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Trust};
 use crate::credential::{Watched, Watcher};
 use crate::identity::{self, AgentEntry, Logins, Open, Overlay, Registry, TrustProvider};
 use crate::issuer::Network;
 use crate::policy::Policy;
-use crate::proxy::{Identify, ListenerSettings, Services, SnapshotParts};
+use crate::proxy::{Identify, ListenerSettings, Services, SnapshotParts, UpstreamSettings};
 use crate::route::Table;
 use crate::secret::Secret;
-use crate::tls::{Connector, Leaves};
+use crate::tls::{Connector, Leaves, SYSTEM_BUNDLES};
 
 use super::tokens::Tokens;
-use super::{Environment, lookup};
+use super::{Environment, hex, lookup};
 
 pub(super) fn parts(
     config: &Config,
@@ -62,11 +64,19 @@ pub(super) async fn trust(
     config: &Config,
     (connector, clock, metrics): (&Connector, &Arc<dyn Clock>, &identity::Metrics),
     (tokens, watcher, environment): (&Tokens, &Watcher, &Environment),
+    last: &Last,
 ) -> Vec<Arc<dyn TrustProvider>> {
     let network = Network::new(connector.clone(), config.upstream.connect_to.clone());
     let look = lookup(environment);
+    let reached = reached(&config.upstream);
     let mut asked: Vec<Arc<dyn TrustProvider>> = Vec::new();
+    let mut fresh = Vec::with_capacity(config.trust.len());
     for table in &config.trust {
+        if let Some(known) = last.find(table, &reached) {
+            asked.push(Arc::clone(&known));
+            fresh.push((table.clone(), known));
+            continue;
+        }
         let token = match &table.token {
             Some(source) => Some(watcher.watch(source, &look).await),
             None => None,
@@ -76,12 +86,54 @@ pub(super) async fn trust(
             clock,
             metrics,
             token: token.map(|token| Arc::new(OwnToken(token)) as Arc<dyn identity::Token>),
+            env: &look,
         };
-        asked.push(identity::provider(&table.settings, &parts));
+        let provider = identity::provider(&table.settings, &parts);
+        fresh.push((table.clone(), Arc::clone(&provider)));
+        asked.push(provider);
     }
+    *last.0.lock() = (reached, fresh);
     let last = Arc::clone(&tokens.provider) as Arc<dyn TrustProvider>;
     asked.push(Arc::new(identity::Counted::new(last, "token", metrics)));
     asked
+}
+
+/// The providers of the configuration before. A table that says the same, reached by the same roots, keeps its provider
+/// and with it the keys that it fetched: a reload while an issuer is out of reach locks nobody out.
+#[derive(Debug, Default)]
+pub(super) struct Last(Mutex<(String, Vec<Provided>)>);
+
+/// A table and what was made of it.
+type Provided = (Trust, Arc<dyn TrustProvider>);
+
+impl Last {
+    fn find(&self, table: &Trust, reached: &str) -> Option<Arc<dyn TrustProvider>> {
+        let last = self.0.lock();
+        let (before, made) = &*last;
+        let mut made = made.iter().filter(|_| before == reached);
+        let (_, provider) = made.find(|(known, _)| known == table)?;
+        Some(Arc::clone(provider))
+    }
+}
+
+/// What issuers are reached and believed by: files of roots by what stands in them now.
+fn reached(upstream: &UpstreamSettings) -> String {
+    let roots: Vec<_> = upstream
+        .trust
+        .pem
+        .iter()
+        .map(|path| std::fs::read(path).ok())
+        .collect();
+    let system: Vec<_> = SYSTEM_BUNDLES
+        .iter()
+        .filter(|_| upstream.trust.system)
+        .map(|path| {
+            let metadata = std::fs::metadata(path).ok()?;
+            Some((metadata.len(), metadata.modified().ok()))
+        })
+        .collect();
+    let about = (&upstream.trust, &upstream.connect_to, roots, system);
+    hex(format!("{about:?}"))
 }
 
 /// A token of keyward's own that it shows to a trust provider's issuer.

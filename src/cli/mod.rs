@@ -12,9 +12,11 @@ pub mod env;
 pub mod explain;
 pub mod init;
 pub mod lease;
+pub mod login;
 pub mod man;
 pub mod operator;
 pub mod preset;
+pub mod relay;
 pub mod run;
 pub mod serve;
 pub mod session;
@@ -60,6 +62,8 @@ enum Command {
     Run(run::RunArgs),
     /// Run the daemon: sidecar, VM, gateway
     Serve(serve::ServeArgs),
+    /// Give the processes of this machine one constant proxy URL, and prove them to a gateway elsewhere
+    Relay(relay::RelayArgs),
     /// Write a first file from what this machine has: keys, proxies, roots, logins
     Init(init::InitArgs),
     /// Show every fault of a configuration file, with line, column and caret
@@ -76,6 +80,8 @@ enum Command {
     Ca(ca::CaArgs),
     /// Verify or query an audit trail, offline
     Audit(audit::AuditArgs),
+    /// Sign in as the person for whom agents act
+    Login(login::LoginArgs),
     /// List or revoke the leases of a running keyward
     Lease(lease::LeaseArgs),
     /// List, show or end sessions, or hand one's own on
@@ -121,6 +127,10 @@ pub fn main(environment: Environment) -> ExitCode {
             drop(out);
             return ExitCode::from(serve::run(args, environment));
         }
+        Command::Relay(args) => {
+            drop(out);
+            return ExitCode::from(relay::run(args, &environment));
+        }
         Command::Check(args) => check::run(args, &mut out),
         Command::Explain(args) => explain::run(args, &mut out),
         Command::Demo(args) => demo::run(args, &environment, &mut out),
@@ -134,6 +144,7 @@ pub fn main(environment: Environment) -> ExitCode {
             0
         }
         Command::Audit(args) => audit::run(args, &environment, &mut out),
+        Command::Login(args) => login::run(args, &environment, &mut out),
         Command::Lease(args) => lease::run(args, &environment, &mut out),
         Command::Session(args) => session::run(args, &environment, &mut out),
         Command::Agent(args) => agent::run(args, &environment, &mut out),

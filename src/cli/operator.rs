@@ -1,6 +1,6 @@
 //! How an operator's subcommands reach a running keyward: by its socket, or by its admin listener and a token.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -55,7 +55,7 @@ const MOST: usize = 64 << 20;
 
 enum Way {
     Socket(PathBuf),
-    Web(Box<(Client, Endpoint)>),
+    Web(Box<Daemon>),
 }
 
 /// Calls the API of the running keyward; the object that it answers with, `null` for 204.
@@ -68,8 +68,21 @@ pub fn call(
     (method, path): (Method, &str),
     body: Option<&Value>,
 ) -> Result<Value, u8> {
-    let token = environment.get(TOKEN).map(std::ffi::OsString::as_os_str);
-    let way = way(args, token)?;
+    let given = environment.get(TOKEN).filter(|token| !token.is_empty());
+    let way = way(args)?;
+    let kept = match (&way, given) {
+        // A person who signed in there needs no other token.
+        (Way::Web(daemon), None) => super::login::pass(&daemon.url(), environment),
+        _ => None,
+    };
+    let token = given.or(kept.as_ref()).map(OsString::as_os_str);
+    if matches!(way, Way::Web(_)) && token.is_none() {
+        complain(&"KEYWARD_ADMIN_TOKEN is not set: it holds your token of [admin] tokens");
+        complain(
+            &"  = as the person for whom agents act: keyward login, with the same -c or --admin",
+        );
+        return Err(USAGE);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -77,7 +90,11 @@ pub fn call(
             complain(&error);
             super::BUG
         })?;
-    let request = request(&way, token, method, path, body)?;
+    let daemon = match &way {
+        Way::Socket(_) => None,
+        Way::Web(daemon) => Some(&**daemon),
+    };
+    let request = request(daemon, token, method, path, body)?;
     let sent =
         runtime.block_on(async { tokio::time::timeout(PATIENCE, send(&way, request)).await });
     let (status, body) = match sent {
@@ -105,6 +122,11 @@ pub fn call(
     if status.is_success() {
         return Ok(body);
     }
+    Err(say_no(status, &body))
+}
+
+/// Says on stderr what the API refused with; the exit code.
+pub(super) fn say_no(status: StatusCode, body: &Value) -> u8 {
     let said = |name: &str| body.get(name).and_then(Value::as_str).unwrap_or_default();
     let word = said("type").rsplit(':').next().unwrap_or_default();
     complain(&format_args!(
@@ -119,11 +141,11 @@ pub fn call(
             writeln!(std::io::stderr(), "{place}: {}", text("message")).ok();
         }
     }
-    Err(if status.is_server_error() {
+    if status.is_server_error() {
         UNAVAILABLE
     } else {
         NO
-    })
+    }
 }
 
 /// A value as a table shows it: nothing that would move the cursor.
@@ -171,9 +193,9 @@ pub fn print_list(
     Ok(())
 }
 
-fn way(args: &AdminArgs, token: Option<&OsStr>) -> Result<Way, u8> {
+fn way(args: &AdminArgs) -> Result<Way, u8> {
     if let Some(url) = &args.admin {
-        return web(url, None, token);
+        return web(url, None);
     }
     let Some(file) = &args.config else {
         complain(&"name the running keyward: -c FILE, or --admin URL and KEYWARD_ADMIN_TOKEN");
@@ -187,11 +209,12 @@ fn way(args: &AdminArgs, token: Option<&OsStr>) -> Result<Way, u8> {
         complain(&"the file has neither socket nor listen in [admin]");
         return Err(CONFIG);
     };
-    web(
-        &format!("http://{}", reachable(listen)),
-        Some(&config),
-        token,
-    )
+    web(&listening(listen), Some(&config))
+}
+
+/// The URL of a keyward that listens there on this machine.
+pub(super) fn listening(listen: SocketAddr) -> String {
+    format!("http://{}", reachable(listen))
 }
 
 /// An address to dial for one to listen on.
@@ -203,30 +226,64 @@ fn reachable(listen: SocketAddr) -> SocketAddr {
     }
 }
 
-fn web(url: &str, config: Option<&Config>, token: Option<&OsStr>) -> Result<Way, u8> {
-    if token.is_none_or(OsStr::is_empty) {
-        complain(&"KEYWARD_ADMIN_TOKEN is not set: it holds your token of [admin] tokens");
-        return Err(USAGE);
-    }
-    let endpoint: Endpoint = url.parse().map_err(|error| {
-        complain(&format_args!(
-            "this URL cannot be called with a token: {error}"
-        ));
-        USAGE
-    })?;
-    let upstream = config.map(|config| config.upstream.clone());
-    let trust = upstream.unwrap_or_default().trust;
-    let connector = Connector::new(&trust, None, Arc::new(SystemClock));
-    let connector = connector.map_err(|error| {
-        complain(&error);
-        UNAVAILABLE
-    })?;
-    let client = Network::new(connector, std::collections::BTreeMap::new()).client();
-    Ok(Way::Web(Box::new((client, endpoint))))
+fn web(url: &str, config: Option<&Config>) -> Result<Way, u8> {
+    Daemon::at(url, config).map(|daemon| Way::Web(Box::new(daemon)))
 }
 
+/// A running keyward at its admin listener.
+pub(super) struct Daemon {
+    client: Client,
+    endpoint: Endpoint,
+}
+
+impl Daemon {
+    /// The one at this URL, trusted as the file says.
+    pub(super) fn at(url: &str, config: Option<&Config>) -> Result<Self, u8> {
+        let endpoint: Endpoint = url.parse().map_err(|error| {
+            complain(&format_args!(
+                "this URL cannot be called with a token: {error}"
+            ));
+            USAGE
+        })?;
+        let upstream = config.map(|config| config.upstream.clone());
+        let trust = upstream.unwrap_or_default().trust;
+        let connector = Connector::new(&trust, None, Arc::new(SystemClock));
+        let connector = connector.map_err(|error| {
+            complain(&error);
+            UNAVAILABLE
+        })?;
+        let client = Network::new(connector, std::collections::BTreeMap::new()).client();
+        Ok(Self { client, endpoint })
+    }
+
+    /// Where it is, as a sign-in there is kept under.
+    pub(super) fn url(&self) -> String {
+        self.endpoint.to_string().trim_end_matches('/').to_owned()
+    }
+
+    /// One call of its API: the status, and the answer's object.
+    pub(super) async fn call(
+        &self,
+        (method, path): (Method, &str),
+        token: Option<&OsStr>,
+        body: Option<&Value>,
+    ) -> Result<(StatusCode, Value), u8> {
+        let request = request(Some(self), token, method, path, body)?;
+        let sent = tokio::time::timeout(PATIENCE, self.client.send(request)).await;
+        let Ok(Ok(answer)) = sent else {
+            complain(&format_args!(
+                "keyward does not answer at {}",
+                self.endpoint
+            ));
+            return Err(UNAVAILABLE);
+        };
+        Ok((answer.status, answer.json().unwrap_or_default()))
+    }
+}
+
+/// A request to the daemon, or without one to whoever holds the socket.
 fn request(
-    way: &Way,
+    daemon: Option<&Daemon>,
     token: Option<&OsStr>,
     method: Method,
     path: &str,
@@ -251,13 +308,13 @@ fn request(
         value.set_sensitive(true);
         headers.insert(AUTHORIZATION, value);
     }
-    *request.uri_mut() = match way {
-        Way::Socket(_) => {
+    *request.uri_mut() = match daemon {
+        None => {
             headers.insert(HOST, HeaderValue::from_static("localhost"));
             path.parse().map_err(|error| bug(&error))?
         }
-        Way::Web(web) => {
-            let endpoint = web.1.join(&path).map_err(|error| bug(&error))?;
+        Some(daemon) => {
+            let endpoint = daemon.endpoint.join(&path).map_err(|error| bug(&error))?;
             endpoint.uri().clone()
         }
     };
@@ -270,7 +327,7 @@ async fn send(way: &Way, request: Request<Bytes>) -> Result<(StatusCode, Vec<u8>
             .await
             .map_err(|error| error.to_string()),
         Way::Web(web) => {
-            let answer = web.0.send(request).await;
+            let answer = web.client.send(request).await;
             let answer = answer.map_err(|_| "no connection, or no whole answer".to_owned())?;
             Ok((answer.status, answer.body.to_vec()))
         }
@@ -305,7 +362,7 @@ impl Way {
     fn shown(&self) -> String {
         match self {
             Self::Socket(path) => format!("on {}", path.display()),
-            Self::Web(web) => format!("at {}", web.1),
+            Self::Web(web) => format!("at {}", web.endpoint),
         }
     }
 }

@@ -92,6 +92,10 @@ async fn serve(path: &Path, config: Config, surroundings: Surroundings) -> u8 {
     if let Some(address) = app.admin() {
         info!(%address, "admin listening");
     }
+    if let Some(url) = app.console_url() {
+        // Beside the log, in a line of its own: it is for whoever started this, and good once.
+        writeln!(std::io::stderr(), "console {url}").ok();
+    }
     let mut last = Look::at(path).await;
     let mut wishes = app.wishes();
     ready();

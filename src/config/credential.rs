@@ -49,6 +49,12 @@ pub(super) static CREDENTIAL: Section = Section {
             "A certificate and its key from files, for `inject = \"client-certificate\"`.",
         ),
         key(
+            "spiffe",
+            K::Table(&super::spiffe::SPIFFE),
+            Need::OneOf,
+            "An X.509-SVID, for `inject = \"client-certificate\"` towards other workloads.",
+        ),
+        key(
             "share",
             K::Choice(&["session", "agent", "all"]),
             Need::Default("\"session\""),
@@ -107,6 +113,7 @@ const KINDS: [Kinds; 2] = [
         ("command", super::plugin::read),
         ("vault", super::vault::read),
         ("client-certificate", super::certificate::read),
+        ("spiffe", super::spiffe::read),
     ],
     oauth::KINDS,
 ];

@@ -122,6 +122,13 @@ impl Desk {
         drafts.iter().any(|draft| draft.severity == Severity::Error)
     }
 
+    /// Whether a fault was laid down within this span.
+    pub(super) fn has_told(&self, span: &Span) -> bool {
+        let within = |other: &Span| span.start <= other.start && other.end <= span.end;
+        let drafts = self.drafts.borrow();
+        (drafts.iter()).any(|draft| draft.severity == Severity::Error && within(&draft.span))
+    }
+
     /// What the machine must have.
     pub(super) fn sites(&self) -> Vec<Site> {
         self.sites.borrow().clone()

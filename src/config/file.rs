@@ -304,6 +304,7 @@ fn assign_slots(desk: &Desk, routes: &mut [route::Written], credentials: &mut [(
             // A credential that is not there was told already.
             if route.credential.is_none() && !written.names_credential {
                 narrow::look(desk, &written.narrow, None);
+                super::spiffe::look_at(desk, written, None);
             }
             continue;
         };
@@ -341,12 +342,13 @@ fn assign_slots(desk: &Desk, routes: &mut [route::Written], credentials: &mut [(
             } else {
                 (
                     format!("\"{name}\" brings no certificate"),
-                    "name a credential of the kind client-certificate, or a vault without \"field\"",
+                    "name a credential of the kind client-certificate or spiffe, or a vault without \"field\"",
                 )
             };
             desk.fault_with(&written.inject, message, help);
         }
         super::aws::look_at(desk, written, spec);
+        super::spiffe::look_at(desk, written, Some(spec));
         let route = &mut written.route;
         route.empty_segments = super::aws::is_s3(route);
         let known = spec.slots.iter().position(|slot| *slot == route.placements);

@@ -122,6 +122,15 @@ impl Kind {
         }
     }
 
+    /// The words of a choice, also where it is one of several kinds.
+    pub(super) fn words(&self) -> Option<&'static [&'static str]> {
+        match self {
+            Self::Choice(words) => Some(words),
+            Self::Either(kinds) => kinds.iter().find_map(Self::words),
+            _ => None,
+        }
+    }
+
     /// Whether a report may show what was written: not where a secret can stand, rightly or by mistake.
     pub(super) fn is_plain(&self) -> bool {
         match self {

@@ -44,7 +44,7 @@ static OIDC: Section = Section {
             "scopes",
             K::List(&K::Text("a scope")),
             Need::Default("[\"openid\"]"),
-            "The scopes that a sign-in asks for. Sign-in by a browser is still to come.",
+            "The scopes that a sign-in asks for. `offline_access` lets it be renewed.",
         ),
         key(
             "user-claim",
@@ -66,7 +66,7 @@ pub struct Login {
 
 impl Login {
     /// Where its secret is read from.
-    pub(super) fn source(&self) -> Option<&Source> {
+    pub fn source(&self) -> Option<&Source> {
         match &self.client.as_ref()?.auth {
             ClientAuth::SecretBasic(one)
             | ClientAuth::SecretPost(one)

@@ -31,7 +31,9 @@ mod report;
 mod route;
 mod schema;
 mod session;
+mod shape;
 mod source;
+mod spiffe;
 mod store;
 mod syntax;
 mod text;
@@ -226,7 +228,9 @@ pub fn parse(text: &str, file: &str, base: &Path, presets: &dyn Presets) -> Resu
 fn read(desk: &Desk, text: &str, presets: &dyn Presets) -> Option<Config> {
     let (root, errors) = DeTable::parse_recoverable(text);
     let config = file::read(desk, root.get_ref(), presets, errors.is_empty());
-    if !errors.is_empty() {
+    if errors.is_empty() {
+        shape::look(desk, &file::ROOT, root.get_ref());
+    } else {
         syntax::tell(desk, text, &errors);
     }
     (!desk.has_faults()).then_some(config)

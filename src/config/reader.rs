@@ -201,6 +201,7 @@ impl<'a, 'i> Reader<'a, 'i> {
     pub(super) fn table(&self, name: &str) -> Option<Reader<'a, 'i>> {
         let value = self.raw(name)?;
         let Kind::Table(section) = &self.key(name).kind else {
+            self.wrong(name, value);
             return None;
         };
         let title = self.below(name);
@@ -210,6 +211,9 @@ impl<'a, 'i> Reader<'a, 'i> {
     /// The tables below this key, by NAME, in the file's order.
     pub(super) fn named(&self, name: &str) -> Vec<(Name, Reader<'a, 'i>)> {
         let Kind::Named(section) = &self.key(name).kind else {
+            if let Some(value) = self.raw(name) {
+                self.wrong(name, value);
+            }
             return Vec::new();
         };
         let mut found = Vec::new();
@@ -242,10 +246,11 @@ impl<'a, 'i> Reader<'a, 'i> {
 
     /// The tables of `[[name]]`.
     pub(super) fn rows(&self, name: &str) -> Vec<Reader<'a, 'i>> {
-        let Kind::Rows(section) = &self.key(name).kind else {
+        let Some(value) = self.raw(name) else {
             return Vec::new();
         };
-        let Some(value) = self.raw(name) else {
+        let Kind::Rows(section) = &self.key(name).kind else {
+            self.wrong(name, value);
             return Vec::new();
         };
         let DeValue::Array(items) = value.get_ref() else {

@@ -13,6 +13,7 @@ use super::key::{Kind, Need, Section, key};
 use super::narrow;
 use super::placement::{self, INJECT};
 use super::reader::Reader;
+use super::spiffe;
 use super::text::{nearest, quoted};
 use super::{PresetRoute, Presets};
 use crate::agent::Name;
@@ -79,6 +80,18 @@ pub(super) static ROUTE: Section = Section {
             ]),
             Need::Optional,
             "Where the credential goes: `\"bearer\"`, `\"sigv4\"` (an AWS signature), a table, or a list of them. Required with `credential`, unless `preset` gives it.",
+        ),
+        key(
+            "peer-ids",
+            Kind::List(&Kind::Text("a SPIFFE ID")),
+            Need::Optional,
+            "With a `spiffe` credential, required: who the upstream may be. It must prove one of these SPIFFE IDs (`*` is one segment of the path) to its trust domain's bundle; public roots and the host's name do not count.",
+        ),
+        key(
+            "verify-name",
+            Kind::Flag,
+            Need::Default("false"),
+            "With `peer-ids`: the peer's certificate must be for the host's name as well.",
         ),
         key(
             "scopes",
@@ -164,6 +177,8 @@ pub(super) struct Written {
     pub(super) span: Span,
     /// `inject`, or what stands for it.
     pub(super) inject: Span,
+    /// `peer-ids`.
+    pub(super) peers: Span,
     /// What it narrows.
     pub(super) narrow: narrow::Places,
     /// Whether it names a credential, known or not.
@@ -228,6 +243,7 @@ pub(super) fn read(reader: &Reader<'_, '_>, index: usize, known: &Known<'_>) -> 
         preset: preset.map(|(name, _)| name),
         narrow: Arc::new(narrow),
         answer,
+        peers: spiffe::peers(reader).map(Arc::new),
     };
     let span = if reader.has("name") {
         reader.key_span("name")
@@ -239,6 +255,7 @@ pub(super) fn read(reader: &Reader<'_, '_>, index: usize, known: &Known<'_>) -> 
         conditions,
         span,
         inject: reader.key_span("inject"),
+        peers: reader.key_span("peer-ids"),
         narrow: narrowed,
         names_credential: reader.has("credential"),
     })

@@ -98,6 +98,7 @@ impl<'a, 'i> Reader<'a, 'i> {
     pub(super) fn optional_duration(&self, name: &str) -> Option<Duration> {
         let (written, span) = self.text(name)?;
         let Kind::Duration(from, to) = &self.key(name).kind else {
+            self.wrong(name, self.raw(name)?);
             return None;
         };
         let Some(value) = text::duration(written) else {
@@ -124,6 +125,7 @@ impl<'a, 'i> Reader<'a, 'i> {
     fn written_size(&self, name: &str) -> Option<u64> {
         let (written, span) = self.text(name)?;
         let Kind::Size(from, to) = &self.key(name).kind else {
+            self.wrong(name, self.raw(name)?);
             return None;
         };
         let Some(value) = text::size(written) else {
@@ -145,10 +147,11 @@ impl<'a, 'i> Reader<'a, 'i> {
     /// One of the key's words, or its default.
     pub(super) fn choice(&self, name: &str) -> Option<&'static str> {
         let default = self.default_of(name);
-        let Kind::Choice(words) = &self.key(name).kind else {
+        let Some((written, span)) = self.text(name) else {
             return default;
         };
-        let Some((written, span)) = self.text(name) else {
+        let Some(words) = self.key(name).kind.words() else {
+            self.wrong(name, self.raw(name)?);
             return default;
         };
         let found = words.iter().find(|word| **word == written).copied();

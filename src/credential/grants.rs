@@ -66,7 +66,9 @@ impl Kind {
                 session_policy: Bound::Open,
                 ..none
             },
-            Self::Static { .. } | Self::Vault(_) | Self::ClientCertificate(_) => none,
+            Self::Static { .. } | Self::Vault(_) | Self::ClientCertificate(_) | Self::Spiffe(_) => {
+                none
+            }
         }
     }
 }

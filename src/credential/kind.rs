@@ -1,7 +1,7 @@
 //! What is the same of every kind of provider: its word, and the secrets that it needs itself.
 
 use super::oauth::Grant;
-use super::{AzureSettings, Kind, Source};
+use super::{AzureSettings, Kind, Source, SvidId, SvidSource};
 
 impl Kind {
     /// The name of its kind table (`static`, `vault` …).
@@ -15,6 +15,7 @@ impl Kind {
             Self::GithubApp(_) => "github-app",
             Self::Azure(_) => "azure",
             Self::ClientCertificate(_) => "client-certificate",
+            Self::Spiffe(_) => "spiffe",
         }
     }
 
@@ -32,6 +33,10 @@ impl Kind {
                 AzureSettings::Machine { .. } => Vec::new(),
             },
             Self::ClientCertificate(settings) => vec![&settings.key],
+            Self::Spiffe(settings) => match &settings.source {
+                SvidSource::Files(files) => vec![&files.key],
+                SvidSource::WorkloadApi(_) => Vec::new(),
+            },
         }
     }
 
@@ -65,6 +70,7 @@ impl Kind {
     pub fn names_agent(&self) -> bool {
         match self {
             Self::Oauth(settings) => settings.grant.names_agent(),
+            Self::Spiffe(settings) => settings.id.as_ref().is_some_and(SvidId::names_agent),
             _ => false,
         }
     }
@@ -73,9 +79,14 @@ impl Kind {
     pub fn brings_certificate(&self) -> bool {
         match self {
             Self::Vault(settings) => settings.brings_certificate(),
-            Self::ClientCertificate(_) => true,
+            Self::ClientCertificate(_) | Self::Spiffe(_) => true,
             _ => false,
         }
+    }
+
+    /// Whether the servers that its leases are shown to must be workloads (`peer-ids`).
+    pub fn checks_peers(&self) -> bool {
+        matches!(self, Self::Spiffe(_))
     }
 
     /// Whether it calls an issuer over the network.
@@ -87,6 +98,7 @@ impl Kind {
             | Self::GithubApp(_)
             | Self::Azure(_)
             | Self::Aws(_) => true,
+            Self::Spiffe(settings) => !settings.bundles.is_empty(),
         }
     }
 

@@ -11,7 +11,7 @@ use crate::agent::Name;
 use crate::clock::Now;
 use crate::inject::{Injection, Material};
 use crate::scrub::Sought;
-use crate::tls::ClientIdentity;
+use crate::tls::{Bundles, ClientIdentity};
 
 /// One lease while it lives. Shared by every request that uses it.
 pub struct Live {
@@ -25,6 +25,7 @@ pub struct Live {
     pub(super) refresh: Expiry,
     pub(super) handle: Option<Handle>,
     pub(super) superseded: Option<Superseded>,
+    pub(super) bundles: Option<Arc<dyn Bundles>>,
 }
 
 /// The name of a lease in records and lists: random, and no secret.
@@ -106,6 +107,11 @@ impl Live {
     /// The certificate that its requests' connections present; none of them serves another lease.
     pub fn identity(&self) -> Option<&ClientIdentity> {
         self.compiled.identity.as_ref()
+    }
+
+    /// What servers are held to that must be workloads; see [`super::CredentialProvider::bundles`].
+    pub fn bundles(&self) -> Option<&Arc<dyn Bundles>> {
+        self.bundles.as_ref()
     }
 
     /// When it ends.

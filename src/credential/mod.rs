@@ -20,11 +20,11 @@ mod lease;
 mod life;
 mod metrics;
 pub mod oauth;
-mod process;
 mod sessions;
 mod settings;
 mod shards;
 pub mod source;
+mod spiffe;
 mod vault;
 mod vessel;
 
@@ -53,6 +53,7 @@ pub use life::{Expiry, Life, NotPositive};
 pub use oauth::{AgentJwt, Around, OauthProvider};
 pub use settings::{Kind, OnFailure, Share, Source, Spec};
 pub use source::{Env, SourceError, Watched, Watcher};
+pub use spiffe::{BadSvidId, SpiffeProvider, SpiffeSettings, SvidId, SvidSource};
 pub use vault::{VaultLogin, VaultProvider, VaultRead, VaultSettings};
 pub use vessel::{Kept, Vessel};
 
@@ -61,6 +62,7 @@ use crate::inject::Material;
 use crate::policy::Person;
 use crate::route::Narrow;
 use crate::secret::Secret;
+use crate::tls::Bundles;
 
 /// One issuer. It issues and revokes and does nothing else: it must not cache, retry, or keep what it issued.
 #[async_trait]
@@ -70,6 +72,11 @@ pub trait CredentialProvider: fmt::Debug + Send + Sync {
 
     /// Asks the issuer once. The broker sets the deadline and may drop the future at it.
     async fn issue(&self, scope: &Scope) -> Result<Issued, IssueError>;
+
+    /// What the servers are held to that its leases are shown to, where their hosts' names do not say who they are.
+    fn bundles(&self) -> Option<Arc<dyn Bundles>> {
+        None
+    }
 
     /// Ends what `handle` stands for. What the issuer no longer knows is revoked: that is `Ok`.
     async fn revoke(&self, handle: &Handle) -> Result<(), RevokeError>;

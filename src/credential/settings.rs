@@ -108,4 +108,6 @@ pub enum Kind {
     Azure(Box<super::AzureSettings>),
     /// `[credential.NAME.client-certificate]`: a certificate and its key from files.
     ClientCertificate(super::CertificateSettings),
+    /// `[credential.NAME.spiffe]`: an X.509-SVID.
+    Spiffe(Box<super::SpiffeSettings>),
 }

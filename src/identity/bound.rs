@@ -16,6 +16,11 @@ const CERTIFICATE: &str = "x5t#S256:";
 const PROCESS: &str = "process:";
 
 impl Bound {
+    /// To this certificate, in DER.
+    pub fn certificate(der: &[u8]) -> Self {
+        Self::Certificate(sum(der))
+    }
+
     /// Reads what [`Bound`]'s `Display` wrote. `None`: it is something else, such as a peer's address.
     pub fn read(text: &str) -> Option<Self> {
         if let Some(thumbprint) = text.strip_prefix(CERTIFICATE) {
@@ -34,10 +39,7 @@ impl Bound {
     /// Whether a connection is of this process, or by this certificate. What cannot be seen is not.
     pub async fn holds(&self, link: &Link) -> bool {
         match self {
-            Self::Certificate(known) => {
-                let own = link.certificates.first();
-                own.is_some_and(|own| sum(own) == *known)
-            }
+            Self::Certificate(known) => link.thumbprint().is_some_and(|own| own == *known),
             Self::Process { uid, executable } => {
                 let found = peer::process_of(link, *uid).await;
                 found.is_some_and(|found| found.as_deref() == executable.as_deref())
@@ -64,6 +66,7 @@ impl fmt::Display for Bound {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::jwt::verified::sum;
 
     #[test]
     fn what_is_written_is_read_again() {

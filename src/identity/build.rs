@@ -10,9 +10,10 @@ use super::kubernetes::KubernetesProvider;
 use super::metrics::{Counted, Metrics};
 use super::peer::PeerProvider;
 use super::settings::{Trust, TrustKind};
-use super::spiffe::SpiffeProvider;
+use super::spiffe::{RelayProvider, SpiffeProvider};
 use crate::clock::Clock;
 use crate::issuer::Network;
+use crate::process::Env;
 use crate::secret::Secret;
 
 /// A secret that follows its source.
@@ -22,7 +23,7 @@ pub trait Token: Debug + Send + Sync {
 }
 
 /// What providers are made of beside their tables.
-#[derive(Debug)]
+#[expect(missing_debug_implementations, reason = "the environment has none")]
 pub struct Parts<'a> {
     /// How issuers are reached.
     pub network: &'a Network,
@@ -32,6 +33,8 @@ pub struct Parts<'a> {
     pub metrics: &'a Metrics,
     /// The token that keyward itself shows to the issuer, for kinds that have one.
     pub token: Option<Arc<dyn Token>>,
+    /// keyward's environment: commands get what the file names of it.
+    pub env: Env<'a>,
 }
 
 /// The provider of one table.
@@ -48,7 +51,8 @@ pub fn provider(trust: &Trust, parts: &Parts<'_>) -> Arc<dyn TrustProvider> {
         TrustKind::Kubernetes(settings) => {
             let token = parts.token.clone().unwrap_or_else(|| Arc::new(NoToken));
             let network = (parts.network.client(), token);
-            Arc::new(KubernetesProvider::new(named, settings, network, clock))
+            let around = (parts.env, clock);
+            Arc::new(KubernetesProvider::new(named, settings, network, around))
         }
         TrustKind::Spiffe(settings) => Arc::new(SpiffeProvider::new(
             named,
@@ -57,6 +61,12 @@ pub fn provider(trust: &Trust, parts: &Parts<'_>) -> Arc<dyn TrustProvider> {
             clock,
         )),
         TrustKind::Aws(settings) => Arc::new(AwsProvider::new(
+            named,
+            settings,
+            parts.network.client(),
+            clock,
+        )),
+        TrustKind::Relay(settings) => Arc::new(RelayProvider::new(
             named,
             settings,
             parts.network.client(),

@@ -5,18 +5,21 @@
 
 use std::sync::Arc;
 
+use aws_lc_rs::digest::{SHA256, SHA384, SHA512, digest};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
+use jiff::Timestamp;
+use serde_json::Value;
+
 use super::AttestError;
 use super::jwt::object::Object;
 use super::jwt::set::{KeySite, key_of};
 use super::jwt::token::{Rules, Unverified};
-use super::refreshed::Refreshed;
 use super::settings::{Algorithm, KeyPlace};
 use crate::agent::{Name, User};
 use crate::clock::Clock;
-use crate::issuer::{Endpoint, Network};
+use crate::issuer::{Endpoint, Network, Refreshed};
 use crate::secret::Secret;
-
-use jiff::Timestamp;
 
 /// `[login.NAME.oidc]`.
 #[derive(Debug, Clone, PartialEq)]
@@ -51,6 +54,17 @@ pub enum UserEvidence {
     IdToken,
     /// RFC 9068, or a JWT of that shape.
     AccessToken,
+}
+
+/// What a sign-in expects of the ID token that came of it, beside that it holds.
+#[derive(Debug, Clone, Copy)]
+pub struct Expected<'a> {
+    /// The login that the person signed in at.
+    pub login: &'a Name,
+    /// The `nonce` that went out; `None` where the grant has none (RFC 8628, RFC 6749 §6).
+    pub nonce: Option<&'a str>,
+    /// The access token that came beside it.
+    pub access_token: Option<&'a Secret>,
 }
 
 /// The logins of one configuration.
@@ -98,6 +112,48 @@ impl Logins {
         let Some(token) = Unverified::read(token.expose()) else {
             return Ok(None);
         };
+        self.verified(&token, shown_as).await
+    }
+
+    /// Who signed in, by the ID token that a token endpoint gave (OpenID Connect Core 1.0 §3.1.3.7).
+    ///
+    /// # Errors
+    /// [`AttestError`].
+    pub async fn signed_in(
+        &self,
+        id_token: &Secret,
+        expected: Expected<'_>,
+    ) -> Result<Known, AttestError> {
+        let token = Unverified::read(id_token.expose()).ok_or(AttestError::Bad)?;
+        let several = token.claims.get("aud").and_then(Value::as_array);
+        let azp = token.claims.text("azp");
+        // Items 3 to 5: with several audiences it must say whom it was issued to; that it is we, `fits` asks.
+        if several.is_some_and(|all| all.len() > 1) && azp.is_none() {
+            return Err(AttestError::Bad);
+        }
+        // Item 11. What was signed by another request is another sign-in.
+        if expected.nonce.is_some() && token.claims.text("nonce") != expected.nonce {
+            return Err(AttestError::Bad);
+        }
+        let (algorithm, _) = token.header(&ALGORITHMS)?;
+        if !is_hash_of(
+            token.claims.get("at_hash"),
+            expected.access_token,
+            algorithm,
+        ) {
+            return Err(AttestError::Bad);
+        }
+        let known = self.verified(&token, UserEvidence::IdToken).await?;
+        known
+            .filter(|known| known.user.provider == *expected.login)
+            .ok_or(AttestError::Bad)
+    }
+
+    async fn verified(
+        &self,
+        token: &Unverified<'_>,
+        shown_as: UserEvidence,
+    ) -> Result<Option<Known>, AttestError> {
         let issuer = token.claims.text("iss");
         let mut all = self.0.iter();
         let Some(one) = all.find(|one| issuer == Some(&one.login.issuer)) else {
@@ -106,7 +162,7 @@ impl Logins {
         let (algorithm, id) = token.header(&ALGORITHMS)?;
         let now = one.clock.now().wall;
         let expires = one.rules.check(&token.claims, now)?;
-        if !one.fits(&token, shown_as) || expires <= now {
+        if !one.fits(token, shown_as) || expires <= now {
             return Err(AttestError::Bad);
         }
         let key = key_of(&one.keys, |keys| keys.find(id, algorithm)).await?;
@@ -148,6 +204,26 @@ impl One {
         let clean = !name.is_empty() && name.len() <= 256 && !name.chars().any(char::is_control);
         clean.then_some(name)
     }
+}
+
+/// OpenID Connect Core 1.0 §3.1.3.6: the left half of the access token's hash, by the hash of the signature. One that is
+/// not there promises nothing; one that is there must be right.
+fn is_hash_of(claim: Option<&Value>, token: Option<&Secret>, algorithm: Algorithm) -> bool {
+    let Some(claim) = claim else {
+        return true;
+    };
+    let hash = match algorithm {
+        Algorithm::Rs256 | Algorithm::Ps256 | Algorithm::Es256 => &SHA256,
+        Algorithm::Rs384 | Algorithm::Ps384 | Algorithm::Es384 => &SHA384,
+        // Ed25519 hashes with SHA-512 (RFC 8032 §5.1).
+        Algorithm::Rs512 | Algorithm::Ps512 | Algorithm::Es512 | Algorithm::EdDsa => &SHA512,
+    };
+    let Some(token) = token else {
+        return false;
+    };
+    let sum = digest(hash, token.expose());
+    let left = sum.as_ref().get(..sum.as_ref().len() / 2);
+    left.is_some_and(|left| *claim == BASE64URL.encode(left))
 }
 
 /// What issuers of people's tokens sign with.

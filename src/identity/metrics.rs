@@ -77,4 +77,8 @@ impl TrustProvider for Counted {
         }
         judged
     }
+
+    fn hears_relays(&self) -> bool {
+        self.inner.hears_relays()
+    }
 }

@@ -3,6 +3,7 @@
 mod aws;
 mod bound;
 mod build;
+mod flight;
 mod jwt;
 mod kubernetes;
 mod login;
@@ -10,35 +11,38 @@ mod mapping;
 mod metrics;
 mod overlay;
 mod peer;
-mod refreshed;
 mod registry;
 mod settings;
 mod spiffe;
+mod statement;
 mod token;
 
 use std::fmt::Debug;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 
 pub use build::{Parts, Token, provider};
-pub use login::{Known, Login, Logins, UserEvidence};
+pub use login::{Expected, Known, Login, Logins, UserEvidence};
 pub use mapping::{Mapping, Pattern};
 pub use metrics::{Counted, Metrics};
 pub use overlay::{AgentStore, BadEntry, Overlay, Said, Silent, Written};
+pub use peer::{Callers, Process};
 pub use registry::{AgentEntry, Listed, Registry, Status, Unregistered};
 pub use settings::{
-    Algorithm, AwsSettings, BundlePlace, CallerIdentity, JwtSettings, KeyPlace, KubernetesSettings,
-    PeerSettings, SpiffeSettings, Trust, TrustKind,
+    Algorithm, AwsSettings, CallerIdentity, ImageVerifier, JwtSettings, KeyPlace,
+    KubernetesSettings, PeerSettings, RelaySettings, SecurityContext, SpiffeSettings, Trust,
+    TrustKind,
 };
-pub use spiffe::is_trust_domain;
+pub use statement::{PROCESS, Stated, stated};
 pub use token::{Presented, StaticTokens, presented};
 
 use crate::agent::AgentId;
+use jwt::verified::sum;
 
 /// What one connection brings.
 #[derive(Debug, Clone, Copy)]
@@ -89,6 +93,31 @@ pub struct Link {
     /// Of a `tls:` listener: the certificates that the peer presented, its own first, in DER. It has proved that the
     /// first one's key is its own; nobody has looked yet at who issued them.
     pub certificates: Vec<Box<[u8]>>,
+    /// The first one's SHA-256, once somebody asked: every request of a bound token does.
+    pub thumbprint: OnceLock<[u8; 32]>,
+    /// What the request says of the process behind a relay. Nothing of it is proved: a provider that
+    /// [hears relays](TrustProvider::hears_relays) judges who says it.
+    pub stated: Option<Stated>,
+}
+
+impl Link {
+    /// The same connection, with a request that says this.
+    #[must_use]
+    pub fn saying(&self, stated: Stated) -> Self {
+        Self {
+            tcp: self.tcp,
+            unix: self.unix.clone(),
+            certificates: self.certificates.clone(),
+            thumbprint: self.thumbprint.clone(),
+            stated: Some(stated),
+        }
+    }
+
+    /// The SHA-256 of the peer's own certificate, which is `x5t#S256` (RFC 8705 §3.1); `None` where it has none.
+    fn thumbprint(&self) -> Option<[u8; 32]> {
+        let own = self.certificates.first()?;
+        Some(*self.thumbprint.get_or_init(|| sum(own)))
+    }
 }
 
 /// The other end of a connection, as the kernel tells it.
@@ -195,6 +224,12 @@ pub enum AttestError {
 pub trait TrustProvider: Debug + Send + Sync {
     /// `Ok(None)`: not my kind of evidence, ask the next. `Err`: mine, and bad.
     async fn attest(&self, evidence: Evidence<'_>) -> Result<Option<Attested>, AttestError>;
+
+    /// Whether it judges what a relay says of the process behind it. Who says something of that kind is shown to such
+    /// providers alone: a relay's own rights are not those of the processes that it serves.
+    fn hears_relays(&self) -> bool {
+        false
+    }
 }
 
 /// `identify = "open"`: whoever connects is this agent.

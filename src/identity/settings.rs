@@ -3,10 +3,12 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
-use super::mapping::Mapping;
+use super::mapping::{Mapping, Pattern};
 use crate::agent::Name;
 use crate::issuer::Endpoint;
+pub(super) use crate::issuer::spiffe::BundlePlace;
 
 /// One table.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,6 +35,8 @@ pub enum TrustKind {
     Spiffe(Box<SpiffeSettings>),
     /// `[trust.NAME.aws]`.
     Aws(Box<AwsSettings>),
+    /// `[trust.NAME.relay]`.
+    Relay(Box<RelaySettings>),
 }
 
 /// `[trust.NAME.jwt]`: tokens of one OpenID issuer.
@@ -76,6 +80,44 @@ pub struct KubernetesSettings {
     pub labels: Vec<(String, String)>,
     /// `image-digests`: every container runs one of these.
     pub image_digests: Vec<String>,
+    /// `security-context`: every container is held to it.
+    pub security_context: Option<SecurityContext>,
+    /// `image-verifier`: says of every image whether it may run.
+    pub image_verifier: Option<ImageVerifier>,
+}
+
+/// `security-context` of `[trust.NAME.kubernetes]`: what is `true` here must be so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a requirement of its own, as the API has them"
+)]
+pub struct SecurityContext {
+    /// `run-as-non-root = true`: `runAsNonRoot`, the container's own or else the pod's.
+    pub run_as_non_root: bool,
+    /// `privileged = false`.
+    pub unprivileged: bool,
+    /// `read-only-root = true`: `readOnlyRootFilesystem`.
+    pub read_only_root: bool,
+    /// `allow-privilege-escalation = false`.
+    pub no_escalation: bool,
+    /// `host-namespaces = false`: neither `hostPID` nor `hostIPC` nor `hostNetwork`.
+    pub no_host_namespaces: bool,
+}
+
+/// `image-verifier` of `[trust.NAME.kubernetes]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageVerifier {
+    /// `run`: program and arguments; no shell.
+    pub run: Vec<String>,
+    /// `deadline`, for one image.
+    pub deadline: Duration,
+    /// `max-output`, in bytes.
+    pub max_output: usize,
+    /// `env`: the variables that it gets beside `PATH`.
+    pub env: Vec<String>,
+    /// `ttl`: how long its yes counts.
+    pub ttl: Duration,
 }
 
 /// `[trust.NAME.spiffe]`: workloads of one trust domain.
@@ -87,17 +129,6 @@ pub struct SpiffeSettings {
     pub bundle: BundlePlace,
     /// `audience` of JWT-SVIDs; empty: they are not taken.
     pub audience: Vec<String>,
-}
-
-/// Where a trust domain's bundle is.
-#[derive(Debug, Clone, PartialEq)]
-pub enum BundlePlace {
-    /// A file, looked at every few seconds.
-    File(PathBuf),
-    /// The Workload API at this unix socket.
-    WorkloadApi(PathBuf),
-    /// A bundle endpoint, whose server proves itself by a public certificate (`https_web`).
-    Endpoint(Endpoint),
 }
 
 /// `[trust.NAME.aws]`: instances and principals of some accounts.
@@ -133,6 +164,19 @@ pub struct PeerSettings {
     pub sha256: Vec<[u8; 32]>,
     /// `cgroups`: a group, or one above it.
     pub cgroups: Vec<String>,
+}
+
+/// `[trust.NAME.relay]`: processes elsewhere, by the word of relays of one trust domain.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RelaySettings {
+    /// `trust-domain`.
+    pub trust_domain: String,
+    /// `bundle`.
+    pub bundle: BundlePlace,
+    /// `relays`: the SPIFFE IDs of those whose word is taken.
+    pub relays: Vec<Pattern>,
+    /// What the process must be; at least one list is not empty.
+    pub process: PeerSettings,
 }
 
 /// A signature algorithm of RFC 7518 and RFC 8037: asymmetric ones only, so that a public key is never a shared secret.

@@ -7,6 +7,8 @@
 
 mod dial;
 mod endpoint;
+mod refreshed;
+pub mod spiffe;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,6 +29,7 @@ use crate::host::Target;
 use crate::tls::{ClientIdentity, Connector, TrustError};
 
 pub use endpoint::{BadEndpoint, Endpoint};
+pub use refreshed::{AGAIN, Gone, Origin, Refreshed};
 
 /// The most that an issuer's answer may hold, in bytes.
 pub const MOST: usize = 1 << 20;

@@ -58,6 +58,7 @@ impl Written {
             preset: None,
             narrow: Arc::default(),
             answer: None,
+            peers: None,
         }
     }
 

@@ -22,6 +22,19 @@ impl Shared {
             None => peer,
         })
     }
+
+    /// What a session with a token is bound to: what its evidence says, else the certificate that the connection
+    /// showed, whoever issued it (RFC 8705 §3: its key is enough), else the peer.
+    pub(super) fn bound_to(&self, attested: &Attested, front: &Front) -> Option<Box<str>> {
+        let shown = front.link.certificates.first();
+        match (&attested.bound, shown) {
+            (None, Some(own)) => {
+                let bound = Bound::certificate(own).to_string();
+                self.bound(&front.from).map(|_| bound.into())
+            }
+            (Some(_), _) | (None, None) => self.bound_by(attested, &front.from),
+        }
+    }
 }
 
 /// Whether this connection may use the session.

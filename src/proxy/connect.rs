@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -21,7 +22,7 @@ use super::accept::Seat;
 use super::base_url;
 use super::body::Body;
 use super::gate::{Gate, bare};
-use super::identify::identify;
+use super::identify::{Recent, identify};
 use super::intercept::{self, announce, close_after};
 use super::live::{Connection, Place};
 use super::own;
@@ -35,7 +36,7 @@ use crate::audit::{Record, Who};
 use crate::clock::Now;
 use crate::head;
 use crate::host::Target;
-use crate::identity::{Link, Peer};
+use crate::identity::{Link, PROCESS, Peer};
 use crate::session::{Hold, Session};
 use crate::tls::{AcceptError, Acceptor};
 
@@ -52,6 +53,8 @@ pub(super) struct Front {
     pub(super) from: Box<str>,
     /// An absolute-form request has shown whose the connection is.
     pub(super) known: Arc<AtomicBool>,
+    /// Whose it was by process or certificate.
+    pub(super) recent: ArcSwapOption<Recent>,
     /// The absolute-form request under way.
     pub(super) plain: Mutex<Option<Forwarding>>,
     /// Ends the connection under an absolute-form request: its session has ended, or its grant is lost.
@@ -264,6 +267,11 @@ async fn answer(front: Arc<Front>, request: Request<Incoming>) -> Response<Body>
     match *request.method() {
         Method::CONNECT => connect(&front, request).await,
         _ if absolute => plain::forward(&front, request).await,
+        // What is asked for here is asked in one's own name.
+        _ if request.headers().contains_key(PROCESS) => Refusal::Malformed(
+            "Keyward-Process stands in CONNECT and absolute-form requests only. Ask without it.",
+        )
+        .response(&front.shared.ids.next()),
         _ => match base_url::answer(&front, request).await {
             Ok(response) => response,
             Err(request) => own::serve(&front, request).await,
@@ -427,6 +435,7 @@ impl Front {
             peer,
             seat,
             link,
+            recent: ArcSwapOption::empty(),
             plain: Mutex::default(),
             gone: CancellationToken::new(),
             next: Mutex::default(),

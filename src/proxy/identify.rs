@@ -1,6 +1,7 @@
 //! Whose a connection is: a session token, or evidence that a trust provider knows.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use http::HeaderMap;
 
@@ -8,23 +9,44 @@ use super::bind::is_open_to;
 use super::connect::Front;
 use super::refusal::Refusal;
 use super::{Shared, Snapshot};
-use crate::identity::{self, Attested, Evidence, Presented, TokenType};
+use crate::identity::{self, Attested, Evidence, Presented, Stated, TokenType};
 use crate::session::{self, Hold, Session, TokenFault};
 
 /// Who is asking, by `Proxy-Authorization` or by the connection itself.
 pub(super) async fn identify(
     front: &Front,
-    snapshot: &Snapshot,
+    snapshot: &Arc<Snapshot>,
     headers: &HeaderMap,
 ) -> Result<Hold, Refusal> {
-    identified(front, snapshot, identity::presented(headers)?.as_ref()).await
+    let presented = identity::presented(headers)?;
+    match identity::stated(headers)? {
+        None => identified(front, snapshot, presented.as_ref()).await,
+        Some(_) if presented.is_some() => Err(Refusal::Malformed(
+            "Keyward-Process stands beside a credential. Send the one or the other.",
+        )),
+        Some(stated) => relayed(front, snapshot, stated).await,
+    }
+}
+
+/// Who is behind a relay, as the relay says: for the providers that judge who says such a thing, and for no other.
+async fn relayed(front: &Front, snapshot: &Snapshot, stated: Stated) -> Result<Hold, Refusal> {
+    let link = front.link.saying(stated);
+    let evidence = Evidence::of(None, &front.peer, &link);
+    for provider in snapshot.trust(&front.listener.name) {
+        if provider.hears_relays()
+            && let Some(attested) = provider.attest(evidence).await?
+        {
+            return open(front, snapshot, &attested);
+        }
+    }
+    Err(Refusal::Unidentified)
 }
 
 /// As [`identify`], with the evidence taken out of the request. A session token is ours to know; other evidence is shown
 /// to each trust provider in turn, and "mine and bad" ends it.
 pub(super) async fn identified(
     front: &Front,
-    snapshot: &Snapshot,
+    snapshot: &Arc<Snapshot>,
     presented: Option<&Presented>,
 ) -> Result<Hold, Refusal> {
     if let Some(presented) = presented
@@ -32,12 +54,70 @@ pub(super) async fn identified(
     {
         return hold(front, &session).await;
     }
+    if presented.is_none()
+        && let Some(hold) = front.recent(snapshot)
+    {
+        return Ok(hold);
+    }
     let attested = attest(front, snapshot, presented, TokenType::Any).await?;
-    let attested = attested.ok_or(Refusal::Unidentified)?;
-    Ok(front
-        .shared
-        .open_session((snapshot, &front.from), &attested))
+    let hold = open(front, snapshot, &attested.ok_or(Refusal::Unidentified)?)?;
+    if presented.is_none() {
+        front.remember(snapshot, hold.session());
+    }
+    Ok(hold)
 }
+
+/// The implicit session of evidence that holds, unless that was revoked.
+fn open(front: &Front, snapshot: &Snapshot, attested: &Attested) -> Result<Hold, Refusal> {
+    let shared = &front.shared;
+    if is_revoked(shared, attested) {
+        return Err(Refusal::SessionEnded);
+    }
+    Ok(shared.open_session((snapshot, &front.from), attested))
+}
+
+/// Whether the session that this evidence opened was ended by somebody's order.
+pub(super) fn is_revoked(shared: &Shared, attested: &Attested) -> bool {
+    let now = shared.clock.now();
+    let evidence = attested.evidence.as_ref();
+    evidence.is_some_and(|evidence| shared.sessions.is_blocked(evidence, &now))
+}
+
+/// Whose a connection was by itself: by its process or its certificate, under this configuration. To look again costs a
+/// chain of signatures or a walk through `/proc`, and each request of a connection that is kept would pay it.
+#[derive(Debug)]
+pub(super) struct Recent {
+    /// Weak, so that an idle connection keeps no old configuration; the address is not used again while it is held.
+    snapshot: Weak<Snapshot>,
+    session: Arc<Session>,
+    until: Instant,
+}
+
+impl Front {
+    fn recent(&self, snapshot: &Arc<Snapshot>) -> Option<Hold> {
+        let recent = self.recent.load();
+        let recent = recent.as_ref()?;
+        let now = self.shared.clock.now();
+        let holds = std::ptr::eq(recent.snapshot.as_ptr(), Arc::as_ptr(snapshot))
+            && now.mono < recent.until
+            && !recent.session.is_over(&now);
+        holds.then(|| {
+            recent.session.touch(&now);
+            self.shared.sessions.hold(&recent.session)
+        })
+    }
+
+    fn remember(&self, snapshot: &Arc<Snapshot>, session: &Arc<Session>) {
+        self.recent.store(Some(Arc::new(Recent {
+            snapshot: Arc::downgrade(snapshot),
+            session: Arc::clone(session),
+            until: self.shared.clock.now().mono + LOOK_AGAIN,
+        })));
+    }
+}
+
+/// How long a connection is what it was found to be: a bundle or a key that was withdrawn is noticed then.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 /// A use of this session from this connection.
 async fn hold(front: &Front, session: &Arc<Session>) -> Result<Hold, Refusal> {

@@ -10,6 +10,7 @@ use crate::agent::AgentId;
 use crate::audit::{Record, Who};
 use crate::delegation::{Bounds, Scope};
 use crate::identity::{Attested, Listed, Presented, Registry, Unregistered};
+use crate::policy::Person;
 use crate::secret::Secret;
 use crate::session::{self, BadKey, Ended, Hold, Opening, Reason, Session, Unknown};
 
@@ -24,21 +25,27 @@ impl Proxy {
         self.0.spread(&ended);
     }
 
-    /// Begins a session that lasts until it is ended; its token. Where nothing bounds its scope the token names none:
+    /// Begins a session that lasts until it is ended, or for a person until the time that is given; its token. Where nothing bounds its scope the token names none:
     /// it stands in the URL of a proxy, and is to be short.
     ///
     /// # Errors
     /// [`BadKey`] where no token can be signed.
-    pub fn begin_run(&self, agent: &AgentId) -> Result<String, BadKey> {
+    pub fn begin_run(
+        &self,
+        agent: &AgentId,
+        acting_for: Option<(Arc<Person>, Option<Timestamp>)>,
+    ) -> Result<String, BadKey> {
         let shared = &self.0;
         let (now, snapshot) = (shared.clock.now(), shared.snapshot.load_full());
+        let (person, expires) = acting_for.unzip();
+        let expires = expires.flatten();
         let opening = Opening {
             chain: vec![agent.clone()],
             trust: "run".into(),
-            person: None,
+            person,
             bounds: Bounds {
                 scope: snapshot.registry.permissions(agent),
-                expires: None,
+                expires,
                 depth: 0,
             },
             parent: None,
@@ -48,7 +55,8 @@ impl Proxy {
         let session = shared.sessions.start(opening, &now).map_err(|_| BadKey)?;
         shared.began(&session, "127.0.0.1", None);
         let (scope, iat) = (session.bounds().scope.to_string(), now.wall.as_second());
-        let times = (&*scope, iat, iat.saturating_add(RUN_TOKEN));
+        let year = iat.saturating_add(RUN_TOKEN);
+        let times = (&*scope, iat, expires.map_or(year, Timestamp::as_second));
         let minted = session::mint(&shared.keys, &session, &shared.issuer, times)?;
         let known = Presented::new(Secret::from(minted.clone()));
         shared.sessions.knows(*known.digest(), &session);

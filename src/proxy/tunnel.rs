@@ -20,6 +20,7 @@ use crate::host::{Scheme, Target};
 use crate::identity::Peer;
 use crate::route::{Candidates, Route};
 use crate::session::{Hold, Session};
+use crate::tls::PeerCheck;
 
 /// An agent's connection to one target. Identity and target are fixed when it opens; the grant follows the configuration.
 #[derive(Debug)]
@@ -153,10 +154,23 @@ impl Lane {
         &self.placeholders
     }
 
+    /// Who must be at the other end by an SVID. A route and a lease that do not agree on it are a fault of assembly.
+    fn peer(&self, lease: &Live) -> Result<Option<PeerCheck>, Refusal> {
+        match (&self.route.peers, lease.bundles()) {
+            (None, None) => Ok(None),
+            (Some(peers), Some(bundles)) => Ok(Some(PeerCheck {
+                peers: Arc::clone(peers),
+                bundles: Arc::clone(bundles),
+            })),
+            (None, Some(_)) | (Some(_), None) => Err(Refusal::BrokerRefused),
+        }
+    }
+
     /// The connections that may carry a request under this lease.
     ///
     /// # Errors
-    /// [`Refusal::BrokerRefused`] where its certificate cannot be presented.
+    /// [`Refusal::BrokerRefused`] where its certificate cannot be presented, [`Refusal::UpstreamUntrusted`] where none
+    /// is and the route asks who is there by an SVID.
     pub(super) fn pool(
         &self,
         tunnel: &Tunnel,
@@ -168,9 +182,14 @@ impl Lane {
             agent: tunnel.session().agent().clone(),
             credential: self.route.credential.clone(),
             lease,
+            peers: self.route.peers.clone(),
         };
         let certified = lease.and_then(|lease| Some((lease, lease.identity()?)));
         let Some((lease, identity)) = certified else {
+            // Who is there is proved to a bundle, which comes with the SVID: a request without it has no way there.
+            if self.route.peers.is_some() {
+                return Err(Refusal::UpstreamUntrusted);
+            }
             let pool = || snapshot.upstream.pool(key(None), None);
             return Ok(Arc::clone(self.pool.get_or_init(pool)));
         };
@@ -182,7 +201,7 @@ impl Lane {
         let left = lease.expires().left(tunnel.shared.clock.now());
         let presented = snapshot
             .upstream
-            .presents(identity, left)
+            .presents(identity, left, self.peer(lease)?)
             .map_err(|_| Refusal::BrokerRefused)?;
         let id = lease.id().clone();
         let pool = snapshot

@@ -30,7 +30,8 @@ use super::wire::Wire;
 use crate::agent::{AgentId, Name};
 use crate::credential::LeaseId;
 use crate::host::{Scheme, Target};
-use crate::tls::{Alpn, ClientIdentity, ConnectError, Connector, Protocol, TrustError};
+use crate::spiffe::Peers;
+use crate::tls::{Alpn, ClientIdentity, ConnectError, Connector, PeerCheck, Protocol, TrustError};
 
 /// Idle HTTP/1 connections that one pool keeps.
 const MAX_IDLE: usize = 256;
@@ -57,6 +58,8 @@ pub(super) struct PoolKey {
     pub(super) credential: Option<Name>,
     /// The lease whose certificate the connections present, where there is one.
     pub(super) lease: Option<LeaseId>,
+    /// Who must be there, where the host's name does not say so: who was let pass as one peer is not another.
+    pub(super) peers: Option<Arc<Peers>>,
 }
 
 /// What the connections of a pool present to an upstream that asks who calls.
@@ -153,14 +156,19 @@ impl Upstream {
             .unwrap_or(Err(DialError::TimedOut))
     }
 
-    /// What is presented for a lease with this certificate, which lives so much longer.
+    /// What is presented for a lease with this certificate, which lives so much longer, and to whom.
     pub(super) fn presents(
         &self,
         identity: &ClientIdentity,
         left: Option<Duration>,
+        peer: Option<PeerCheck>,
     ) -> Result<Presented, TrustError> {
+        let connector = match peer {
+            Some(peer) => self.connector.with_peer(identity, peer)?,
+            None => self.connector.with_identity(identity)?,
+        };
         Ok(Presented {
-            connector: self.connector.with_identity(identity)?,
+            connector,
             until: left.map(|left| Instant::now() + left.min(LONGEST)),
         })
     }

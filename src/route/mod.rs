@@ -14,6 +14,7 @@ use std::sync::Arc;
 use crate::agent::{AgentId, Name};
 use crate::host::HostPattern;
 use crate::inject::Placement;
+use crate::spiffe::Peers;
 
 pub use answer::{PLACEHOLDER, TokenAnswer};
 pub use methods::{BadMethod, MethodSet};
@@ -60,6 +61,8 @@ pub struct Route {
     pub narrow: Arc<Narrow>,
     /// keyward's own answer (`answer`): nothing goes upstream.
     pub answer: Option<TokenAnswer>,
+    /// Who the upstream must be by its X.509-SVID (`peer-ids`); `None` where its host's name says so.
+    pub peers: Option<Arc<Peers>>,
 }
 
 impl Route {
@@ -82,6 +85,7 @@ impl Route {
             preset: None,
             narrow: Arc::default(),
             answer: None,
+            peers: None,
         }
     }
 

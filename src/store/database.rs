@@ -103,18 +103,28 @@ impl Database {
         Ok(database)
     }
 
-    /// Connects to a server.
-    pub(super) async fn postgres(url: &Secret) -> Result<Self, StoreError> {
+    /// Connects to a server once, and leaves.
+    pub(super) async fn greet(url: &Secret) -> Result<(), StoreError> {
+        Self::first(url).await.map(drop)
+    }
+
+    /// Connects once without the pool, which would hide why there is no connection; with what it did so.
+    async fn first(url: &Secret) -> Result<PgConnectOptions, StoreError> {
         let text = std::str::from_utf8(url.expose()).map_err(|_| StoreError::BadUrl)?;
         let options = PgConnectOptions::from_str(text)
             .map_err(|_| StoreError::BadUrl)?
             .application_name("keyward")
             .disable_statement_logging();
-        // Once without the pool: it would hide why there is no connection.
         let first = tokio::time::timeout(PATIENCE, options.connect()).await;
         first
             .map_err(|_| StoreError::slow())?
             .map_err(|error| StoreError::of(&error))?;
+        Ok(options)
+    }
+
+    /// Connects to a server.
+    pub(super) async fn postgres(url: &Secret) -> Result<Self, StoreError> {
+        let options = Self::first(url).await?;
         let pool = PgPoolOptions::new()
             .max_connections(8)
             .acquire_timeout(PATIENCE)
@@ -289,6 +299,25 @@ impl Database {
         // Both parts are ours.
         AssertSqlSafe(sql.replace("{now}", now).replace("{blob}", blob)).into_sql_str()
     }
+}
+
+/// Whether SQLite could use this file, or make it.
+pub(super) fn look_at_file(path: &Path) -> Result<(), StoreError> {
+    use rustix::fs::{Access, access};
+    let unusable = |kind| StoreError::File {
+        path: path.to_owned(),
+        kind,
+    };
+    if path.exists() {
+        let opened = OpenOptions::new().read(true).write(true).open(path);
+        return opened.map(drop).map_err(|error| unusable(error.kind()));
+    }
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    access(folder, Access::WRITE_OK | Access::EXEC_OK)
+        .map_err(|error| unusable(std::io::Error::from(error).kind()))
 }
 
 impl Claim {

@@ -152,13 +152,13 @@ impl Store {
             (None, _) => Holder::All,
         };
         let person = match (row.maybe_text(4)?, row.maybe_text(5)?) {
-            (Some(provider), Some(person)) => Some(Arc::new(Person {
-                user: User {
+            (Some(provider), Some(person)) => {
+                let user = User {
                     provider: name(provider)?,
                     name: person.into(),
-                },
-                token: None,
-            })),
+                };
+                Some(Arc::new(Person::new(user, Vec::new())))
+            }
             _ => None,
         };
         let moment = |ms| Timestamp::from_millisecond(ms).map_err(|_| StoreError::Damaged);

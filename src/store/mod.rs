@@ -8,6 +8,7 @@ mod agent;
 mod approval;
 mod database;
 mod journal;
+mod pass;
 mod seal;
 mod session;
 mod vessel;
@@ -35,6 +36,7 @@ const COMPONENTS: &[&Component] = &[
     &session::TABLES,
     &agent::TABLES,
     &approval::TABLES,
+    &pass::TABLES,
 ];
 
 /// `[store]`, resolved.
@@ -234,6 +236,28 @@ impl Store {
 
     fn key(&self) -> &Key {
         &self.0.key
+    }
+}
+
+/// Whether a store can be opened with these settings. Nothing is made, and tables are left as they are.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn reach(settings: &Settings, env: Env<'_>) -> Result<(), StoreError> {
+    match settings {
+        Settings::Memory => Ok(()),
+        Settings::Sqlite { path, key } => {
+            read_key(key, env).await?;
+            database::look_at_file(path)
+        }
+        Settings::Postgres { url, key } => {
+            read_key(key, env).await?;
+            let url = url
+                .read(env)
+                .await
+                .map_err(|error| source("postgres", &error))?;
+            Database::greet(&url).await
+        }
     }
 }
 

@@ -76,9 +76,9 @@ impl SessionStore for Store {
         let chain: Vec<&str> = session.chain().iter().map(AgentId::as_str).collect();
         let (person, bounds) = (session.person(), session.bounds());
         let user = person.map(|person| &person.user);
-        let token = match person.and_then(|person| person.token.as_ref()) {
+        let token = match person.and_then(|person| person.token(None)) {
             None => Vec::new(),
-            Some(token) => self.seal_token(session.id(), token)?,
+            Some(token) => self.seal_token(session.id(), &token)?,
         };
         let scope = (!bounds.scope.is_all()).then(|| bounds.scope.to_string());
         let values = [
@@ -248,13 +248,14 @@ impl Store {
         let chain = row.text(1)?;
         let chain: Result<Vec<AgentId>, _> = chain.split(' ').map(str::parse).collect();
         let person = match (row.maybe_text(3)?, row.maybe_text(4)?) {
-            (Some(provider), Some(name)) => Some(Arc::new(Person {
-                user: User {
+            (Some(provider), Some(name)) => {
+                let user = User {
                     provider: provider.parse::<Name>().map_err(|_| damaged())?,
                     name: name.into(),
-                },
-                token: self.open_token(&id, &row.blob(5)?)?,
-            })),
+                };
+                let token = self.open_token(&id, &row.blob(5)?)?;
+                Some(Arc::new(Person::new(user, token.into_iter().collect())))
+            }
             _ => None,
         };
         let scope = match row.maybe_text(6)? {

@@ -12,6 +12,7 @@ use crate::clock::Clock;
 use crate::host::Host;
 
 use super::identity::ClientIdentity;
+use super::peer::PeerCheck;
 use super::stream::{ClientStream, TlsStream};
 use super::trust::{self, TrustError};
 use super::{Alpn, Protocol, TrustSettings, WallTime, upstream_provider};
@@ -24,6 +25,8 @@ pub struct Connector {
     both: Arc<ClientConfig>,
     http1: Arc<ClientConfig>,
     verifier: Arc<WebPkiServerVerifier>,
+    /// Who the server must be, where its host's name does not say so.
+    peer: Option<PeerCheck>,
     clock: Arc<dyn Clock>,
 }
 
@@ -92,6 +95,24 @@ impl Connector {
         Self::build(self.verifier.clone(), Some(identity), self.clock.clone())
     }
 
+    /// A connector with this identity for servers that are workloads: neither the roots of this one nor the host's name
+    /// count for them, unless `verify_name` asks for the name as well.
+    ///
+    /// # Errors
+    /// [`TrustError::Tls`], which a good identity never causes.
+    pub fn with_peer(
+        &self,
+        identity: &ClientIdentity,
+        peer: PeerCheck,
+    ) -> Result<Self, TrustError> {
+        let mut made = self.with_identity(identity)?;
+        for config in [&mut made.both, &mut made.http1] {
+            Arc::make_mut(config).resumption = Resumption::disabled();
+        }
+        made.peer = Some(peer);
+        Ok(made)
+    }
+
     /// Shakes hands as a client of `host`. The caller sets the deadline.
     ///
     /// # Errors
@@ -116,7 +137,13 @@ impl Connector {
             // RFC 6066 §3: an address is never sent as server name; rustls leaves it out.
             Host::Ip(ip) => ServerName::IpAddress((*ip).into()),
         };
-        let stream = tokio_rustls::TlsConnector::from(config.clone())
+        let mut config = Arc::clone(config);
+        if let Some(peer) = &self.peer {
+            let verifier = Arc::new(peer.verifier().await);
+            let config = Arc::make_mut(&mut config);
+            config.dangerous().set_certificate_verifier(verifier);
+        }
+        let stream = tokio_rustls::TlsConnector::from(config)
             .connect(name, io)
             .await
             .map_err(ConnectError::from)?;
@@ -148,6 +175,7 @@ impl Connector {
             both: Arc::new(config),
             http1: Arc::new(http1),
             verifier,
+            peer: None,
             clock,
         })
     }

@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use rcgen::{CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, KeyPair};
 use rustls::client::ResolvesClientCert;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
@@ -43,7 +44,39 @@ impl ClientIdentity {
     /// # Errors
     /// [`IdentityError`].
     pub fn from_pem(chain: &[u8], key: &Secret) -> Result<Self, IdentityError> {
-        let certified = Self::certified(chain, key)?;
+        Self::of(Self::certified(chain, key)?)
+    }
+
+    /// Takes a chain in DER, the client's own certificate first, and its key in PKCS#8, as the SPIFFE Workload API
+    /// gives them.
+    ///
+    /// # Errors
+    /// [`IdentityError`].
+    pub fn from_der(chain: Vec<Box<[u8]>>, key: &Secret) -> Result<Self, IdentityError> {
+        let chain = (chain.into_iter())
+            .map(|own| CertificateDer::from(own.into_vec()))
+            .collect();
+        let key = PrivateKeyDer::try_from(key.expose()).map_err(|_| IdentityError::Key)?;
+        Self::of(pair(chain, &key)?)
+    }
+
+    /// A key that nobody else has ever had, with a certificate that it signs itself: it says who nobody is, and that
+    /// whoever shows it again is the same (RFC 8705 §2.2).
+    ///
+    /// # Errors
+    /// [`IdentityError::Key`] where no key can be made.
+    pub fn fresh(name: &str) -> Result<Self, IdentityError> {
+        let mut params = CertificateParams::new(Vec::new()).map_err(|_| IdentityError::Key)?;
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let key = KeyPair::generate().map_err(|_| IdentityError::Key)?;
+        let own = params.self_signed(&key).map_err(|_| IdentityError::Key)?;
+        let key = Secret::new(key.serialize_der());
+        Self::from_der(vec![own.der().to_vec().into()], &key)
+    }
+
+    fn of(certified: CertifiedKey) -> Result<Self, IdentityError> {
         let until = certified
             .cert
             .iter()
@@ -59,22 +92,29 @@ impl ClientIdentity {
         let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(chain)
             .collect::<Result<_, _>>()
             .map_err(|_| IdentityError::Certificate)?;
-        if chain.is_empty() {
-            return Err(IdentityError::Certificate);
-        }
         let key = PrivateKeyDer::from_pem_slice(key.expose()).map_err(|_| IdentityError::Key)?;
-        let key = aws_lc_rs::sign::any_supported_type(&key).map_err(|_| IdentityError::Key)?;
-        let certified = CertifiedKey::new(chain, key);
-        match certified.keys_match() {
-            Ok(()) => Ok(certified),
-            Err(rustls::Error::InconsistentKeys(_)) => Err(IdentityError::Mismatch),
-            Err(_) => Err(IdentityError::Certificate),
-        }
+        pair(chain, &key)
     }
 
     /// When the first certificate of the chain to end does so.
     pub fn until(&self) -> Timestamp {
         self.until
+    }
+}
+
+fn pair(
+    chain: Vec<CertificateDer<'static>>,
+    key: &PrivateKeyDer<'_>,
+) -> Result<CertifiedKey, IdentityError> {
+    if chain.is_empty() {
+        return Err(IdentityError::Certificate);
+    }
+    let key = aws_lc_rs::sign::any_supported_type(key).map_err(|_| IdentityError::Key)?;
+    let certified = CertifiedKey::new(chain, key);
+    match certified.keys_match() {
+        Ok(()) => Ok(certified),
+        Err(rustls::Error::InconsistentKeys(_)) => Err(IdentityError::Mismatch),
+        Err(_) => Err(IdentityError::Certificate),
     }
 }
 

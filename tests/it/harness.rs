@@ -33,6 +33,7 @@ pub const BEARER: &str =
 pub struct Setup {
     proxy: String,
     admin: String,
+    admin_port: u16,
     upstream: String,
     connect: String,
     rest: String,
@@ -79,6 +80,12 @@ impl Setup {
         self
     }
 
+    /// The admin side listens on this port, for a peer that must know it beforehand.
+    pub fn admin_port(mut self, port: u16) -> Self {
+        self.admin_port = port;
+        self
+    }
+
     /// Lines of `[upstream]`.
     pub fn upstream(mut self, lines: &str) -> Self {
         self.upstream.push_str(lines);
@@ -120,9 +127,10 @@ impl Setup {
             "listen = [\"127.0.0.1:0\"]\n"
         };
         let mut text = format!(
-            "[proxy]\n{listen}identify = \"{identify}\"\n{}\n[admin]\nlisten = \"127.0.0.1:0\"\n{}\n\
+            "[proxy]\n{listen}identify = \"{identify}\"\n{}\n[admin]\nlisten = \"127.0.0.1:{}\"\n{}\n\
              [upstream]\ntrust = [\"{}\"]\n{}\n",
             self.proxy,
+            self.admin_port,
             self.admin,
             ca.display(),
             self.upstream,
@@ -187,6 +195,7 @@ pub fn environment() -> HashMap<String, OsString> {
         ("TOKEN_B", TOKEN_B),
         ("STORE_KEY", STORE_KEY),
         ("ALICE", ALICE),
+        ("OIDC", "secret-of-keyward-0123456789abcdef"),
     ]
     .into_iter()
     .map(|(name, value)| (name.to_owned(), value.into()))

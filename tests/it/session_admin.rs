@@ -45,7 +45,7 @@ async fn api(harness: &Harness, line: &str, body: &str, token: &str) -> (u16, Va
     (status, serde_json::from_str(body).unwrap_or_default())
 }
 
-async fn alice(harness: &Harness, line: &str, body: &str) -> (u16, Value) {
+pub async fn alice(harness: &Harness, line: &str, body: &str) -> (u16, Value) {
     api(harness, line, body, ALICE).await
 }
 

@@ -14,7 +14,7 @@ use super::h2raw::{
     CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PING, PRIORITY, Raw, SETTINGS,
     WINDOW_UPDATE, frame, get,
 };
-use super::harness::{BEARER, Harness, Setup};
+use super::harness::{BEARER, Harness, Setup, TOKEN_A};
 use super::upstream::{Scripted, Upstream};
 
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
@@ -159,6 +159,38 @@ async fn an_open_websocket_is_cut_when_a_reload_takes_its_route() {
         .reload(&setup.routes("[[route]]\nhosts = [\"other.test\"]\n"))
         .await;
     assert!(tunnel.closes_within(Duration::from_secs(2)).await);
+    harness.finish().await;
+}
+
+/// An operator's order ends what a session has open, whatever it is: a WebSocket and a tunnel of bytes nobody reads.
+#[tokio::test]
+async fn an_order_cuts_a_websocket_and_a_blind_tunnel_within_a_tenth_of_a_second() {
+    let (upstream, blind) = (echoing().await, Upstream::echo(&["http/1.1"]).await);
+    let harness = Setup::new(BEARER)
+        .proxy("unmatched = \"tunnel\"")
+        .admin("tokens = { alice = { env = \"ALICE\" } }")
+        .to("api.test:443", &upstream)
+        .to("other.test:443", &blind)
+        .start()
+        .await;
+    let granted = harness.session(("a", TOKEN_A), &[]).await;
+    let agent = harness.agent().with_token(granted.token());
+    let mut socket = agent.tunnel("api.test:443", &["http/1.1"]).await;
+    let head = format!(
+        "GET /ws HTTP/1.1\r\nHost: api.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: {KEY}\r\n\
+         Sec-WebSocket-Version: 13\r\n\r\n"
+    );
+    socket.write_all(head.as_bytes()).await.unwrap();
+    assert_eq!(socket.head().await.status(), 101);
+    converse(&mut socket, &agent).await;
+    let (answer, mut bytes) = agent.connect("other.test:443").await;
+    assert_eq!(answer.status(), 200);
+    let line = format!("DELETE /sessions/{}", granted.text("session"));
+    let (status, _) = super::session_admin::alice(&harness, &line, "").await;
+    assert_eq!(status, 204);
+    let tenth = Duration::from_millis(100);
+    let (one, two) = tokio::join!(socket.closes_within(tenth), bytes.closes_within(tenth));
+    assert!(one && two, "WebSocket cut: {one}, tunnel cut: {two}");
     harness.finish().await;
 }
 

@@ -94,31 +94,59 @@ pub fn tls(names: &[&str], alpn: &[&str]) -> TlsAcceptor {
 
 /// The same, which asks for a client certificate of the CA in this PEM and takes nobody without.
 fn tls_asking(names: &[&str], alpn: &[&str], clients: Option<&str>) -> TlsAcceptor {
+    let (cert, key) = certificate(names);
+    let clients = clients.map(|pem| (pem, true));
+    tls_showing((&cert, &key), alpn, clients)
+}
+
+/// A TLS server with this certificate and key in PEM, which asks for a client certificate of the CA in the other PEM
+/// where there is one; `true`: it takes nobody without.
+pub fn tls_showing(
+    (cert, key): (&str, &str),
+    alpn: &[&str],
+    clients: Option<(&str, bool)>,
+) -> TlsAcceptor {
+    use rustls::pki_types::CertificateDer;
     use rustls::pki_types::pem::PemObject as _;
-    let key = KeyPair::generate().unwrap();
-    let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-    let params = CertificateParams::new(names).unwrap();
-    let certificate = params.signed_by(&key, &CA.issuer).unwrap();
     let builder = rustls::ServerConfig::builder();
     let builder = match clients {
         None => builder.with_no_client_auth(),
-        Some(pem) => {
+        Some((pem, required)) => {
             let mut roots = rustls::RootCertStore::empty();
-            for root in rustls::pki_types::CertificateDer::pem_slice_iter(pem.as_bytes()) {
+            for root in CertificateDer::pem_slice_iter(pem.as_bytes()) {
                 roots.add(root.unwrap()).unwrap();
             }
-            let verifier = rustls::server::WebPkiClientVerifier::builder(Arc::new(roots));
+            let mut verifier = rustls::server::WebPkiClientVerifier::builder(Arc::new(roots));
+            if !required {
+                verifier = verifier.allow_unauthenticated();
+            }
             builder.with_client_cert_verifier(verifier.build().unwrap())
         }
     };
+    let chain = CertificateDer::pem_slice_iter(cert.as_bytes());
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
     let mut config = builder
-        .with_single_cert(
-            vec![certificate.der().clone()],
-            PrivateKeyDer::Pkcs8(key.serialize_der().into()),
-        )
+        .with_single_cert(chain.map(Result::unwrap).collect(), key)
         .unwrap();
     config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
     TlsAcceptor::from(Arc::new(config))
+}
+
+/// A TLS client that trusts the tests' CA and presents this certificate.
+pub fn tls_client(cert: &str, key: &str) -> tokio_rustls::TlsConnector {
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject as _;
+    let mut roots = rustls::RootCertStore::empty();
+    roots
+        .add(CertificateDer::from_pem_slice(CA.pem.as_bytes()).unwrap())
+        .unwrap();
+    let chain = CertificateDer::pem_slice_iter(cert.as_bytes());
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+    let config = rustls::ClientConfig::builder()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain.map(Result::unwrap).collect(), key)
+        .unwrap();
+    tokio_rustls::TlsConnector::from(Arc::new(config))
 }
 
 /// A certificate of the tests' CA for these names, and its key, in PEM.
@@ -153,6 +181,15 @@ impl Upstream {
         let acceptor = tls_asking(NAMES, alpn, Some(clients));
         let answer =
             |seen: Seen, _: Option<Incoming>| -> Answering { Box::pin(async move { echo(&seen) }) };
+        Self::over_tls(acceptor, Arc::new(answer), true).await
+    }
+
+    /// Answers every request by `answer`, behind this TLS server.
+    pub async fn behind<F>(acceptor: TlsAcceptor, answer: F) -> Self
+    where
+        F: Fn(Seen) -> Answering + Send + Sync + 'static,
+    {
+        let answer = move |seen: Seen, _: Option<Incoming>| answer(seen);
         Self::over_tls(acceptor, Arc::new(answer), true).await
     }
 
@@ -399,7 +436,7 @@ async fn serve_plain(
 }
 
 /// The serial number of the first certificate, in hex.
-fn serial(chain: &[rustls::pki_types::CertificateDer<'_>]) -> String {
+pub fn serial(chain: &[rustls::pki_types::CertificateDer<'_>]) -> String {
     let (_, parsed) = x509_parser::parse_x509_certificate(&chain[0]).unwrap();
     parsed.raw_serial_as_string()
 }

@@ -1,12 +1,14 @@
 //! The modes of files: what others can read or write is theirs. Files of secrets are among the file's own warnings.
+//! And the store, which is a file or a server.
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use super::Finding;
-use crate::app::roots_file;
+use crate::app::{Environment, roots_file};
 use crate::audit::Sink;
 use crate::config::Config;
+use crate::store::{self, Settings, StoreError};
 
 /// Looks at the configuration's own file, the CA's folder and the audit trail.
 pub(super) fn look(config: &Config, file: &Path) -> Vec<Finding> {
@@ -44,6 +46,49 @@ pub(super) fn look(config: &Config, file: &Path) -> Vec<Finding> {
     {
         found.push(mode("modes", path, 0o022, "chmod go-w"));
     }
+    found
+}
+
+/// Whether `[store]` can be used. Nothing is made or changed by looking.
+pub(super) async fn store(
+    settings: &Settings,
+    environment: &Environment,
+    offline: bool,
+) -> Vec<Finding> {
+    const CHECK: &str = "store";
+    let mut found = Vec::new();
+    match settings {
+        Settings::Memory => {
+            return vec![Finding::ok(CHECK, "nothing is kept beyond this process")];
+        }
+        Settings::Sqlite { path, .. } => {
+            if path.exists() {
+                found.push(mode("modes", path, 0o077, "chmod 0600"));
+            }
+        }
+        Settings::Postgres { .. } if offline => {
+            return vec![Finding::ok(CHECK, "the server is not tried")];
+        }
+        Settings::Postgres { .. } => {}
+    }
+    let look = |name: &str| environment.get(name).cloned();
+    found.push(match store::reach(settings, &look).await {
+        Ok(()) => Finding::ok(CHECK, "it can be reached, and its key is a key"),
+        Err(error @ StoreError::Source(..)) => Finding::warn(
+            CHECK,
+            format!("{error}, so it was not tried"),
+            "run this as keyward's user, with keyward's environment",
+        ),
+        Err(error) => {
+            let help = match &error {
+                StoreError::BadKey => "make one with `openssl rand -base64 32`",
+                StoreError::BadUrl => "write it so, percent-encoded",
+                StoreError::File { .. } => "make its folder, and give it to keyward's user",
+                _ => "look at host, port, user, password and database of its URL, and at TLS (sslmode, sslrootcert)",
+            };
+            Finding::fail(CHECK, error.to_string(), help)
+        }
+    });
     found
 }
 

@@ -1,6 +1,9 @@
 //! `keyward doctor`: tries what users get wrong, and says how to mend each.
 
 mod files;
+mod issuers;
+mod java;
+mod limits;
 mod reach;
 mod runtimes;
 mod variables;
@@ -45,7 +48,7 @@ enum State {
 /// One thing that was tried.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct Finding {
-    /// What was tried: `file`, `modes`, `ca`, `variables`, `trust`, `reach`, `clock`.
+    /// What was tried: `file`, `modes`, `ca`, `limits`, `variables`, `trust`, `store`, `issuer`, `reach`, `clock`.
     check: &'static str,
     state: State,
     message: String,
@@ -107,6 +110,7 @@ pub fn run(args: &DoctorArgs, environment: &Environment, out: &mut dyn Write) ->
         ));
     }
     findings.extend(files::look(&config, &args.file.config));
+    findings.push(limits::look(&config));
     findings.extend(variables::look(&config, environment));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -122,8 +126,9 @@ pub fn run(args: &DoctorArgs, environment: &Environment, out: &mut dyn Write) ->
     let agent = super::acting(&config, args.agent.as_ref());
     findings.extend(runtime.block_on(async {
         let mut found = runtimes::look(&config, &agent, environment).await;
+        found.extend(files::store(&config.store, environment, args.offline).await);
         if !args.offline {
-            found.extend(reach::look(&config).await);
+            found.extend(reach::look(&config, environment).await);
         }
         found
     }));

@@ -1,20 +1,21 @@
-//! Whether the file's hosts can be reached and verified from here, and this clock against theirs.
+//! Whether the file's hosts and issuers can be reached and verified from here, and this clock against theirs.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::DATE;
-use http::{Method, Request};
+use http::{HeaderMap, Method, Request};
 use jiff::Timestamp;
 use std::sync::Arc;
 use tokio::task::JoinSet;
 
-use super::Finding;
+use super::{Finding, issuers};
+use crate::app::Environment;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::host::HostMatch;
-use crate::issuer::Network;
+use crate::issuer::{Client, Network};
 use crate::tls::Connector;
 
 const PATIENCE: Duration = Duration::from_secs(8);
@@ -23,13 +24,8 @@ const MOST: usize = 32;
 /// What a certificate's and a token's issuer forgives, in seconds.
 const FORGIVEN: i64 = 30;
 
-/// Asks each single host of the routes for `/`, without a credential: any answer will do.
-pub(super) async fn look(config: &Config) -> Vec<Finding> {
-    if config.upstream.via.is_some() {
-        let message =
-            "upstreams are reached through the parent proxy `via`: hosts and clock are not tried";
-        return vec![Finding::ok("reach", message)];
-    }
+/// Calls issuers and hosts, without a credential, and compares this clock with theirs.
+pub(super) async fn look(config: &Config, environment: &Environment) -> Vec<Finding> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let connector = match Connector::new(&config.upstream.trust, None, Arc::clone(&clock)) {
         Ok(connector) => connector,
@@ -39,6 +35,23 @@ pub(super) async fn look(config: &Config) -> Vec<Finding> {
         }
     };
     let client = Network::new(connector, config.upstream.connect_to.clone()).client();
+    let (mut found, mut offsets) = issuers::look(config, &client, environment).await;
+    if config.upstream.via.is_some() {
+        let message = "upstreams are reached through the parent proxy `via`: hosts are not tried";
+        found.push(Finding::ok("reach", message));
+    } else {
+        let (of_hosts, theirs) = hosts(config, &client).await;
+        found.extend(of_hosts);
+        offsets.extend(theirs);
+    }
+    offsets.sort_unstable();
+    // One wrong server among many must not accuse this clock.
+    found.extend(offsets.get(offsets.len() / 2).copied().map(clock_finding));
+    found
+}
+
+/// Asks each single host of the routes for `/`: any answer will do.
+async fn hosts(config: &Config, client: &Client) -> (Vec<Finding>, Vec<i64>) {
     let hosts: BTreeSet<String> = (config.routes.iter().flat_map(|route| &route.hosts))
         .filter(|host| matches!(host.kind, HostMatch::Exact(_)))
         .map(ToString::to_string)
@@ -55,13 +68,8 @@ pub(super) async fn look(config: &Config) -> Vec<Finding> {
                 return (host, None);
             };
             let answer = tokio::time::timeout(PATIENCE, client.send(request)).await;
-            let now = Timestamp::now();
-            let date = answer.ok().and_then(Result::ok).map(|answer| {
-                let date = answer.headers.get(DATE)?.to_str().ok()?;
-                let theirs = jiff::fmt::rfc2822::parse(date).ok()?.timestamp();
-                Some(now.as_second() - theirs.as_second())
-            });
-            (host, date)
+            let answer = answer.ok().and_then(Result::ok);
+            (host, answer.map(|answer| offset(&answer.headers)))
         });
     }
     let mut answers: Vec<(String, Option<Option<i64>>)> = Vec::new();
@@ -80,16 +88,16 @@ pub(super) async fn look(config: &Config) -> Vec<Finding> {
             ),
         });
     }
-    let mut offsets: Vec<i64> = answers
-        .iter()
-        .filter_map(|(_, answer)| (*answer)?)
-        .collect();
-    offsets.sort_unstable();
-    // One wrong server among many must not accuse this clock.
-    if let Some(middle) = offsets.get(offsets.len() / 2) {
-        found.push(clock_finding(*middle));
-    }
-    found
+    let offsets = answers.iter().filter_map(|(_, answer)| (*answer)?);
+    let offsets = offsets.collect();
+    (found, offsets)
+}
+
+/// How far this clock is ahead of an answer's `Date`, in seconds.
+pub(super) fn offset(headers: &HeaderMap) -> Option<i64> {
+    let date = headers.get(DATE)?.to_str().ok()?;
+    let theirs = jiff::fmt::rfc2822::parse(date).ok()?.timestamp();
+    Some(Timestamp::now().as_second() - theirs.as_second())
 }
 
 fn clock_finding(offset: i64) -> Finding {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::process::Command;
 
 use super::super::run::Certificates;
-use super::Finding;
+use super::{Finding, java};
 use crate::agent::AgentId;
 use crate::app::{App, Environment, Surroundings, roots_file};
 use crate::audit::{Settings, Sink};
@@ -18,9 +18,9 @@ use crate::host::{HostMatch, Target};
 use crate::identity::AgentEntry;
 use crate::proxy::{Identify, Limits, ListenAddr, ListenerSettings, Unmatched, UpstreamSettings};
 use crate::route::Route;
-use crate::tls::CaSettings;
+use crate::tls::{Authority, CaSettings, Role};
 
-const CHECK: &str = "trust";
+pub(super) const CHECK: &str = "trust";
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Nobody listens there (RFC 6335 §6: tcpmux, which no machine of today has).
 const NOBODY: &str = "127.0.0.1:1";
@@ -37,7 +37,7 @@ struct Trial {
     variable: &'static str,
 }
 
-const TRIALS: [Trial; 5] = [
+const TRIALS: [Trial; 6] = [
     Trial {
         name: "curl",
         program: "curl",
@@ -69,6 +69,13 @@ const TRIALS: [Trial; 5] = [
         variable: "REQUESTS_CA_BUNDLE",
     },
     Trial {
+        name: "Python httpx",
+        program: "python3",
+        args: &["-c", HTTPX, "{}"],
+        holds: "held",
+        variable: "SSL_CERT_FILE",
+    },
+    Trial {
         name: "Node",
         program: "node",
         args: &["-e", NODE, "{}"],
@@ -96,6 +103,13 @@ try: import requests
 except ImportError: print('absent'); sys.exit()
 requests.get(sys.argv[1], timeout=10)
 print('held', requests.__version__)
+";
+const HTTPX: &str = "\
+import sys
+try: import httpx
+except ImportError: print('absent'); sys.exit()
+httpx.get(sys.argv[1], timeout=10)
+print('held', httpx.__version__)
 ";
 /// By hand, since `fetch` knows a proxy in some versions only.
 const NODE: &str = "\
@@ -198,13 +212,13 @@ async fn with_probe(
     for trial in &TRIALS {
         findings.extend(tried(trial, &told, host, &roots).await);
     }
-    if installed("java", &told).await.is_some() {
-        findings.push(Finding::warn(
-            CHECK,
-            "Java reads none of these variables",
-            "keytool -importcert into a trust store, -Djavax.net.ssl.trustStore=…, -Dhttps.proxyHost, -Dhttps.proxyPort",
-        ));
-    }
+    let known = (config.ca.dir.as_ref()).filter(|_| stands);
+    let known = known.and_then(|dir| Authority::show(dir).ok());
+    let known: Vec<String> = (known.unwrap_or_default().into_iter())
+        .filter(|fact| fact.role != Role::Intermediate)
+        .map(|fact| fact.fingerprint)
+        .collect();
+    findings.extend(java::look(&told, (&known, &roots)).await);
     app.shut_down(Duration::from_millis(200), "exit").await;
     Ok(findings)
 }
@@ -258,7 +272,11 @@ async fn probe(config: &Config, agent: &AgentId, stands: bool, host: &str) -> Re
 }
 
 /// What a program says, both streams; `None` where it is not installed.
-async fn said(program: &str, args: &[String], told: &[(String, OsString)]) -> Option<String> {
+pub(super) async fn said(
+    program: &str,
+    args: &[String],
+    told: &[(String, OsString)],
+) -> Option<String> {
     let run = Command::new(program)
         .args(args)
         .env_clear()
@@ -276,10 +294,6 @@ async fn said(program: &str, args: &[String], told: &[(String, OsString)]) -> Op
         Ok(Err(_)) => None,
         Err(_) => Some(format!("no answer within {} s", PATIENCE.as_secs())),
     }
-}
-
-async fn installed(program: &str, told: &[(String, OsString)]) -> Option<String> {
-    said(program, &["--version".to_owned()], told).await
 }
 
 async fn tried(

@@ -35,7 +35,7 @@ impl Case<'_> {
             Outcome::Tunnel | Outcome::Deny { .. } => None,
         };
         let placements = injected.map_or(&[][..], |route| &route.placements);
-        serde_json::json!({
+        let mut shown = serde_json::json!({
             "decision": decision,
             "word": word,
             "route": route.map(|route| &*route.name),
@@ -46,7 +46,12 @@ impl Case<'_> {
             "inject": placements.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "approval": approval.map(Name::as_str),
             "limits": [],
-        })
+        });
+        if let Some(peers) = injected.and_then(|route| route.peers.as_ref()) {
+            let ids = peers.ids.iter().map(ToString::to_string);
+            shown["peer-ids"] = ids.collect::<Vec<_>>().into();
+        }
+        shown
     }
 
     pub(super) fn print(&self, outcome: &Outcome, out: &mut dyn Write) -> std::io::Result<()> {
@@ -163,6 +168,19 @@ impl Case<'_> {
                 "nothing: a CORS preflight carries no credential unless `methods` names OPTIONS";
             lines.push(("inject", why.into()));
             return;
+        }
+        if let Some(peers) = &route.peers {
+            let ids: Vec<String> = peers.ids.iter().map(ToString::to_string).collect();
+            let name = if peers.verify_name {
+                ", and for the host's name"
+            } else {
+                "; the host's name does not count"
+            };
+            let text = format!(
+                "{}, by the bundle of its trust domain{name}",
+                ids.join(", ")
+            );
+            lines.push(("peer", text));
         }
         for placement in &route.placements {
             lines.push(("inject", placement.to_string()));

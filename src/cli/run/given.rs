@@ -13,7 +13,7 @@ use crate::agent::AgentId;
 use crate::app::Environment;
 use crate::audit::Sink;
 use crate::cli::{BUG, USAGE, complain, load};
-use crate::config::{self, Config};
+use crate::config::{self, Config, Login};
 use crate::credential::Source;
 use crate::identity::AgentEntry;
 use crate::preset::Presets;
@@ -193,11 +193,17 @@ fn sources(config: &Config) -> impl Iterator<Item = &Source> {
     let credentials = specs.flat_map(|spec| spec.kind.sources());
     let agents = config.agents.iter().filter_map(|(_, token)| token.as_ref());
     let operators = config.admin.tokens.iter().map(|(_, token)| token);
+    let logins = config.logins.iter().filter_map(Login::source);
+    let trust = config.trust.iter().filter_map(|one| one.token.as_ref());
+    let all = credentials.chain(agents).chain(operators);
     let webhooks = config
         .approvals
         .iter()
         .filter_map(|one| one.secret.as_ref());
-    credentials.chain(agents).chain(operators).chain(webhooks)
+    all.chain(logins)
+        .chain(trust)
+        .chain(webhooks)
+        .chain(config.store.sources())
 }
 
 /// The files that the command must not read or change: secrets, the CA's folder, the audit trail.

@@ -9,6 +9,7 @@ mod found;
 mod given;
 mod lift;
 mod logins;
+mod person;
 mod surroundings;
 
 use std::collections::BTreeMap;
@@ -16,12 +17,12 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::{BUG, UNAVAILABLE, complain};
-use crate::agent::AgentId;
+use crate::agent::{AgentId, Name};
 use crate::app::{App, Environment, StartError, StartHint, Surroundings};
 use crate::audit::{Counts, Settings, Sink};
 use crate::config::{Admin, Config};
@@ -46,6 +47,9 @@ pub struct RunArgs {
     /// The agent that the command is; left out, the file's only one, else `default`
     #[arg(long, value_name = "ID")]
     agent: Option<AgentId>,
+    /// Act for the person who signed in there by `keyward login`; left out, at the only login where somebody did
+    #[arg(long, value_name = "NAME", requires = "config")]
+    login: Option<Name>,
     /// Refuse hosts that no route names
     #[arg(long)]
     strict: bool,
@@ -123,6 +127,7 @@ async fn session(
     caller: &Environment,
     nofile: Option<u64>,
 ) -> Result<u8, u8> {
+    let acting = person::find(&prepared.config, args.login.as_ref(), caller).await?;
     let trail = trail(&mut prepared, caller)?;
     let listener = listener(args, &prepared);
     let entry = prepared.agent.clone();
@@ -142,14 +147,30 @@ async fn session(
     let app = App::start_beside(config, surroundings)
         .await
         .map_err(|error| refused(&error))?;
-    let token = app.begin_run(&entry.id).map_err(|error| refused(&error))?;
+    let person = acting
+        .as_ref()
+        .map(|one| (Arc::clone(&one.person), one.end()));
+    let token = app.begin_run(&entry.id, person);
+    let token = token.map_err(|error| refused(&error))?;
+    prepared
+        .notes
+        .extend(acting.as_ref().map(person::Acting::note));
     let port = app.listeners().iter().find_map(|(_, _, tcp)| tcp.first());
     let access = Access {
         agent: entry.id.as_str(),
         token: &token,
         port: port.map_or(INSIDE, std::net::SocketAddr::port),
     };
-    let ended = command(args, &prepared, caller, (&app, &access, &listener, nofile)).await;
+    let kept = async {
+        match acting {
+            Some(acting) => acting.keep(&app).await,
+            None => std::future::pending().await,
+        }
+    };
+    let ended = tokio::select! {
+        ended = command(args, &prepared, caller, (&app, &access, &listener, nofile)) => ended,
+        never = kept => match never {},
+    };
     let audit = Arc::clone(app.audit());
     app.shut_down(GRACE, "exit").await;
     if ended.is_ok()
@@ -213,6 +234,16 @@ async fn command(
 
 /// Where records go: never to standard output, which is the command's.
 fn trail(prepared: &mut Prepared, caller: &Environment) -> Result<Settings, u8> {
+    let state = super::login::state(caller);
+    if let Some(folder) = &state {
+        // The command finds none of the sign-ins and trails of its user, be they made while it runs.
+        let made = std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder);
+        made.ok();
+        prepared.hidden.push(folder.clone());
+    }
     let written = prepared.config.audit.take();
     if let Some(settings) = written.clone().filter(|audit| audit.sink != Sink::Stdout) {
         return Ok(settings);
@@ -224,13 +255,7 @@ fn trail(prepared: &mut Prepared, caller: &Environment) -> Result<Settings, u8> 
         },
         None => Settings::new(sink),
     };
-    // XDG Base Directory Specification: a relative path is as good as none.
-    let absolute = |name: &str| {
-        let path = Path::new(caller.get(name)?);
-        path.is_absolute().then(|| path.to_owned())
-    };
-    let state = absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")));
-    let Some(folder) = state.map(|state| state.join("keyward")) else {
+    let Some(folder) = state else {
         let note = "neither XDG_STATE_HOME nor HOME is set: the audit records end with the session";
         prepared.notes.push(note.to_owned());
         return Ok(with(Sink::Memory));
@@ -246,9 +271,7 @@ fn trail(prepared: &mut Prepared, caller: &Environment) -> Result<Settings, u8> 
         ));
         UNAVAILABLE
     })?;
-    let file = folder.join("audit.jsonl");
-    prepared.hidden.push(folder);
-    Ok(with(Sink::File(file)))
+    Ok(with(Sink::File(folder.join("audit.jsonl"))))
 }
 
 /// The session's own listener, whatever the file says; the file's first one lends its limits.

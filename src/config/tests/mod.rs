@@ -3,6 +3,7 @@
 mod bad;
 mod docs;
 mod good;
+mod shapes;
 mod warnings;
 
 use std::path::{Path, PathBuf};

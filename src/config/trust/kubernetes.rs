@@ -3,11 +3,12 @@
 use toml::de::DeValue;
 
 use super::{Read, endpoint, words};
-use crate::config::key::{Kind as K, Need, Section, key};
+use crate::config::fault::Named;
+use crate::config::key::{DAY, Kind as K, Need, Section, key, millis, secs};
 use crate::config::reader::{self, Reader};
 use crate::config::source;
 use crate::credential::Source;
-use crate::identity::{KeyPlace, KubernetesSettings, TrustKind};
+use crate::identity::{ImageVerifier, KeyPlace, KubernetesSettings, SecurityContext, TrustKind};
 
 const API: &str = "https://kubernetes.default.svc";
 const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
@@ -69,6 +70,90 @@ pub(in crate::config) static KUBERNETES: Section = Section {
             Need::Optional,
             "With `pods`: every container, side-cars among them, runs one of these images.",
         ),
+        key(
+            "security-context",
+            K::Table(&SECURITY_CONTEXT),
+            Need::Optional,
+            "With `pods`: what every container must be held to, those that start before it and ephemeral ones among them.",
+        ),
+        key(
+            "image-verifier",
+            K::Table(&IMAGE_VERIFIER),
+            Need::Optional,
+            "With `pods`: a command that says of every container's image whether it is signed as it must be.",
+        ),
+    ],
+};
+
+pub(in crate::config) static SECURITY_CONTEXT: Section = Section {
+    title: "security-context of [trust.NAME.kubernetes]",
+    keys: &[
+        key(
+            "run-as-non-root",
+            K::Flag,
+            Need::Optional,
+            "`true`: `runAsNonRoot`, the container's own or else the pod's.",
+        ),
+        key(
+            "privileged",
+            K::Flag,
+            Need::Optional,
+            "`false`: no container is privileged.",
+        ),
+        key(
+            "read-only-root",
+            K::Flag,
+            Need::Optional,
+            "`true`: `readOnlyRootFilesystem`.",
+        ),
+        key(
+            "allow-privilege-escalation",
+            K::Flag,
+            Need::Optional,
+            "`false`: `allowPrivilegeEscalation` is false, and neither `privileged` nor `SYS_ADMIN` overrules it.",
+        ),
+        key(
+            "host-namespaces",
+            K::Flag,
+            Need::Optional,
+            "`false`: neither `hostPID` nor `hostIPC` nor `hostNetwork`.",
+        ),
+    ],
+};
+
+pub(in crate::config) static IMAGE_VERIFIER: Section = Section {
+    title: "image-verifier of [trust.NAME.kubernetes]",
+    keys: &[
+        key(
+            "run",
+            K::List(&K::Guarded("program and arguments")),
+            Need::Required,
+            "Program and arguments, without a shell; it reads one JSON object for each image, and accepts by `{}` and the code 0.",
+        ),
+        key(
+            "deadline",
+            K::Duration(millis(100), secs(60)),
+            Need::Default("\"10s\""),
+            "The time for one image; past it nobody is let in.",
+        ),
+        key(
+            "max-output",
+            K::Size(64, 1 << 20),
+            Need::Default("\"64KiB\""),
+            "What it may print; more is a failure.",
+        ),
+        key(
+            "ttl",
+            K::Duration(secs(0), DAY),
+            Need::Default("\"10m\""),
+            "How long its yes counts for an image and its digest.",
+        ),
+        key(
+            "env",
+            K::List(&K::Guarded("the name of an environment variable")),
+            Need::Optional,
+            "The variables of keyward's environment that it gets beside `PATH`.",
+        ),
     ],
 };
 
@@ -96,7 +181,12 @@ pub(super) fn read(reader: &Reader<'_, '_>) -> Read {
         (_, None) => None,
     };
     let pods = reader.flag("pods");
-    for name in ["labels", "image-digests"] {
+    for name in [
+        "labels",
+        "image-digests",
+        "security-context",
+        "image-verifier",
+    ] {
         if reader.has(name) && !pods {
             let message = format!("\"{name}\" needs pods = true");
             reader.desk.fault(&reader.key_span(name), message);
@@ -120,8 +210,60 @@ pub(super) fn read(reader: &Reader<'_, '_>) -> Read {
         pods,
         labels: labels(reader),
         image_digests: digests(reader),
+        security_context: reader
+            .table("security-context")
+            .map(|below| security_context(&below)),
+        image_verifier: match reader.table("image-verifier") {
+            Some(below) => Some(image_verifier(&below)?),
+            None => None,
+        },
     };
     Some((TrustKind::Kubernetes(Box::new(settings)), token))
+}
+
+fn security_context(reader: &Reader<'_, '_>) -> SecurityContext {
+    // A pod that must be allowed more than others is nothing to prove anybody by.
+    let wants = |name: &str, must: bool| {
+        if reader.has(name) && reader.flag(name) != must {
+            let message = format!("\"{name}\" can be required to be {must} only");
+            let help = format!("write {name} = {must}, or leave it out");
+            reader
+                .desk
+                .fault_with(&reader.key_span(name), message, help);
+        }
+        reader.has(name)
+    };
+    SecurityContext {
+        run_as_non_root: wants("run-as-non-root", true),
+        unprivileged: wants("privileged", false),
+        read_only_root: wants("read-only-root", true),
+        no_escalation: wants("allow-privilege-escalation", false),
+        no_host_namespaces: wants("host-namespaces", false),
+    }
+}
+
+fn image_verifier(reader: &Reader<'_, '_>) -> Option<ImageVerifier> {
+    let run = source::argv(reader, "run")?;
+    let (deadline, ttl) = (reader.duration("deadline"), reader.duration("ttl"));
+    let max_output = usize::try_from(reader.size("max-output")).unwrap_or(usize::MAX);
+    let mut env = Vec::new();
+    for (name, span) in reader.texts("env") {
+        env.extend(source::variable(reader.desk, name, &span));
+    }
+    let named = Named::Secret(Source::Command {
+        argv: run.clone(),
+        deadline,
+        max_output,
+        ttl,
+    });
+    reader.desk.site(&reader.raw("run")?.span(), named);
+    Some(ImageVerifier {
+        run,
+        deadline,
+        max_output,
+        env,
+        ttl,
+    })
 }
 
 fn labels(reader: &Reader<'_, '_>) -> Vec<(String, String)> {

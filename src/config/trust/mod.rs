@@ -6,9 +6,12 @@ mod aws;
 mod jwt;
 mod kubernetes;
 mod peer;
+mod relay;
 mod spiffe;
 
 use toml::de::DeValue;
+
+pub(super) use spiffe::{BUNDLE, bundle, socket};
 
 use super::fault::Span;
 use super::key::{Kind as K, Need, Section, key};
@@ -58,6 +61,12 @@ pub(super) static TRUST: Section = Section {
             Need::OneOf,
             "Processes on this machine. The subject is the executable's path.",
         ),
+        key(
+            "relay",
+            K::Table(&relay::RELAY),
+            Need::OneOf,
+            "Processes behind relays that prove themselves by an X.509-SVID. The subject is the executable's path.",
+        ),
     ],
 };
 
@@ -104,6 +113,7 @@ const KINDS: &[(&str, ReadKind)] = &[
     ("spiffe", spiffe::read),
     ("aws", aws::read),
     ("peer", peer::read),
+    ("relay", relay::read),
 ];
 
 /// Every table, in the file's order.

@@ -45,6 +45,11 @@ pub(in crate::config) static PEER: Section = Section {
 };
 
 pub(super) fn read(reader: &Reader<'_, '_>) -> Read {
+    Some((TrustKind::Peer(processes(reader)?), None))
+}
+
+/// What a process must be.
+pub(super) fn processes(reader: &Reader<'_, '_>) -> Option<PeerSettings> {
     if !PEER.keys.iter().any(|key| reader.has(key.name)) {
         let message = "this would be every process of the machine";
         let help = "give at least one of uids, gids, executables, sha256 and cgroups";
@@ -76,14 +81,13 @@ pub(super) fn read(reader: &Reader<'_, '_>) -> Read {
             reader.desk.fault_with(&span, message, help);
         }
     }
-    let settings = PeerSettings {
+    Some(PeerSettings {
         uids: ids(reader, "uids"),
         gids: ids(reader, "gids"),
         executables,
         sha256,
         cgroups,
-    };
-    Some((TrustKind::Peer(settings), None))
+    })
 }
 
 fn ids(reader: &Reader<'_, '_>, name: &str) -> Vec<u32> {

@@ -1,11 +1,15 @@
 //! `[trust.NAME.spiffe]`.
 
+use std::path::PathBuf;
+
 use super::{Read, endpoint, words};
 use crate::config::fault::Named;
 use crate::config::key::{Kind as K, Need, Section, key};
 use crate::config::reader::Reader;
 use crate::config::values;
-use crate::identity::{BundlePlace, SpiffeSettings, TrustKind, is_trust_domain};
+use crate::identity::{SpiffeSettings, TrustKind};
+use crate::issuer::spiffe::BundlePlace;
+use crate::spiffe::is_domain;
 
 pub(in crate::config) static SPIFFE: Section = Section {
     title: "[trust.NAME.spiffe]",
@@ -56,27 +60,8 @@ pub(in crate::config) static BUNDLE: Section = Section {
 };
 
 pub(super) fn read(reader: &Reader<'_, '_>) -> Read {
-    let domain = reader.text("trust-domain").and_then(|(text, span)| {
-        if !is_trust_domain(text) {
-            let message = "this is no trust domain";
-            let help = "write it in lower case and without `spiffe://`, such as \"prod.example\"";
-            reader.desk.fault_with(&span, message, help);
-            return None;
-        }
-        Some(text.to_owned())
-    });
-    let bundle = reader.table("bundle").and_then(|below| {
-        if below.has("endpoint") {
-            return Some(BundlePlace::Endpoint(endpoint(&below, "endpoint")?));
-        }
-        if below.has("workload-api") {
-            return workload(&below);
-        }
-        let path = below.path("file")?;
-        let site = Named::Certificates(path.clone());
-        below.desk.site(&below.raw("file")?.span(), site);
-        Some(BundlePlace::File(path))
-    });
+    let domain = domain(reader);
+    let bundle = reader.table("bundle").and_then(|below| bundle(&below));
     let settings = SpiffeSettings {
         audience: words(reader, "audience"),
         trust_domain: domain?,
@@ -85,7 +70,34 @@ pub(super) fn read(reader: &Reader<'_, '_>) -> Read {
     Some((TrustKind::Spiffe(Box::new(settings)), None))
 }
 
-fn workload(reader: &Reader<'_, '_>) -> Option<BundlePlace> {
+pub(super) fn domain(reader: &Reader<'_, '_>) -> Option<String> {
+    reader.text("trust-domain").and_then(|(text, span)| {
+        if !is_domain(text) {
+            let message = "this is no trust domain";
+            let help = "write it in lower case and without `spiffe://`, such as \"prod.example\"";
+            reader.desk.fault_with(&span, message, help);
+            return None;
+        }
+        Some(text.to_owned())
+    })
+}
+
+/// A place where a trust domain's bundle is.
+pub(in crate::config) fn bundle(reader: &Reader<'_, '_>) -> Option<BundlePlace> {
+    if reader.has("endpoint") {
+        return Some(BundlePlace::Endpoint(endpoint(reader, "endpoint")?));
+    }
+    if reader.has("workload-api") {
+        return Some(BundlePlace::WorkloadApi(socket(reader)?));
+    }
+    let path = reader.path("file")?;
+    let site = Named::Certificates(path.clone());
+    reader.desk.site(&reader.raw("file")?.span(), site);
+    Some(BundlePlace::File(path))
+}
+
+/// The unix socket of `workload-api`.
+pub(in crate::config) fn socket(reader: &Reader<'_, '_>) -> Option<PathBuf> {
     let (text, span) = reader.text("workload-api")?;
     let Some(path) = text.strip_prefix("unix:") else {
         let message = "the Workload API is at a unix socket";
@@ -95,9 +107,5 @@ fn workload(reader: &Reader<'_, '_>) -> Option<BundlePlace> {
     };
     // SPIFFE_ENDPOINT_SOCKET is often written with an empty authority.
     let path = path.strip_prefix("//").unwrap_or(path);
-    Some(BundlePlace::WorkloadApi(values::path(
-        reader.desk,
-        path,
-        &span,
-    )?))
+    values::path(reader.desk, path, &span)
 }

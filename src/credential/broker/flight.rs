@@ -169,6 +169,7 @@ fn make(
         refresh: expires.refresh(before, jitter),
         handle: issued.handle,
         superseded: issued.superseded,
+        bundles: entry.provider.bundles(),
     }))
 }
 

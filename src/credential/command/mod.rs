@@ -13,11 +13,11 @@ use tracing::warn;
 use zeroize::Zeroizing;
 
 use super::given::{self, Wiped, present};
-use super::process::{self, Broken, Surroundings};
 use super::source::Env;
 use super::{CredentialProvider, Handle, IssueError, Issued, RevokeError, Scope};
 use crate::agent::Name;
 use crate::inject::Material;
+use crate::process::{self, Broken, Surroundings};
 
 /// The version of the protocol.
 const VERSION: u64 = 1;

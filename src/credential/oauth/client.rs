@@ -170,7 +170,7 @@ impl TokenClient {
 }
 
 /// A form on its way.
-fn post(to: &Endpoint, headers: HeaderMap, form: Form) -> Request<Bytes> {
+pub(super) fn post(to: &Endpoint, headers: HeaderMap, form: Form) -> Request<Bytes> {
     let mut request = Request::new(form.into_body());
     *request.method_mut() = Method::POST;
     *request.uri_mut() = to.uri().clone();

@@ -6,6 +6,7 @@ mod answer;
 mod authenticate;
 mod client;
 mod form;
+mod form_client;
 mod provider;
 mod refresh;
 mod server;
@@ -15,6 +16,7 @@ mod sign;
 use std::fmt;
 use std::sync::Arc;
 
+pub use form_client::FormClient;
 pub use provider::OauthProvider;
 pub use settings::{
     Algorithm, Assertion, Client, ClientAuth, Exchange, Grant, Issuer, Party, Server, Settings,

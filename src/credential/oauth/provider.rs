@@ -145,12 +145,13 @@ impl OauthProvider {
                 subject.is_had(scope)?;
                 let at = self.client.endpoints().await?;
                 let mut form = self.form(EXCHANGE, scope);
-                let (token, kind) = self.token(subject, scope, &at)?;
+                let wanted = subject_type.as_deref();
+                let (token, kind) = self.token((subject, wanted), scope, &at)?;
                 form.push("subject_token", token.expose());
                 let kind = subject_type.as_deref().unwrap_or(kind);
                 form.push("subject_token_type", format!("{TYPE}{kind}"));
                 if let Some(actor) = actor {
-                    let (token, kind) = self.token(actor, scope, &at)?;
+                    let (token, kind) = self.token((actor, None), scope, &at)?;
                     form.push("actor_token", token.expose());
                     form.push("actor_token_type", format!("{TYPE}{kind}"));
                 }
@@ -203,20 +204,19 @@ impl OauthProvider {
 
     fn token(
         &self,
-        token: &Token,
+        (token, wanted): (&Token, Option<&str>),
         scope: &Scope,
         at: &Endpoints,
     ) -> Result<(Arc<Secret>, &'static str), IssueError> {
         match token {
             Token::User => {
                 let person = scope.person.as_ref().ok_or(IssueError::UserRequired)?;
-                let token = person.token.as_ref().ok_or(IssueError::UserRequired)?;
-                let kind = match token.kind {
-                    UserTokenType::AccessToken => "access_token",
-                    UserTokenType::IdToken => "id_token",
-                };
+                let kinds = [UserTokenType::AccessToken, UserTokenType::IdToken];
+                let kind = kinds.into_iter().find(|kind| wanted == Some(kind.as_str()));
+                let token = person.token(kind).or_else(|| person.token(None));
+                let token = token.ok_or(IssueError::UserRequired)?;
                 let value = Secret::new(token.value.expose().to_vec());
-                Ok((Arc::new(value), kind))
+                Ok((Arc::new(value), token.kind.as_str()))
             }
             Token::Agent => {
                 let agent = scope.holder.agent().ok_or(IssueError::Refused)?;
@@ -356,7 +356,7 @@ impl Token {
     }
 
     fn is_had(&self, scope: &Scope) -> Result<(), IssueError> {
-        let token = || scope.person.as_ref()?.token.as_ref();
+        let token = || scope.person.as_ref()?.token(None);
         match self {
             Self::User if token().is_none() => Err(IssueError::UserRequired),
             Self::User | Self::Agent | Self::Source(_) => Ok(()),

@@ -250,7 +250,10 @@ impl Issuer {
     }
 
     /// The two places of its metadata: RFC 8414 §3.1, and where OpenID providers have them (§5).
-    pub(super) fn metadata(&self) -> Result<[Endpoint; 2], BadEndpoint> {
+    ///
+    /// # Errors
+    /// [`BadEndpoint`], which an issuer that was read never causes.
+    pub fn metadata(&self) -> Result<[Endpoint; 2], BadEndpoint> {
         let uri = self.endpoint.uri();
         let target = self.endpoint.target();
         let root: Endpoint =

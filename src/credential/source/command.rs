@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::super::process::{self, Broken};
 use super::{Env, SourceError, trimmed};
+use crate::process::{self, Broken};
 use crate::secret::Secret;
 
-pub(super) use super::super::process::Surroundings;
+pub(super) use crate::process::Surroundings;
 
 /// `PATH`, and `HOME` where such programs keep their settings. What a command needs beside can be set with
 /// `env NAME=VALUE PROGRAM`.

@@ -11,7 +11,6 @@ mod watch;
 #[cfg(test)]
 mod tests;
 
-use std::ffi::OsString;
 use std::io;
 use std::time::Duration;
 
@@ -20,10 +19,8 @@ use zeroize::Zeroizing;
 pub use watch::{Watched, Watcher};
 
 use super::settings::Source;
+pub use crate::process::Env;
 use crate::secret::Secret;
-
-/// keyward's environment as `main` captured it, before it took the secrets out of its own.
-pub type Env<'a> = &'a (dyn Fn(&str) -> Option<OsString> + Send + Sync);
 
 /// Why a source gives no value. The texts name what an operator can mend, and hold nothing of a value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

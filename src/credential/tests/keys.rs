@@ -4,13 +4,11 @@ use super::*;
 use crate::agent::User;
 
 fn person(name: &str) -> Arc<Person> {
-    Arc::new(Person {
-        user: User {
-            provider: "corp".parse().unwrap(),
-            name: name.into(),
-        },
-        token: None,
-    })
+    let user = User {
+        provider: "corp".parse().unwrap(),
+        name: name.into(),
+    };
+    Arc::new(Person::new(user, Vec::new()))
 }
 
 fn narrowed(scopes: &[&str]) -> Arc<Narrow> {

@@ -207,6 +207,7 @@ fn permit_for(
         preset: None,
         narrow,
         answer: None,
+        peers: None,
     };
     let agent: AgentId = agent.parse().unwrap();
     let table = Table::new(vec![route]);

@@ -14,11 +14,10 @@ use async_trait::async_trait;
 
 use super::jwt::verified::{Verified, sum};
 use super::mapping::Mapping;
-use super::refreshed::{Origin, Refreshed};
 use super::settings::AwsSettings;
 use super::{AttestError, Attested, Evidence, TokenType, TrustProvider};
 use crate::clock::Clock;
-use crate::issuer::Client;
+use crate::issuer::{Client, Origin, Refreshed};
 use crate::tls;
 use caller::Checked;
 

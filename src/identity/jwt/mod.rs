@@ -14,11 +14,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::mapping::Mapping;
-use super::refreshed::Refreshed;
 use super::settings::{Algorithm, JwtSettings};
 use super::{AttestError, Attested, Evidence, TokenType, TrustProvider};
 use crate::clock::Clock;
-use crate::issuer::Client;
+use crate::issuer::{Client, Refreshed};
 use set::{KeySite, key_of};
 use token::{Rules, Unverified, subject};
 use verified::{Verified, sum};

@@ -14,9 +14,8 @@ use super::key::Key;
 use super::object::Object;
 use crate::identity::AttestError;
 use crate::identity::build::Token;
-use crate::identity::refreshed::{Origin, Refreshed};
 use crate::identity::settings::{Algorithm, KeyPlace};
-use crate::issuer::{Answer, Client, Endpoint};
+use crate::issuer::{Answer, Client, Endpoint, Origin, Refreshed};
 
 /// The keys of one issuer at one time.
 #[derive(Debug, Default)]
@@ -180,14 +179,6 @@ fn freshness(answer: &Answer) -> Duration {
         .filter_map(|part| part.trim().strip_prefix("max-age=")?.parse().ok())
         .map(Duration::from_secs);
     ages.min().unwrap_or(FRESH).clamp(FRESH_LEAST, FRESH_MOST)
-}
-
-/// A document that is there for everybody.
-pub(in crate::identity) async fn fetch(
-    client: &Client,
-    url: &Endpoint,
-) -> Result<Answer, &'static str> {
-    ask(client, Request::get(url.uri().clone())).await
 }
 
 async fn ask(client: &Client, request: http::request::Builder) -> Result<Answer, &'static str> {

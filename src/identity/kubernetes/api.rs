@@ -11,10 +11,10 @@ use serde::Deserialize;
 use serde_json::json;
 use tracing::warn;
 
+use super::pod::PodObject;
 use super::{Account, Pod};
 use crate::identity::AttestError;
 use crate::identity::build::Token;
-use crate::identity::settings::KubernetesSettings;
 use crate::issuer::{Answer, Client, Endpoint};
 
 /// The API server, as keyward's own service account.
@@ -51,43 +51,6 @@ struct Status {
 struct User {
     username: String,
     extra: HashMap<String, Vec<String>>,
-}
-
-#[derive(Deserialize)]
-struct PodObject {
-    metadata: Metadata,
-    #[serde(default)]
-    spec: Spec,
-    #[serde(default)]
-    status: PodStatus,
-}
-
-#[derive(Deserialize)]
-struct Metadata {
-    uid: String,
-    #[serde(default)]
-    labels: HashMap<String, String>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default, rename_all = "camelCase")]
-struct Spec {
-    service_account_name: String,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default, rename_all = "camelCase")]
-struct PodStatus {
-    phase: String,
-    container_statuses: Vec<Container>,
-    init_container_statuses: Vec<Container>,
-    ephemeral_container_statuses: Vec<Container>,
-}
-
-#[derive(Deserialize)]
-struct Container {
-    #[serde(default, rename = "imageID")]
-    image_id: String,
 }
 
 impl Api {
@@ -141,13 +104,12 @@ impl Api {
         })
     }
 
-    /// Whether the pod is there, is the one that the token was made for, and is as it must be.
-    pub(super) async fn look_at(
+    /// The pod, if it is there and is the one that the token was made for.
+    pub(super) async fn pod(
         &self,
         pod: &Pod,
         account: &Account<'_>,
-        settings: &KubernetesSettings,
-    ) -> Result<(), AttestError> {
+    ) -> Result<PodObject, AttestError> {
         let path = format!("/api/v1/namespaces/{}/pods/{}", account.namespace, pod.name);
         let answer = self.call(Method::GET, &path, Bytes::new()).await?;
         match answer.status {
@@ -162,18 +124,10 @@ impl Api {
             }
         }
         let found: PodObject = answer.json().map_err(|_| AttestError::Unavailable)?;
-        let labels = &found.metadata.labels;
         let same = found.metadata.uid == pod.uid
             && found.spec.service_account_name == account.name
-            && !matches!(&*found.status.phase, "Succeeded" | "Failed")
-            && settings
-                .labels
-                .iter()
-                .all(|(name, value)| labels.get(name) == Some(value));
-        if !same || !found.status.runs_only(&settings.image_digests) {
-            return Err(AttestError::Bad);
-        }
-        Ok(())
+            && !matches!(&*found.status.phase, "Succeeded" | "Failed");
+        same.then_some(found).ok_or(AttestError::Bad)
     }
 
     async fn call(&self, method: Method, path: &str, body: Bytes) -> Result<Answer, AttestError> {
@@ -199,25 +153,6 @@ impl Api {
             }
             Err(_) => Err(AttestError::Unavailable),
         }
-    }
-}
-
-impl PodStatus {
-    /// Whether every container runs one of these images: whichever of them has the token could speak.
-    fn runs_only(&self, digests: &[String]) -> bool {
-        let all = [
-            &self.container_statuses,
-            &self.init_container_statuses,
-            &self.ephemeral_container_statuses,
-        ];
-        let good = |container: &&Container| {
-            let id = &*container.image_id;
-            let digest = id.rsplit_once('@').map_or(id, |(_, digest)| digest);
-            digests.iter().any(|known| known == digest)
-        };
-        digests.is_empty()
-            || (!self.container_statuses.is_empty()
-                && all.into_iter().flatten().all(|container| good(&container)))
     }
 }
 

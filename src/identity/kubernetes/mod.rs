@@ -4,6 +4,8 @@
 //! nothing here (KEP-1205). What was proved is kept for [`KEPT`] only, so that a deleted pod is soon nobody.
 
 mod api;
+mod pod;
+mod verifier;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,18 +13,21 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::build::Token;
+use super::flight::Flights;
 use super::jwt::key::Key;
 use super::jwt::object::Object;
 use super::jwt::set::{KeySite, key_of};
 use super::jwt::token::{Rules, Unverified, subject};
 use super::jwt::verified::{Verified, sum};
 use super::mapping::Mapping;
-use super::refreshed::Refreshed;
 use super::settings::{Algorithm, KubernetesSettings};
 use super::{AttestError, Attested, Evidence, TrustProvider};
 use crate::clock::Clock;
-use crate::issuer::Client;
+use crate::issuer::{Client, Refreshed};
+use crate::process::Env;
 use api::{Api, Reviewed};
+use pod::digest_of;
+use verifier::Verifier;
 
 /// The provider.
 #[derive(Debug)]
@@ -35,6 +40,9 @@ pub(super) struct KubernetesProvider {
     /// With `verify = "jwks"`.
     keys: Option<Refreshed<KeySite>>,
     verified: Verified,
+    /// Tokens that are being verified.
+    flights: Flights<[u8; 32], Result<Option<Attested>, AttestError>>,
+    images: Option<Verifier>,
     clock: Arc<dyn Clock>,
 }
 
@@ -50,7 +58,7 @@ impl KubernetesProvider {
         (name, agent): (Arc<str>, Mapping),
         settings: &KubernetesSettings,
         (client, token): (Client, Arc<dyn Token>),
-        clock: Arc<dyn Clock>,
+        (env, clock): (Env<'_>, Arc<dyn Clock>),
     ) -> Self {
         let keys = settings.keys.as_ref().map(|place| {
             let bearer = (settings.api.clone(), Arc::clone(&token));
@@ -66,9 +74,14 @@ impl KubernetesProvider {
                 claims: Vec::new(),
             },
             api: Api::new(client, settings.api.clone(), token),
+            images: settings
+                .image_verifier
+                .as_ref()
+                .map(|settings| Verifier::new(settings, env, Arc::clone(&clock))),
             settings: settings.clone(),
             keys,
             verified: Verified::default(),
+            flights: Flights::default(),
             clock,
         }
     }
@@ -91,6 +104,93 @@ impl KubernetesProvider {
         let key = key_of(keys, |keys| keys.find(id, algorithm)).await?;
         token.verify(algorithm, &key)?;
         Ok((Some(key), claimed))
+    }
+
+    /// What is known of a token already.
+    async fn known(&self, sum: &[u8; 32]) -> Result<Option<Attested>, AttestError> {
+        let Some((attested, key)) = self.verified.get(sum, self.clock.now().wall) else {
+            return Ok(None);
+        };
+        match (&self.keys, key) {
+            (None, _) => Ok(Some(attested)),
+            (Some(keys), Some(key)) => {
+                let keys = keys.current().await.map_err(|_| AttestError::Unavailable)?;
+                Ok(keys.holds(&key).then_some(attested))
+            }
+            (Some(_), None) => Ok(None),
+        }
+    }
+
+    async fn judge(&self, text: &[u8], sum: [u8; 32]) -> Result<Option<Attested>, AttestError> {
+        // One that landed between the look and the flight.
+        if let Some(attested) = self.known(&sum).await? {
+            return Ok(Some(attested));
+        }
+        let now = self.clock.now().wall;
+        let Some(token) = Unverified::read(text) else {
+            return Ok(None);
+        };
+        let Some(account) = account(&token.claims) else {
+            return Ok(None);
+        };
+        let issuer = self.settings.issuer.as_deref();
+        if issuer.is_some() && token.claims.text("iss") != issuer {
+            return Ok(None);
+        }
+        // Audience and time first: what cannot hold makes nobody call the API server.
+        let expires = self.rules.check(&token.claims, now)?;
+        let (key, pod) = self.verify((text, &token), &account).await?;
+        if self.settings.pods {
+            let pod = pod.ok_or(AttestError::Bad)?;
+            if !is_name(&pod.name) {
+                return Err(AttestError::Bad);
+            }
+            self.look_at(&pod, &account).await?;
+        }
+        let subject = format!("{}/{}", account.namespace, account.name);
+        let agent = self
+            .agent
+            .agent(&subject, |_| None)
+            .ok_or(AttestError::Bad)?;
+        let attested = Attested {
+            evidence: Some(sum),
+            expires: Some(expires),
+            ..Attested::new(agent, Arc::clone(&self.name))
+        };
+        let until = expires.min(now + KEPT);
+        self.verified.put(sum, &attested, (key, until, now));
+        Ok(Some(attested))
+    }
+
+    /// Whether the pod is as it must be.
+    async fn look_at(&self, pod: &Pod, account: &Account<'_>) -> Result<(), AttestError> {
+        let found = self.api.pod(pod, account).await?;
+        let (settings, labels) = (&self.settings, &found.metadata.labels);
+        let labelled = settings
+            .labels
+            .iter()
+            .all(|(name, value)| labels.get(name) == Some(value));
+        let held = settings
+            .security_context
+            .is_none_or(|wanted| found.spec.is_held_to(&wanted));
+        if !labelled || !held {
+            return Err(AttestError::Bad);
+        }
+        let digests = &settings.image_digests;
+        if digests.is_empty() && self.images.is_none() {
+            return Ok(());
+        }
+        let images = found.images().ok_or(AttestError::Bad)?;
+        let known = |image: &&str| {
+            digest_of(image).is_some_and(|digest| digests.iter().any(|one| one == digest))
+        };
+        if !digests.is_empty() && !images.iter().all(known) {
+            return Err(AttestError::Bad);
+        }
+        match &self.images {
+            Some(verifier) => verifier.verify(&images).await,
+            None => Ok(()),
+        }
     }
 }
 
@@ -138,52 +238,12 @@ impl TrustProvider for KubernetesProvider {
             return Ok(None);
         };
         let text = presented.token().expose();
-        let (sum, now) = (sum(text), self.clock.now().wall);
-        if let Some((attested, key)) = self.verified.get(&sum, now) {
-            match (&self.keys, key) {
-                (None, _) => return Ok(Some(attested)),
-                (Some(keys), Some(key)) => {
-                    let keys = keys.current().await.map_err(|_| AttestError::Unavailable)?;
-                    if keys.holds(&key) {
-                        return Ok(Some(attested));
-                    }
-                }
-                (Some(_), None) => {}
-            }
+        let sum = sum(text);
+        if let Some(attested) = self.known(&sum).await? {
+            return Ok(Some(attested));
         }
-        let Some(token) = Unverified::read(text) else {
-            return Ok(None);
-        };
-        let Some(account) = account(&token.claims) else {
-            return Ok(None);
-        };
-        let issuer = self.settings.issuer.as_deref();
-        if issuer.is_some() && token.claims.text("iss") != issuer {
-            return Ok(None);
-        }
-        // Audience and time first: what cannot hold makes nobody call the API server.
-        let expires = self.rules.check(&token.claims, now)?;
-        let (key, pod) = self.verify((text, &token), &account).await?;
-        if self.settings.pods {
-            let pod = pod.ok_or(AttestError::Bad)?;
-            if !is_name(&pod.name) {
-                return Err(AttestError::Bad);
-            }
-            self.api.look_at(&pod, &account, &self.settings).await?;
-        }
-        let subject = format!("{}/{}", account.namespace, account.name);
-        let agent = self
-            .agent
-            .agent(&subject, |_| None)
-            .ok_or(AttestError::Bad)?;
-        let attested = Attested {
-            evidence: Some(sum),
-            expires: Some(expires),
-            ..Attested::new(agent, Arc::clone(&self.name))
-        };
-        let until = expires.min(now + KEPT);
-        self.verified.put(sum, &attested, (key, until, now));
-        Ok(Some(attested))
+        // However many connections show it: one review.
+        self.flights.join(sum, self.judge(text, sum)).await
     }
 }
 

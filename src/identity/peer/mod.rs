@@ -4,6 +4,9 @@
 //! process can take over (`SO_PEERPIDFD`). Of a loopback connection it is looked up, twice. A process that does not
 //! match is no bad evidence: another table may know it.
 
+mod caller;
+#[cfg(target_os = "linux")]
+mod diag;
 mod process;
 mod socket;
 
@@ -15,6 +18,8 @@ use async_trait::async_trait;
 use super::mapping::Mapping;
 use super::settings::PeerSettings;
 use super::{AttestError, Attested, Bound, Evidence, Link, TokenType, TrustProvider, UnixPeer};
+pub(super) use caller::fits;
+pub use caller::{Callers, Process};
 use process::{Facts, FileId, Sums};
 
 /// The provider.
@@ -35,7 +40,15 @@ struct Judge {
 #[derive(Debug)]
 struct Found {
     uid: u32,
-    executable: Option<PathBuf>,
+    gid: u32,
+    pid: u32,
+    facts: Option<Facts>,
+}
+
+impl Found {
+    fn executable(&self) -> Option<&Path> {
+        self.facts.as_ref()?.executable.as_deref()
+    }
 }
 
 /// Where the peer is to be looked for.
@@ -73,11 +86,11 @@ impl TrustProvider for PeerProvider {
         let Some(found) = look.await.map_err(|_| AttestError::Unavailable)? else {
             return Ok(None);
         };
-        let subject = found.executable.as_deref().and_then(Path::to_str);
+        let subject = found.executable().and_then(Path::to_str);
         let agent = self.agent.agent(subject.unwrap_or(""), |_| None);
         let bound = Bound::Process {
             uid: found.uid,
-            executable: found.executable.as_deref().map(Arc::from),
+            executable: found.executable().map(Arc::from),
         };
         Ok(Some(Attested {
             bound: Some(bound),
@@ -98,7 +111,7 @@ pub(super) async fn process_of(link: &Link, uid: u32) -> Option<Option<PathBuf>>
         sums: Sums::default(),
     };
     let look = tokio::task::spawn_blocking(move || judge.look(&place));
-    Some(look.await.ok()??.executable)
+    Some(look.await.ok()??.executable().map(Path::to_owned))
 }
 
 impl Place {
@@ -131,21 +144,19 @@ impl Judge {
                     }
                     let one = Found {
                         uid: facts.uid,
-                        executable: facts.executable,
+                        gid: facts.gid,
+                        pid: *pid,
+                        facts: Some(facts),
                     };
                     match &found {
                         None => found = Some(one),
                         // Two that both match, and are not the same: nobody knows which of them speaks.
-                        Some(Found { executable, .. }) if *executable != one.executable => {
-                            return None;
-                        }
+                        Some(other) if other.executable() != one.executable() => return None,
                         Some(_) => {}
                     }
                 }
-                let again = socket::row(*ours, *theirs)? == row;
-                (again && socket::holders(row.inode) == holders)
-                    .then_some(found)
-                    .flatten()
+                // A process that is given the socket later could as well be given it after any further look.
+                found.filter(|_| socket::row(*ours, *theirs) == Some(row))
             }
         }
     }
@@ -166,7 +177,9 @@ impl Judge {
         }
         Some(Found {
             uid: unix.uid,
-            executable: facts.and_then(|facts| facts.executable),
+            gid: unix.gid,
+            pid: unix.pid,
+            facts,
         })
     }
 

@@ -1,10 +1,13 @@
 //! Who holds the other end of a loopback connection: from its addresses to a socket's inode, and to the processes.
 //!
-//! Addresses can change hands between two looks, so each look is taken twice, and both must agree (CWE-367). Where
-//! several processes hold the socket, each of them can speak on it, and so each must pass.
+//! Addresses can change hands between two looks, so the socket is looked at before and after its holders, and must be
+//! the same (CWE-367). Where several processes hold it, each of them can speak on it, and so each must pass.
 
 use std::fmt::Write as _;
+use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use rustix::fs::{Dir, Mode, OFlags};
 
 /// The socket of the peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +23,18 @@ pub(super) fn row(ours: SocketAddr, theirs: SocketAddr) -> Option<Row> {
     if !local.ip().is_loopback() {
         return None;
     }
+    // An IPv6 socket that talks IPv4 is found by its IPv4 addresses.
+    #[cfg(target_os = "linux")]
+    if local.is_ipv4() == remote.is_ipv4()
+        && let Ok(found) = super::diag::row(local, remote)
+    {
+        return found;
+    }
+    listed(local, remote)
+}
+
+/// The same from the list of all, where the kernel may not be asked for one.
+fn listed(local: SocketAddr, remote: SocketAddr) -> Option<Row> {
     let both = local.is_ipv4() && remote.is_ipv4();
     if both && let Some(found) = find("/proc/self/net/tcp", &shown(local), &shown(remote)) {
         return Some(found);
@@ -38,20 +53,26 @@ pub(super) fn holders(inode: u64) -> Vec<u32> {
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let mut pids: Vec<u32> = processes
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|pid| holds(*pid, &wanted))
+        .filter(|pid| holds(*pid, wanted.as_bytes()))
         .collect();
     pids.sort_unstable();
     pids
 }
 
-fn holds(pid: u32, wanted: &str) -> bool {
-    let Ok(descriptors) = std::fs::read_dir(format!("/proc/{pid}/fd")) else {
+fn holds(pid: u32, wanted: &[u8]) -> bool {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let Ok(folder) = rustix::fs::open(format!("/proc/{pid}/fd"), flags, Mode::empty()) else {
         return false;
     };
-    descriptors
-        .flatten()
-        .filter_map(|entry| std::fs::read_link(entry.path()).ok())
-        .any(|link| link.as_os_str() == wanted)
+    let Ok(descriptors) = Dir::read_from(&folder) else {
+        return false;
+    };
+    // Relative to the folder, and into one buffer: there may be many. A link that does not fit is none of a socket.
+    let mut buffer = [MaybeUninit::uninit(); 64];
+    descriptors.flatten().any(|entry| {
+        let link = rustix::fs::readlinkat_raw(&folder, entry.file_name(), &mut buffer[..]);
+        link.is_ok_and(|(link, _)| *link == *wanted)
+    })
 }
 
 /// A line of proc_pid_net(5): number, local, remote, state, queues, timer, retransmits, uid, timeout, inode.
@@ -114,12 +135,13 @@ mod tests {
             let (server, theirs) = listener.accept().unwrap();
             let ours = server.local_addr().unwrap();
             let found = row(ours, theirs).unwrap();
+            assert_eq!(listed(theirs, ours), Some(found));
             assert_eq!(found.uid, rustix::process::geteuid().as_raw());
             assert_eq!(holders(found.inode), [std::process::id()], "{place}");
             // Not the other way round, and not when it is gone.
             assert_ne!(row(theirs, ours).map(|row| row.inode), Some(found.inode));
             drop(client);
-            assert_eq!(row(ours, theirs), None);
+            assert_eq!(row(ours, theirs), None, "only the listener is left");
         }
     }
 

@@ -4,33 +4,26 @@
 //! whose handshake has proved its key; its chain is checked here, against this domain's bundle and no other.
 
 mod bundle;
-mod id;
-mod workload;
+mod relayed;
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 use x509_parser::certificate::X509Certificate;
-use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::FromDer as _;
 
 use super::jwt::set::key_of;
 use super::jwt::token::{Rules, Unverified, subject};
 use super::jwt::verified::{Verified, sum};
 use super::mapping::Mapping;
-use super::refreshed::Refreshed;
 use super::settings::{Algorithm, SpiffeSettings};
 use super::{AttestError, Attested, Bound, Evidence, TokenType, TrustProvider};
 use crate::clock::Clock;
-use crate::issuer::Client;
+use crate::issuer::{Client, Refreshed};
+use crate::spiffe::{SpiffeId, is_leaf, uris};
 use bundle::BundleSite;
-use id::SpiffeId;
-
-/// Whether this is a trust domain's name.
-pub fn is_trust_domain(text: &str) -> bool {
-    id::is_domain(text)
-}
+pub(super) use relayed::RelayProvider;
 
 /// The provider.
 #[derive(Debug)]
@@ -72,44 +65,16 @@ impl SpiffeProvider {
     }
 
     async fn by_certificate(&self, chain: &[Box<[u8]>]) -> Result<Option<Attested>, AttestError> {
-        let Some(own) = chain.first() else {
-            return Ok(None);
-        };
-        // What does not even parse is no evidence of anybody's.
-        let Ok((rest, certificate)) = X509Certificate::from_der(own) else {
-            return Ok(None);
-        };
-        let uris = uris(&certificate);
-        let is_ours = |uri: &str| SpiffeId::read(uri).is_some_and(|id| id.domain == self.domain);
-        if !uris.iter().any(|uri| is_ours(uri)) {
-            return Ok(None);
-        }
         let now = self.clock.now().wall;
-        // X509-SVID §2: exactly one URI, whatever else.
-        let ([uri], true) = (uris.as_slice(), rest.is_empty()) else {
-            return Err(AttestError::Bad);
+        let Some(shown) = shown(&self.domain, &self.bundle, chain, now).await? else {
+            return Ok(None);
         };
-        let id = SpiffeId::read(uri).ok_or(AttestError::Bad)?;
-        if !id.has_path || !is_leaf(&certificate) {
-            return Err(AttestError::Bad);
-        }
-        let bundle = self
-            .bundle
-            .current()
-            .await
-            .map_err(|_| AttestError::Unavailable)?;
-        bundle
-            .roots
-            .verify(chain, now)
-            .map_err(|_| AttestError::Bad)?;
-        let agent = self.agent.agent(uri, |_| None).ok_or(AttestError::Bad)?;
-        let thumbprint = sum(own);
-        let ends = certificate.validity().not_after.timestamp();
+        let agent = self.agent.agent(&shown.id, |_| None);
         Ok(Some(Attested {
-            evidence: Some(thumbprint),
-            expires: Timestamp::from_second(ends).ok(),
-            bound: Some(Bound::Certificate(thumbprint)),
-            ..Attested::new(agent, Arc::clone(&self.name))
+            evidence: Some(shown.thumbprint),
+            expires: Some(shown.until),
+            bound: Some(Bound::Certificate(shown.thumbprint)),
+            ..Attested::new(agent.ok_or(AttestError::Bad)?, Arc::clone(&self.name))
         }))
     }
 
@@ -173,31 +138,54 @@ impl TrustProvider for SpiffeProvider {
     }
 }
 
-/// Every URI of the subject's alternative names.
-fn uris<'a>(certificate: &'a X509Certificate<'_>) -> Vec<&'a str> {
-    let mut uris = Vec::new();
-    for extension in certificate.iter_extensions() {
-        if let ParsedExtension::SubjectAlternativeName(names) = extension.parsed_extension() {
-            uris.extend(names.general_names.iter().filter_map(|name| match name {
-                GeneralName::URI(uri) => Some(*uri),
-                _ => None,
-            }));
-        }
-    }
-    uris
+/// An X.509-SVID that verifies.
+#[derive(Debug)]
+pub(super) struct Shown {
+    /// Its SPIFFE ID.
+    pub(super) id: String,
+    /// Its SHA-256.
+    pub(super) thumbprint: [u8; 32],
+    /// When it ends.
+    pub(super) until: Timestamp,
 }
 
-/// X509-SVID §4.1, §4.3: no CA, signs handshakes, and signs neither certificates nor lists.
-fn is_leaf(certificate: &X509Certificate<'_>) -> bool {
-    let Ok(constraints) = certificate.basic_constraints() else {
-        return false;
+/// The SVID of this trust domain that stands first in this chain; `None` where it claims to be of no such.
+pub(super) async fn shown(
+    domain: &str,
+    bundle: &Refreshed<BundleSite>,
+    chain: &[Box<[u8]>],
+    now: Timestamp,
+) -> Result<Option<Shown>, AttestError> {
+    let Some(own) = chain.first() else {
+        return Ok(None);
     };
-    let is_ca = constraints.is_some_and(|found| found.value.ca);
-    let usage = match certificate.key_usage() {
-        Ok(Some(usage)) => usage.value,
-        Ok(None) | Err(_) => return false,
+    // What does not even parse is no evidence of anybody's.
+    let Ok((rest, certificate)) = X509Certificate::from_der(own) else {
+        return Ok(None);
     };
-    !is_ca && usage.digital_signature() && !usage.key_cert_sign() && !usage.crl_sign()
+    let uris = uris(&certificate);
+    let is_ours = |uri: &str| SpiffeId::read(uri).is_some_and(|id| id.domain == domain);
+    if !uris.iter().any(|uri| is_ours(uri)) {
+        return Ok(None);
+    }
+    // X509-SVID §2: exactly one URI, whatever else.
+    let ([uri], true) = (uris.as_slice(), rest.is_empty()) else {
+        return Err(AttestError::Bad);
+    };
+    let id = SpiffeId::read(uri).ok_or(AttestError::Bad)?;
+    if !id.has_path || !is_leaf(&certificate) {
+        return Err(AttestError::Bad);
+    }
+    let bundle = bundle.current().await;
+    let bundle = bundle.map_err(|_| AttestError::Unavailable)?;
+    let verified = bundle.roots.verify(chain, now);
+    verified.map_err(|_| AttestError::Bad)?;
+    let ends = certificate.validity().not_after.timestamp();
+    Ok(Some(Shown {
+        id: (*uri).to_owned(),
+        thumbprint: sum(own),
+        until: Timestamp::from_second(ends).unwrap_or(Timestamp::MAX),
+    }))
 }
 
 /// JWT-SVID §2.1.

@@ -18,7 +18,7 @@ use crate::identity::{Attested, Presented, TokenType};
 use crate::proxy::Snapshot;
 use crate::proxy::bind::is_open_to;
 use crate::proxy::connect::Front;
-use crate::proxy::identify::{attest, session_of};
+use crate::proxy::identify::{attest, is_revoked, session_of};
 use crate::proxy::refusal::Refusal;
 use crate::proxy::sessions::words;
 use crate::secret::Secret;
@@ -170,6 +170,9 @@ pub(super) fn of_agent(
     attested: &Attested,
     form: &Form,
 ) -> Result<Opening, TokenError> {
+    if is_revoked(&front.shared, attested) {
+        return Err(TokenError::Request("The evidence was revoked."));
+    }
     snapshot.registry.admit(&attested.agent)?;
     let asked = asked(snapshot, form)?;
     let widest = snapshot.registry.permissions(&attested.agent);
@@ -202,7 +205,7 @@ pub(super) fn of_agent(
             depth: 0,
         },
         parent: None,
-        bound: front.shared.bound_by(attested, &front.from),
+        bound: front.shared.bound_to(attested, front),
         idles: true,
     })
 }

@@ -89,13 +89,11 @@ async fn person(
             ));
         }
     };
-    let person = Person {
-        user: known.user.clone(),
-        token: Some(UserToken {
-            value: Secret::from(token.to_owned()),
-            kind,
-        }),
+    let token = UserToken {
+        value: Secret::from(token.to_owned()),
+        kind,
     };
+    let person = Person::new(known.user.clone(), vec![token]);
     Ok((person, known))
 }
 

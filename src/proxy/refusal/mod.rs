@@ -213,7 +213,7 @@ impl Refusal {
     /// What happened, and what the agent may do instead.
     #[expect(
         clippy::too_many_lines,
-        reason = "one text for each word, read from top to bottom"
+        reason = "one arm for each word, as its reader looks for it"
     )]
     pub fn detail(self) -> &'static str {
         match self {
@@ -270,7 +270,7 @@ impl Refusal {
             | Self::ApprovalUnavailable
             | Self::Throttled => self.of_approval(),
             Self::PrivateAddress => {
-                "The host resolves to an address that agents may not reach. A retry will not help; ask the operator if the task needs this host."
+                "The host resolves to an address that agents may not reach. A retry will not help. Ask the operator if the task needs this host."
             }
             Self::Cleartext => {
                 "This host has a credential, which is never sent over http. Use https."
@@ -342,12 +342,17 @@ impl Refusal {
 
     /// The answer.
     pub fn response(self, request_id: &str) -> Response<Body> {
+        self.telling(self.detail(), request_id)
+    }
+
+    /// The answer with another detail, for whoever refuses for a reason of their own.
+    pub fn telling(self, detail: &str, request_id: &str) -> Response<Body> {
         let (status, word) = self.status();
         let mut problem = serde_json::json!({
             "type": format!("urn:keyward:refusal:{word}"),
             "title": self.title(),
             "status": status.as_u16(),
-            "detail": self.detail(),
+            "detail": detail,
             "request-id": request_id,
         });
         self.add_ticket(&mut problem);

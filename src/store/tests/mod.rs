@@ -88,13 +88,13 @@ fn note(id: &str, credential: &str) -> Note {
                 agent: "a".parse().unwrap(),
                 session: "s1".into(),
             },
-            person: Some(Arc::new(Person {
-                user: crate::agent::User {
+            person: Some(Arc::new(Person::new(
+                crate::agent::User {
                     provider: "corp".parse().unwrap(),
                     name: "alice@example.com".into(),
                 },
-                token: None,
-            })),
+                Vec::new(),
+            ))),
             narrow: Arc::default(),
         },
         handle: Handle::new(Arc::new(Secret::from(HANDLE.to_owned()))),
@@ -364,4 +364,37 @@ async fn a_store_in_memory_works_the_same_and_lasts_no_longer() {
         store.load("x").await.unwrap().unwrap().secret.expose(),
         b"v"
     );
+}
+
+#[tokio::test]
+async fn a_pass_is_of_its_digest_and_every_opening_knows_it() {
+    use crate::login::{Holder, Pass, PassStore as _};
+    for place in places() {
+        let store = place.open().await;
+        let expires = jiff::Timestamp::from_millisecond(4_000_000_000_000).unwrap();
+        let alice = crate::agent::User {
+            provider: "corp".parse().unwrap(),
+            name: "alice'); DROP TABLE keyward_pass; --".into(),
+        };
+        let pass = |holder, browser| Pass {
+            holder,
+            browser,
+            expires,
+        };
+        let person = pass(Holder::Person(alice), true);
+        let operator = pass(Holder::Operator("alice".into()), false);
+        store.keep(&[1; 32], &person).await.unwrap();
+        store.keep(&[2; 32], &operator).await.unwrap();
+        assert!(
+            store.keep(&[2; 32], &person).await.is_err(),
+            "never another's"
+        );
+        let other = place.open().await;
+        assert_eq!(other.find(&[1; 32]).await.unwrap(), Some(person));
+        assert_eq!(other.find(&[2; 32]).await.unwrap(), Some(operator.clone()));
+        assert_eq!(other.find(&[3; 32]).await.unwrap(), None);
+        other.end(&[1; 32]).await.unwrap();
+        assert_eq!(store.find(&[1; 32]).await.unwrap(), None);
+        assert_eq!(store.find(&[2; 32]).await.unwrap(), Some(operator));
+    }
 }

@@ -7,7 +7,7 @@ mod faults;
 mod git;
 mod grants;
 mod jwt;
-mod peer;
+pub mod peer;
 mod refresh;
 
 use super::harness::{Harness, Setup};

@@ -701,3 +701,35 @@ async fn without_its_issuers_keys_the_proxy_says_that_it_cannot_tell() {
     );
     harness.finish().await;
 }
+
+/// A reload that says the same of a trust table keeps the keys that it has; one that says something else does not.
+#[tokio::test]
+async fn a_reload_keeps_the_keys_of_tables_that_did_not_change() {
+    let (pair, upstream) = (Pair::rsa(), Upstream::echo(&["http/1.1"]).await);
+    let issuer = Issuer::start(vec![pair.jwk("k1")]).await;
+    let trust = format!("{BEARER}[trust.t]\n{}", table(&issuer.url));
+    let setup = Setup::new(&trust).to("api.test:443", &upstream);
+    let harness = setup.clone().start().await;
+    let now = jiff::Timestamp::now().as_second();
+    let token = |jti: usize| {
+        let mut claims = claims(&issuer.url);
+        claims["exp"] = json!(now + 300);
+        claims["jti"] = json!(jti);
+        pair.token(&json!({"alg": "RS256", "kid": "k1"}), &claims)
+    };
+    let connects = async |jti: usize| {
+        let agent = harness.agent_with(Some(&token(jti)));
+        agent.connect("api.test:443").await.0.status()
+    };
+    assert_eq!(connects(1).await, 200);
+    issuer.fail(503);
+    let more = format!("{trust}[[route]]\nhosts = [\"other.test\"]\n");
+    harness.reload(&setup.clone().routes(&more)).await;
+    assert_eq!(connects(2).await, 200, "a token that was never seen");
+    assert_eq!(issuer.fetches(), 1);
+    let other = trust.replace("[\"keyward\",", "[\"keyward\", \"other\",");
+    assert_ne!(other, trust);
+    harness.reload(&setup.routes(&other)).await;
+    assert_eq!(connects(3).await, 503);
+    harness.finish().await;
+}

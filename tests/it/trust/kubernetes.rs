@@ -30,10 +30,24 @@ struct World {
     pair: Pair,
 }
 
+/// A container of the spec that is held as tightly as can be.
+fn contained(name: &str) -> Value {
+    json!({"name": name, "securityContext": {
+        "privileged": false,
+        "allowPrivilegeEscalation": false,
+        "readOnlyRootFilesystem": true,
+        "capabilities": {"drop": ["ALL"]},
+    }})
+}
+
 fn pod() -> Value {
     json!({
         "metadata": {"name": "calendar-7f", "uid": "pod-uid-1", "labels": {"app": "calendar", "x": "y"}},
-        "spec": {"serviceAccountName": "calendar"},
+        "spec": {
+            "serviceAccountName": "calendar",
+            "securityContext": {"runAsNonRoot": true},
+            "containers": [contained("main"), contained("side")],
+        },
         "status": {"phase": "Running", "containerStatuses": [
             {"name": "main", "imageID": format!("registry.example/calendar@sha256:{}", "a".repeat(64))},
             {"name": "side", "imageID": format!("docker-pullable://side@sha256:{}", "b".repeat(64))},
@@ -262,6 +276,18 @@ async fn a_pod_must_be_there_and_be_the_one_of_the_token() {
         json!([{"imageID": format!("shell@{}", digest("d"))}]);
     world.cluster.lock().pod = Some(spied);
     assert_eq!(fresh().show(&token).await, Err(AttestError::Bad));
+    // One of which the status does not speak yet, before or beside the others; and one whose image is not pulled yet.
+    for list in ["ephemeralContainers", "initContainers", "containers"] {
+        let mut early = pod();
+        let mut all = early["spec"][list].as_array().cloned().unwrap_or_default();
+        all.push(contained("new"));
+        early["spec"][list] = json!(all);
+        world.cluster.lock().pod = Some(early.clone());
+        assert_eq!(fresh().show(&token).await, Err(AttestError::Bad), "{list}");
+        early["status"]["initContainerStatuses"] = json!([{"name": "new", "imageID": ""}]);
+        world.cluster.lock().pod = Some(early);
+        assert_eq!(fresh().show(&token).await, Err(AttestError::Bad), "{list}");
+    }
     // Deleted.
     world.cluster.lock().pod = None;
     assert_eq!(fresh().show(&token).await, Err(AttestError::Bad));
@@ -302,4 +328,154 @@ async fn the_clusters_keys_verify_without_a_review() {
         reviews.iter().all(|seen| seen.uri == "/openid/v1/jwks"),
         "no review: {reviews:?}"
     );
+}
+
+/// What a pod may is part of who it is: one container that is held less tightly spoils it.
+#[tokio::test]
+async fn a_pod_must_be_held_as_the_file_says() {
+    let world = World::new().await;
+    let lines = "pods = true\nsecurity-context = { run-as-non-root = true, privileged = false, read-only-root = true, \
+                 allow-privilege-escalation = false, host-namespaces = false }\n";
+    let token = world.token(&claims());
+    assert_eq!(world.provider(lines).agent(&token).await, "a");
+    let context = "/spec/containers/1/securityContext";
+    for (path, name, value) in [
+        ("/spec/securityContext", "runAsNonRoot", json!(false)),
+        (context, "runAsNonRoot", json!(false)),
+        (context, "privileged", json!(true)),
+        (context, "allowPrivilegeEscalation", json!(true)),
+        (context, "allowPrivilegeEscalation", Value::Null),
+        (context, "readOnlyRootFilesystem", json!(false)),
+        (context, "readOnlyRootFilesystem", Value::Null),
+        (context, "capabilities", json!({"add": ["SYS_ADMIN"]})),
+        ("/spec", "hostPID", json!(true)),
+        ("/spec", "hostNetwork", json!(true)),
+        ("/spec", "ephemeralContainers", json!([{"name": "debug"}])),
+        (
+            "/spec",
+            "initContainers",
+            json!([{"name": "setup", "securityContext": {"privileged": true}}]),
+        ),
+        ("/spec", "containers", json!([])),
+    ] {
+        let mut pod = pod();
+        pod.pointer_mut(path).unwrap()[name] = value;
+        world.cluster.lock().pod = Some(pod);
+        let shown = world.provider(lines).show(&token).await;
+        assert_eq!(shown, Err(AttestError::Bad), "{path} {name}");
+    }
+}
+
+/// The verifier's folder: it notes what it is asked, and says what `answer` does.
+fn verifier(answer: &str) -> (tempfile::TempDir, String) {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("verify");
+    let log = folder.path().join("asked").display().to_string();
+    let script = format!("#!/bin/sh\nread -r line\necho \"$line\" >> {log}\n{answer}\n");
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let lines = format!(
+        "pods = true\nimage-verifier = {{ run = [\"{}\"], deadline = \"2s\", ttl = \"5m\" }}\n",
+        program.display()
+    );
+    (folder, lines)
+}
+
+fn asked(folder: &tempfile::TempDir) -> Vec<Value> {
+    let text = std::fs::read_to_string(folder.path().join("asked")).unwrap_or_default();
+    let lines = text.lines();
+    lines
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verifier_says_whether_an_image_is_signed() {
+    let world = World::new().await;
+    let token = world.token(&claims());
+    let (folder, lines) = verifier("echo '{}'");
+    let provider = world.provider(&lines);
+    assert_eq!(provider.agent(&token).await, "a");
+    let images: Vec<Value> = asked(&folder);
+    let digest = format!("sha256:{}", "a".repeat(64));
+    let one = json!({
+        "version": 1, "op": "verify-image", "digest": digest,
+        "image": format!("registry.example/calendar@{digest}"),
+    });
+    assert_eq!(images.len(), 2, "{images:?}");
+    assert!(images.contains(&one), "{images:?}");
+    // Another token of the pod, and the same after its review is forgotten: the images are known.
+    let mut other = claims();
+    other["jti"] = json!("2");
+    assert_eq!(provider.agent(&world.token(&other)).await, "a");
+    provider.clock.advance(Duration::from_mins(1));
+    assert_eq!(provider.agent(&token).await, "a");
+    assert_eq!(asked(&folder).len(), 2);
+    provider.clock.advance(Duration::from_mins(5));
+    assert_eq!(provider.agent(&token).await, "a");
+    assert_eq!(asked(&folder).len(), 4, "asked anew past its time");
+    // Another digest under the same name is another image.
+    let mut changed = pod();
+    changed["status"]["containerStatuses"][0]["imageID"] = json!(format!(
+        "registry.example/calendar@sha256:{}",
+        "e".repeat(64)
+    ));
+    world.cluster.lock().pod = Some(changed);
+    provider.clock.advance(Duration::from_mins(1));
+    assert_eq!(provider.agent(&token).await, "a");
+    assert_eq!(asked(&folder).len(), 5);
+
+    world.cluster.lock().pod = Some(pod());
+    for (answer, error) in [
+        ("echo '{\"error\":\"not signed\"}'", AttestError::Bad),
+        ("echo '{}'; exit 1", AttestError::Bad),
+        ("echo '[]'", AttestError::Bad),
+        ("echo yes", AttestError::Bad),
+        ("exit 0", AttestError::Bad),
+        ("sleep 9; echo '{}'", AttestError::Unavailable),
+        ("head -c 100000 /dev/zero", AttestError::Unavailable),
+    ] {
+        let (folder, lines) = verifier(answer);
+        let provider = world.provider(&lines);
+        assert_eq!(provider.show(&token).await, Err(error), "{answer}");
+        assert_eq!(provider.show(&token).await, Err(error), "{answer}");
+        assert_eq!(asked(&folder).len(), 1, "not asked at once again");
+    }
+    let nowhere = "pods = true\nimage-verifier = { run = [\"/nowhere/verify\"] }\n";
+    let shown = world.provider(nowhere).show(&token).await;
+    assert_eq!(shown, Err(AttestError::Unavailable));
+    // Without a digest there is nothing to verify: the command is not even asked.
+    let (folder, lines) = verifier("echo '{}'");
+    let mut untold = pod();
+    untold["status"]["containerStatuses"][0]["imageID"] = json!("registry.example/calendar:1");
+    world.cluster.lock().pod = Some(untold);
+    let shown = world.provider(&lines).show(&token).await;
+    assert_eq!(shown, Err(AttestError::Bad));
+    assert_eq!(asked(&folder).len(), 0);
+}
+
+/// A thousand connections with one token are one review and one look at its pod. A refusal is not kept, so of a thousand
+/// with a bad one those that come after it has landed ask again, together.
+#[tokio::test(flavor = "multi_thread")]
+async fn however_many_show_a_token_there_is_one_review() {
+    let world = World::new().await;
+    let (folder, lines) = verifier("sleep 0.2; echo '{}'");
+    for (believes, calls) in [(true, 2..=2), (false, 1..=50)] {
+        world.cluster.lock().believes = believes;
+        let before = world.calls();
+        let provider = Arc::new(world.provider(&lines));
+        let token: Arc<str> = world.token(&claims()).into();
+        let mut shown = tokio::task::JoinSet::new();
+        for _ in 0..1000 {
+            let (provider, token) = (Arc::clone(&provider), Arc::clone(&token));
+            shown.spawn(async move { provider.show(&token).await.is_ok() });
+        }
+        while let Some(one) = shown.join_next().await {
+            assert_eq!(one.unwrap(), believes);
+        }
+        let made = world.calls() - before;
+        assert!(calls.contains(&made), "{made}");
+    }
+    assert_eq!(asked(&folder).len(), 2, "one for each image");
 }

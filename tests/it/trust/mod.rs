@@ -1,10 +1,10 @@
 //! Trust providers: tokens, processes and certificates that prove an agent, and those that only look like it.
 
 mod aws;
-mod issuer;
+pub mod issuer;
 mod jwt;
 mod kubernetes;
-mod mint;
+pub mod mint;
 mod peer;
 mod spiffe;
 mod user;
@@ -25,6 +25,8 @@ use keyward::preset::Presets;
 use keyward::tls::{Connector, TrustSettings};
 
 use super::upstream::CA;
+
+pub use mint::b64;
 
 /// One provider as the file describes it, with a clock that stands still at `NOW`.
 pub struct Provider {
@@ -55,6 +57,7 @@ impl Provider {
             clock: &(Arc::clone(&clock) as Arc<dyn Clock>),
             metrics: &Metrics::default(),
             token: Some(Arc::new(OwnToken)),
+            env: &|name| std::env::var_os(name),
         };
         Self {
             inner: identity::provider(&loaded.config.trust[0].settings, &parts),

@@ -4,8 +4,6 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use keyward::identity::{AttestError, Attested, Bound, Evidence, Link, Peer, TokenType};
@@ -17,111 +15,12 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 use super::super::harness::{BEARER, Harness, Setup, TOKEN_A};
+use super::super::svid::{DAY, Domain, Svid, entry, message, set_life};
 use super::super::upstream::{self, CA, Upstream};
 use super::mint::Pair;
 use super::{NOW, Provider};
 
 const CALENDAR: &str = "spiffe://prod.example/sa/calendar";
-
-/// The authority of a trust domain.
-struct Domain {
-    pem: String,
-    der: Vec<u8>,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-struct Svid {
-    der: Vec<u8>,
-    pem: String,
-    key: String,
-}
-
-/// A time as certificates have it, seconds from what the providers' clock says.
-fn at(seconds: i64) -> time_of::Date {
-    time_of::date(NOW + seconds)
-}
-
-/// Dates as `rcgen` takes them, by way of a year, a month and a day.
-mod time_of {
-    pub type Date = (i32, u8, u8);
-
-    pub fn date(unix: i64) -> Date {
-        let date = jiff::Timestamp::from_second(unix).unwrap();
-        let date = date.to_zoned(jiff::tz::TimeZone::UTC).date();
-        (
-            date.year().into(),
-            date.month().try_into().unwrap(),
-            date.day().try_into().unwrap(),
-        )
-    }
-}
-
-fn set_life(params: &mut CertificateParams, from: i64, to: i64) {
-    let ((y, m, d), (y2, m2, d2)) = (at(from), at(to));
-    params.not_before = rcgen::date_time_ymd(y, m, d);
-    params.not_after = rcgen::date_time_ymd(y2, m2, d2);
-}
-
-const DAY: i64 = 24 * 3600;
-
-impl Domain {
-    fn new(name: &str) -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params.subject_alt_names =
-            vec![SanType::URI(format!("spiffe://{name}").try_into().unwrap())];
-        params
-            .distinguished_name
-            .push(rcgen::DnType::CommonName, name);
-        set_life(&mut params, -900 * DAY, 900 * DAY);
-        let key = KeyPair::generate().unwrap();
-        let cert = params.self_signed(&key).unwrap();
-        Self {
-            pem: cert.pem(),
-            der: cert.der().to_vec(),
-            issuer: Issuer::new(params, key),
-        }
-    }
-
-    fn svid(&self, uris: &[&str]) -> Svid {
-        self.svid_with(uris, |_| {})
-    }
-
-    fn svid_with(&self, uris: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Svid {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        let uri = |uri: &&str| SanType::URI((*uri).try_into().unwrap());
-        params.subject_alt_names = uris.iter().map(uri).collect();
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
-        set_life(&mut params, -900 * DAY, 800 * DAY);
-        change(&mut params);
-        let key = KeyPair::generate().unwrap();
-        let cert = params.signed_by(&key, &self.issuer).unwrap();
-        Svid {
-            der: cert.der().to_vec(),
-            pem: cert.pem(),
-            key: key.serialize_pem(),
-        }
-    }
-
-    /// The SPIFFE JWK set of this domain, with these keys for JWT-SVIDs beside the root.
-    fn bundle(&self, tokens: &[Value]) -> String {
-        let mut keys = vec![json!({
-            "use": "x509-svid", "kty": "EC", "crv": "P-256", "x": "", "y": "",
-            "x5c": [STANDARD.encode(&self.der)],
-        })];
-        keys.extend(tokens.iter().cloned().map(|mut key| {
-            key["use"] = json!("jwt-svid");
-            key
-        }));
-        json!({"keys": keys, "spiffe_sequence": 1, "spiffe_refresh_hint": 60}).to_string()
-    }
-}
 
 fn table(file: &str) -> String {
     format!(
@@ -355,25 +254,11 @@ async fn a_bundle_comes_from_an_endpoint() {
     assert_eq!(server.requests().len(), 1);
 }
 
-/// A gRPC message, of one map entry in this field.
-fn grpc(field: u8, name: &str, value: &[u8]) -> Vec<u8> {
-    let piece = |tag: u8, bytes: &[u8]| {
-        let length = u16::try_from(bytes.len()).unwrap();
-        let low = u8::try_from(length & 0x7f).unwrap() | 0x80;
-        let high = u8::try_from(length >> 7).unwrap();
-        [&[tag, low, high][..], bytes].concat()
-    };
-    let entry = [piece(0x0a, name.as_bytes()), piece(0x12, value)].concat();
-    let message = piece(field << 3 | 2, &entry);
-    let length = u32::try_from(message.len()).unwrap().to_be_bytes();
-    [&[0][..], &length, &message].concat()
-}
-
 /// The agent of SPIFFE on this machine, as far as it is asked: two streams that stay open after their first message.
 fn workload_api(socket: &Path, domain: &Domain, tokens: &[Value]) -> tokio::task::JoinHandle<()> {
-    let roots = grpc(2, "spiffe://prod.example", &domain.der);
+    let roots = message(&entry(2, "spiffe://prod.example", &domain.der));
     let set = json!({"keys": tokens}).to_string();
-    let set = grpc(1, "spiffe://prod.example", set.as_bytes());
+    let set = message(&entry(1, "spiffe://prod.example", set.as_bytes()));
     let listener = tokio::net::UnixListener::bind(socket).unwrap();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
@@ -456,7 +341,7 @@ async fn a_bundle_comes_from_the_workload_api() {
 
 struct World {
     harness: Harness,
-    _upstream: Upstream,
+    _upstreams: [Upstream; 2],
     folder: tempfile::TempDir,
 }
 
@@ -485,7 +370,10 @@ impl World {
                 path(&format!("{name}.pem"))
             )
         };
-        let harness = Setup::new(&format!("{BEARER}{}{}", one("prod", "a"), one("test", "b")))
+        let plain = Upstream::plain(|_| Box::pin(async { upstream::ok("") })).await;
+        let open = "[[route]]\nhosts = [\"plain.test:80\"]\n";
+        let trusts = one("prod", "a") + &one("test", "b");
+        let harness = Setup::new(&format!("{BEARER}{open}{trusts}"))
             .proxy("listen = [\"tls:127.0.0.1:0\"]")
             .proxy(&format!(
                 "tls = {{ cert = \"{}\", key = {{ file = \"{}\" }} }}",
@@ -493,11 +381,12 @@ impl World {
                 path("key.pem")
             ))
             .to("api.test:443", &upstream)
+            .to("plain.test:80", &plain)
             .start()
             .await;
         Self {
             harness,
-            _upstream: upstream,
+            _upstreams: [upstream, plain],
             folder,
         }
     }
@@ -622,5 +511,65 @@ async fn what_is_no_tls_is_not_heard() {
     plain.authorization = None;
     let (answer, _) = plain.connect("api.test:443").await;
     assert_eq!(answer.start, "", "{answer:?}");
+    world.harness.finish().await;
+}
+
+/// A connection that is kept is not proved anew at each request; after five seconds, and under another configuration, it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_connection_is_known_for_a_bounded_time_and_one_configuration() {
+    let (prod, test) = (Domain::new("prod.example"), Domain::new("test.example"));
+    let world = World::new(&prod, &test).await;
+    let svid = prod.svid(&[CALENDAR]);
+    let proxy = world.harness.app().listeners()[0].2[0];
+    let stream = tokio::net::TcpStream::connect(proxy).await.unwrap();
+    let stream = upstream::tls_client(&svid.pem, &svid.key)
+        .connect("127.0.0.1".try_into().unwrap(), stream)
+        .await
+        .unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let mut ask = async || {
+        let request = http::Request::get("http://plain.test/")
+            .header("host", "plain.test")
+            .body(upstream::full(""))
+            .unwrap();
+        sender.ready().await.unwrap();
+        let answer = sender.send_request(request).await.unwrap();
+        let status = answer.status().as_u16();
+        http_body_util::BodyExt::collect(answer.into_body())
+            .await
+            .unwrap();
+        status
+    };
+    let attested = "keyward_attestations_total{trust=\"prod\",outcome=\"attested\"}";
+    let count = async |harness: &Harness| -> usize {
+        let metrics = harness.metrics().await;
+        let line = metrics.lines().find_map(|line| line.strip_prefix(attested));
+        line.map_or(0, |rest| rest.trim().parse().unwrap())
+    };
+    for _ in 0..5 {
+        assert_eq!(ask().await, 200);
+    }
+    assert_eq!(count(&world.harness).await, 1);
+    let text = world.harness.setup.clone();
+    world
+        .harness
+        .reload(&text.agent_a("purpose = \"x\"\n"))
+        .await;
+    ask().await;
+    assert_eq!(count(&world.harness).await, 2);
+    // Another authority: the connection is nobody's when it is looked at again.
+    let other = Domain::new("prod.example");
+    std::fs::write(world.folder.path().join("prod.pem"), &other.pem).unwrap();
+    let refused = async {
+        while ask().await != 407 {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), refused)
+        .await
+        .unwrap();
     world.harness.finish().await;
 }

@@ -1,5 +1,7 @@
 // The certified OpenID provider as an OAuth issuer on loopback: every way in which a client can show who it is, opaque
-// tokens that are introspected and revoked, resource indicators, DPoP with nonces, and a token exchange.
+// tokens that are introspected and revoked, resource indicators, DPoP with nonces, a token exchange, and people who sign
+// in: whoever `login_hint` names sits at the browser and consents, and `/device-approved?user_code=…&who=…` is somebody
+// at another device.
 //
 // One JSON object on stdin says who is known: {"clients":[…],"tls":{"cert","key","ca"},"modules":"…/node_modules"}.
 // A client's "key" is its public key in PEM, its "certificate" one in PEM. One line on stdout says where it listens.
@@ -53,11 +55,28 @@ const provider = new Provider(issuer, {
     'self_signed_tls_client_auth',
     'none',
   ],
-  scopes: ['contacts.read', 'contacts.write'],
-  ttl: { ClientCredentials: (ctx, token, { clientId }) => lives[clientId] },
+  scopes: ['openid', 'offline_access', 'contacts.read', 'contacts.write'],
+  claims: { openid: ['sub'], email: ['email', 'email_verified'] },
+  conformIdTokenClaims: false,
+  findAccount: (ctx, id) => ({
+    accountId: id,
+    claims: () => ({ sub: id, email: `${id}@example.com`, email_verified: true }),
+  }),
+  interactions: { url: (ctx, interaction) => `/interaction/${interaction.uid}` },
+  ttl: {
+    ClientCredentials: (ctx, token, { clientId }) => lives[clientId],
+    IdToken: (ctx, token, { clientId }) => lives[clientId],
+    AccessToken: 600,
+    Grant: 3600,
+    Interaction: 600,
+    RefreshToken: 3600,
+    Session: 3600,
+    DeviceCode: 600,
+  },
   features: {
     devInteractions: { enabled: false },
     clientCredentials: { enabled: true },
+    deviceFlow: { enabled: true },
     introspection: { enabled: true, allowedPolicy: () => true },
     revocation: { enabled: true, allowedPolicy: (ctx, one, token) => token.clientId === one.clientId },
     dPoP: { enabled: true, nonceSecret: Buffer.alloc(32, 7), requireNonce: () => true },
@@ -122,15 +141,59 @@ provider.registerGrantType(
   ['resource', 'audience'],
 );
 const failures = [];
-for (const event of ['grant.error', 'introspection.error', 'revocation.error', 'server_error']) {
+for (const event of ['grant.error', 'authorization.error', 'device_authorization.error', 'introspection.error', 'revocation.error', 'server_error']) {
   provider.on(event, (ctx, error) => failures.push(`${event}: ${error.error_detail ?? error.message}`));
 }
 
+async function granted(accountId, clientId) {
+  const grant = new provider.Grant({ accountId, clientId });
+  grant.addOIDCScope('openid offline_access email');
+  return grant.save();
+}
+
+// Whoever sits at the browser signs in, and consents to whatever is asked.
+async function interact(request, response) {
+  const { prompt, params, session } = await provider.interactionDetails(request, response);
+  const result = {};
+  if (params.login_hint === 'nobody') {
+    result.error = 'access_denied';
+  } else if (prompt.name === 'login') {
+    result.login = { accountId: params.login_hint ?? 'alice' };
+  } else {
+    result.consent = { grantId: await granted(session.accountId, params.client_id) };
+  }
+  await provider.interactionFinished(request, response, result, { mergeWithLastSubmission: true });
+}
+
+async function approve(query, response) {
+  const who = query.get('who');
+  const code = await provider.DeviceCode.findByUserCode(query.get('user_code').replace(/\W/g, ''));
+  if (who === 'nobody') {
+    Object.assign(code, { error: 'access_denied', errorDescription: 'no' });
+  } else {
+    const grantId = await granted(who, code.clientId);
+    const authTime = Math.floor(Date.now() / 1000);
+    Object.assign(code, { accountId: who, grantId, authTime, scope: code.params.scope });
+  }
+  await code.save();
+  response.end('done');
+}
+
 const callback = provider.callback();
+const failed = (response) => (error) => {
+  failures.push(`own: ${error.message}`);
+  response.statusCode = 500;
+  response.end();
+};
 const handle = (request, response) => {
+  const url = new URL(request.url, issuer);
   if (request.url === '/seen') {
     response.setHeader('content-type', 'application/json');
     response.end(JSON.stringify({ exchanged, failures }));
+  } else if (url.pathname.startsWith('/interaction/')) {
+    interact(request, response).catch(failed(response));
+  } else if (url.pathname === '/device-approved') {
+    approve(url.searchParams, response).catch(failed(response));
   } else {
     callback(request, response);
   }

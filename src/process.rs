@@ -1,4 +1,6 @@
-//! A command that gives a secret: its output within a length, in a process group of its own that does not outlive it.
+//! An operator's command: its output within a length, in a process group of its own that does not outlive it.
+//!
+//! It gets nothing of keyward's environment but what is named, and what it prints is taken to be secret.
 
 use std::ffi::OsString;
 use std::io;
@@ -10,31 +12,42 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use zeroize::Zeroizing;
 
-use super::source::Env;
+/// keyward's environment as `main` captured it, before it took the secrets out of its own.
+pub type Env<'a> = &'a (dyn Fn(&str) -> Option<OsString> + Send + Sync);
 
 /// What a command gets of keyward's environment. All else may hold secrets.
 #[derive(Debug, Clone)]
-pub(super) struct Surroundings(Vec<(Box<str>, OsString)>);
+pub struct Surroundings(Vec<(Box<str>, OsString)>);
 
 /// What a command gave, whole.
-pub(super) struct Output {
-    pub(super) stdout: Zeroizing<Vec<u8>>,
-    pub(super) status: ExitStatus,
+#[expect(missing_debug_implementations, reason = "a secret stands in it")]
+pub struct Output {
+    /// Its standard output.
+    pub stdout: Zeroizing<Vec<u8>>,
+    /// How it ended.
+    pub status: ExitStatus,
     /// How much it wrote to its standard error, as far as it was read, in bytes. What it wrote is not kept.
-    pub(super) complained: u64,
+    pub complained: u64,
 }
 
 /// Why there is no output.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Broken {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Broken {
+    /// There is no such program, or it may not be run.
+    #[error("the command cannot be started: {0}")]
     NotStarted(io::ErrorKind),
+    /// It printed more than it may.
+    #[error("the command printed too much")]
     TooLong,
+    /// Its output broke off.
+    #[error("the command's output cannot be read")]
     Unread,
 }
 
 impl Surroundings {
     /// Those of `names` that are set.
-    pub(super) fn keeping<'n>(env: Env<'_>, names: impl IntoIterator<Item = &'n str>) -> Self {
+    pub fn keeping<'n>(env: Env<'_>, names: impl IntoIterator<Item = &'n str>) -> Self {
         let set = |name: &'n str| env(name).map(|value| (name.into(), value));
         Self(names.into_iter().filter_map(set).collect())
     }
@@ -43,8 +56,11 @@ impl Surroundings {
 /// Runs a command, writes `input` to it, and takes its standard output. At too much output, and when the future is
 /// dropped, its whole process group is killed; the caller sets the deadline.
 ///
+/// # Errors
+/// [`Broken`]. A command that ends badly is no error here.
+///
 /// A child of the command that keeps the output open is waited for: what it may yet print belongs to the answer.
-pub(super) async fn run(
+pub async fn run(
     argv: &[String],
     input: &[u8],
     max_output: usize,

@@ -19,7 +19,7 @@ use crate::clock::Clock;
 
 /// Where a value comes from.
 #[async_trait]
-pub(super) trait Origin: Debug + Send + Sync + 'static {
+pub trait Origin: Debug + Send + Sync + 'static {
     /// What it is.
     type Value: Debug + Send + Sync + 'static;
 
@@ -41,11 +41,11 @@ pub(super) trait Origin: Debug + Send + Sync + 'static {
 
 /// There is no value, and none could be fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Gone;
+pub struct Gone;
 
 /// A value of this origin. Cheap to clone; the clones are the same value.
 #[derive(Debug)]
-pub(super) struct Refreshed<O: Origin>(Arc<Inner<O>>);
+pub struct Refreshed<O: Origin>(Arc<Inner<O>>);
 
 impl<O: Origin> Clone for Refreshed<O> {
     fn clone(&self) -> Self {
@@ -74,7 +74,7 @@ struct State<V> {
 
 impl<O: Origin> Refreshed<O> {
     /// Nothing is fetched before somebody asks.
-    pub(super) fn new(origin: O, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(origin: O, clock: Arc<dyn Clock>) -> Self {
         Self(Arc::new(Inner {
             origin,
             clock,
@@ -86,7 +86,7 @@ impl<O: Origin> Refreshed<O> {
     }
 
     /// The value, fresh or not much older. Waits only where there is none.
-    pub(super) async fn current(&self) -> Result<Arc<O::Value>, Gone> {
+    pub async fn current(&self) -> Result<Arc<O::Value>, Gone> {
         let now = self.0.clock.now().mono;
         let state = self.0.state.load_full();
         match &state {
@@ -104,7 +104,7 @@ impl<O: Origin> Refreshed<O> {
 
     /// Another value than the one that was seen, where the origin has one and may be asked; else the same again. An
     /// origin that is down might have another, so there is none then.
-    pub(super) async fn renewed(&self, seen: Arc<O::Value>) -> Result<Arc<O::Value>, Gone> {
+    pub async fn renewed(&self, seen: Arc<O::Value>) -> Result<Arc<O::Value>, Gone> {
         let value = self.fly(Some(Arc::clone(&seen))).await?;
         let failed = self.0.flight.lock().await.is_some_and(|(_, good)| !good);
         if failed && Arc::ptr_eq(&value, &seen) {
@@ -171,7 +171,7 @@ impl<O: Origin> Inner<O> {
                 *flight = Some((ended, false));
                 warn!(
                     of = self.origin.name(),
-                    why, "keys of a trust provider cannot be fetched"
+                    why, "what is published for all cannot be fetched"
                 );
                 usable(&state, ended)
             }
@@ -186,11 +186,11 @@ impl<V> State<V> {
 }
 
 /// How long a value is used past its freshness while its origin is out of reach.
-pub(super) const STALE: Duration = Duration::from_hours(1);
+const STALE: Duration = Duration::from_hours(1);
 /// The least time between two calls, where the origin does not say otherwise.
-pub(super) const AGAIN: Duration = Duration::from_secs(10);
+pub const AGAIN: Duration = Duration::from_secs(10);
 /// The least time after a call that gave nothing.
-pub(super) const AGAIN_AFTER_FAILURE: Duration = Duration::from_secs(1);
+const AGAIN_AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// The time for one call.
 const DEADLINE: Duration = Duration::from_secs(5);
 

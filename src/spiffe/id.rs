@@ -2,16 +2,17 @@
 
 /// One that is well formed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::identity) struct SpiffeId<'t> {
-    pub(in crate::identity) domain: &'t str,
+pub struct SpiffeId<'t> {
+    /// The trust domain.
+    pub domain: &'t str,
     /// Without one it names the domain itself, which no workload is.
-    pub(in crate::identity) has_path: bool,
+    pub has_path: bool,
 }
 
 impl<'t> SpiffeId<'t> {
     /// Reads it. A domain in capitals, a port, a user, a query, a fragment, an escape, an empty segment or one of dots
     /// make it none (§2.1, §2.2).
-    pub(in crate::identity) fn read(text: &'t str) -> Option<Self> {
+    pub fn read(text: &'t str) -> Option<Self> {
         let rest = text
             .strip_prefix("spiffe://")
             .filter(|_| text.len() <= 2048)?;
@@ -36,7 +37,7 @@ impl<'t> SpiffeId<'t> {
 }
 
 /// Whether this is a trust domain's name.
-pub(in crate::identity) fn is_domain(text: &str) -> bool {
+pub fn is_domain(text: &str) -> bool {
     let id = format!("spiffe://{text}");
     SpiffeId::read(&id).is_some_and(|id| !id.has_path)
 }

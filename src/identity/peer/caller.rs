@@ -1,0 +1,130 @@
+//! The processes on this machine that a relay serves: which it may, and what it tells of them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::{FileId, Found, Judge, Place, Sums, is_within, socket};
+use crate::identity::Link;
+use crate::identity::settings::PeerSettings;
+
+/// What is known of a process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Process {
+    /// Its effective user.
+    pub uid: u32,
+    /// Its effective group.
+    pub gid: Option<u32>,
+    /// Its executable: the file that runs is the one that stands there for us.
+    pub executable: Option<PathBuf>,
+    /// The SHA-256 of the executable's content.
+    pub sha256: Option<[u8; 32]>,
+    /// Its control groups.
+    pub cgroups: Vec<String>,
+}
+
+/// Looks at who is at the other end of local connections.
+#[derive(Debug)]
+pub struct Callers {
+    judge: Arc<Judge>,
+    whole: bool,
+}
+
+impl Callers {
+    /// Knows those that match every list that is not empty; with `whole`, it learns all of them that can be learnt.
+    pub fn new(settings: PeerSettings, whole: bool) -> Self {
+        Self {
+            judge: Arc::new(Judge {
+                settings,
+                sums: Sums::default(),
+            }),
+            whole,
+        }
+    }
+
+    /// The process at the other end of this connection; `None` where it is none of those, or not to be seen.
+    pub async fn of(&self, link: &Link) -> Option<Process> {
+        let place = Place::of(link)?;
+        let (judge, whole) = (Arc::clone(&self.judge), self.whole);
+        let look = tokio::task::spawn_blocking(move || judge.know(&place, whole));
+        look.await.ok()?
+    }
+}
+
+impl Judge {
+    fn know(&self, place: &Place, whole: bool) -> Option<Process> {
+        let PeerSettings {
+            uids,
+            gids,
+            executables,
+            sha256,
+            cgroups,
+        } = &self.settings;
+        let by_user = gids.is_empty()
+            && executables.is_empty()
+            && sha256.is_empty()
+            && cgroups.is_empty()
+            && !whole;
+        if let (Place::Tcp(ours, theirs), true) = (place, by_user) {
+            // The socket itself says whose it is. A process in another PID namespace, as a neighbouring container is,
+            // has no more to show.
+            let row = socket::row(*ours, *theirs)?;
+            let known = uids.is_empty() || uids.contains(&row.uid);
+            return known.then_some(Process {
+                uid: row.uid,
+                gid: None,
+                executable: None,
+                sha256: None,
+                cgroups: Vec::new(),
+            });
+        }
+        let found = self.look(place)?;
+        Some(self.describe(found, whole))
+    }
+
+    fn describe(&self, found: Found, whole: bool) -> Process {
+        let Found {
+            uid,
+            gid,
+            pid,
+            facts,
+        } = found;
+        let file = facts.as_ref().and_then(|facts| facts.file);
+        let sha256 = file
+            .filter(|_| whole)
+            .and_then(|file| self.sums.of(pid, file).ok());
+        let (executable, cgroups) = match facts {
+            Some(facts) => (facts.executable, facts.cgroups),
+            None => (None, Vec::new()),
+        };
+        let stands_there = |path: &PathBuf| {
+            let ours = std::fs::metadata(path).ok().map(|file| FileId::of(&file));
+            ours.is_some() && ours == file
+        };
+        Process {
+            uid,
+            gid: Some(gid),
+            executable: executable.filter(stands_there),
+            sha256,
+            cgroups,
+        }
+    }
+}
+
+/// Whether what somebody else tells of a process is what every list that is not empty asks for.
+pub(in crate::identity) fn fits(settings: &PeerSettings, process: &Process) -> bool {
+    let PeerSettings {
+        uids,
+        gids,
+        executables,
+        sha256,
+        cgroups,
+    } = settings;
+    let executable = process.executable.as_deref();
+    let is_it = |path: &PathBuf| executable == Some(Path::new(path));
+    let in_group = |group: &String| process.cgroups.iter().any(|own| is_within(own, group));
+    (uids.is_empty() || uids.contains(&process.uid))
+        && (gids.is_empty() || process.gid.is_some_and(|gid| gids.contains(&gid)))
+        && (executables.is_empty() || executables.iter().any(is_it))
+        && (sha256.is_empty() || process.sha256.is_some_and(|sum| sha256.contains(&sum)))
+        && (cgroups.is_empty() || cgroups.iter().any(in_group))
+}

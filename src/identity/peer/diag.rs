@@ -1,0 +1,92 @@
+//! One socket asked of the kernel by its addresses (sock_diag(7)): the answer costs the same however many there are.
+
+use std::net::{IpAddr, SocketAddr};
+
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with,
+};
+
+use super::socket::Row;
+
+/// `SOCK_DIAG_BY_FAMILY`.
+const BY_FAMILY: u16 = 20;
+/// `NLM_F_REQUEST`: one socket, and not a list.
+const REQUEST: u16 = 1;
+/// `TCP_ESTABLISHED`.
+const ESTABLISHED: u8 = 1;
+const TCP: u8 = 6;
+/// Header, request and the identity of a socket (linux/netlink.h, linux/inet_diag.h).
+const ASKED: usize = 16 + 8 + 48;
+/// Where things stand in an answer: state, ports, owner and inode.
+const STATE: usize = 17;
+const PORTS: usize = 20;
+const UID: usize = 80;
+const INODE: usize = 84;
+
+/// The established socket with these ends. `Err`: the kernel cannot be asked so.
+pub(super) fn row(local: SocketAddr, remote: SocketAddr) -> Result<Option<Row>, rustix::io::Errno> {
+    let socket = socket_with(
+        AddressFamily::NETLINK,
+        SocketType::DGRAM,
+        SocketFlags::CLOEXEC,
+        Some(netlink::SOCK_DIAG),
+    )?;
+    send(&socket, &question(local, remote), SendFlags::empty())?;
+    let mut answer = [0_u8; 512];
+    let (_, length) = recv(&socket, &mut answer, RecvFlags::empty())?;
+    let answer = answer.get(..length).unwrap_or_default();
+    Ok(read(answer, local.port(), remote.port()))
+}
+
+fn question(local: SocketAddr, remote: SocketAddr) -> Vec<u8> {
+    let (family, four) = match local.ip() {
+        IpAddr::V4(_) => (AddressFamily::INET, true),
+        IpAddr::V6(_) => (AddressFamily::INET6, false),
+    };
+    let place = |ip: IpAddr| -> [u8; 16] {
+        match ip {
+            IpAddr::V6(ip) => ip.octets(),
+            IpAddr::V4(ip) => {
+                let mut out = [0; 16];
+                for (to, from) in out.iter_mut().zip(ip.octets()) {
+                    *to = from;
+                }
+                out
+            }
+        }
+    };
+    debug_assert!(four == remote.is_ipv4(), "both ends are of one family");
+    let mut out = Vec::with_capacity(ASKED);
+    out.extend_from_slice(&u32::try_from(ASKED).unwrap_or_default().to_ne_bytes());
+    out.extend_from_slice(&BY_FAMILY.to_ne_bytes());
+    out.extend_from_slice(&REQUEST.to_ne_bytes());
+    // Sequence and port: one question on a socket of its own.
+    out.extend_from_slice(&[0; 8]);
+    let family = u8::try_from(family.as_raw()).unwrap_or_default();
+    out.extend_from_slice(&[family, TCP, 0, 0]);
+    out.extend_from_slice(&(1_u32 << ESTABLISHED).to_ne_bytes());
+    out.extend_from_slice(&local.port().to_be_bytes());
+    out.extend_from_slice(&remote.port().to_be_bytes());
+    out.extend_from_slice(&place(local.ip()));
+    out.extend_from_slice(&place(remote.ip()));
+    // Any interface, any cookie.
+    out.extend_from_slice(&[0; 4]);
+    out.extend_from_slice(&[0xff; 8]);
+    out
+}
+
+/// `None`: there is no such socket, or it is not what was asked for: where none is connected so the kernel names the one
+/// that listens.
+fn read(answer: &[u8], local: u16, remote: u16) -> Option<Row> {
+    let word = |at: usize| {
+        let bytes = answer.get(at..at + 4)?;
+        Some(u32::from_ne_bytes(bytes.try_into().ok()?))
+    };
+    let kind = u16::from_ne_bytes(answer.get(4..6)?.try_into().ok()?);
+    let ports = [local.to_be_bytes(), remote.to_be_bytes()].concat();
+    let is_it = kind == BY_FAMILY
+        && answer.get(STATE) == Some(&ESTABLISHED)
+        && answer.get(PORTS..PORTS + 4) == Some(ports.as_slice());
+    let (uid, inode) = (word(UID)?, u64::from(word(INODE)?));
+    (is_it && inode != 0).then_some(Row { uid, inode })
+}

@@ -1,0 +1,272 @@
+//! As who the relay stands before the gateway: a certificate, and a session token where the evidence is one.
+//!
+//! The token is renewed ahead of its end and whenever the certificate changes, by one exchange for all who wait. Until
+//! the new one is there the old one serves, so that nothing that rotates costs a request.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+use http::header::HeaderValue;
+use tokio::sync::{Mutex, Notify, watch};
+use tracing::{info, warn};
+
+use super::Settings;
+use super::fault::Fault;
+use super::token::Token;
+use crate::clock::Clock;
+use crate::host::Target;
+use crate::tls::Connector;
+
+/// What one request to the gateway is made with.
+#[derive(Debug)]
+pub(super) struct Standing {
+    pub(super) connector: Arc<Connector>,
+    /// `Proxy-Authorization`; without one the certificate says it all.
+    pub(super) authorization: Option<HeaderValue>,
+    /// When the token ends, and when the next is asked for.
+    times: Option<(Instant, Instant)>,
+}
+
+/// The standing of now, and how the next comes about.
+#[derive(Debug)]
+pub(super) struct Standings {
+    gateway: Target,
+    connect_to: Target,
+    token: Option<Token>,
+    clock: Arc<dyn Clock>,
+    /// By the newest certificate; none before the first.
+    connector: watch::Sender<Option<Arc<Connector>>>,
+    current: ArcSwapOption<Standing>,
+    turn: Mutex<Turn>,
+    /// The certificate is another.
+    changed: Notify,
+}
+
+/// What the last renewal came to. Whoever holds it renews for all.
+#[derive(Debug, Default)]
+struct Turn {
+    failed: Option<(Instant, Fault)>,
+}
+
+/// For how long a failure is told to whoever asks, before it is tried again.
+const REST: Duration = Duration::from_millis(500);
+/// For how long the first certificate is waited for.
+const FIRST: Duration = Duration::from_secs(3);
+
+impl Standings {
+    pub(super) fn new(settings: &Settings, clock: Arc<dyn Clock>) -> Arc<Self> {
+        let gateway = settings.gateway.clone();
+        Arc::new(Self {
+            connect_to: settings
+                .connect_to
+                .clone()
+                .unwrap_or_else(|| gateway.clone()),
+            gateway,
+            token: settings.token.clone(),
+            clock,
+            connector: watch::Sender::new(None),
+            current: ArcSwapOption::empty(),
+            turn: Mutex::default(),
+            changed: Notify::new(),
+        })
+    }
+
+    pub(super) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    /// Takes another certificate, or other roots.
+    pub(super) fn use_connector(&self, connector: Connector) {
+        let connector = Arc::new(connector);
+        self.connector.send_replace(Some(Arc::clone(&connector)));
+        if self.token.is_none() {
+            self.current.store(Some(Arc::new(Standing {
+                connector,
+                authorization: None,
+                times: None,
+            })));
+        }
+        // The token is bound to the certificate that it was got with: the two change together.
+        self.changed.notify_one();
+    }
+
+    /// The standing to use now.
+    pub(super) async fn current(&self) -> Result<Arc<Standing>, Fault> {
+        let is_good = |standing: &Standing| standing.is_good(self.clock.now().mono);
+        if let Some(current) = self.current.load_full()
+            && is_good(&current)
+        {
+            return Ok(current);
+        }
+        self.renew(|current| is_good(current)).await
+    }
+
+    /// Another than `spent`, which the gateway no longer takes. `None`: there can be none.
+    pub(super) async fn after(
+        &self,
+        spent: &Arc<Standing>,
+    ) -> Result<Option<Arc<Standing>>, Fault> {
+        if self.token.is_none() {
+            let newer = self.current.load_full();
+            return Ok(newer.filter(|newer| !Arc::ptr_eq(newer, spent)));
+        }
+        let renewed = self.renew(|current| !Arc::ptr_eq(current, spent)).await;
+        renewed.map(Some)
+    }
+
+    /// Renews, unless by one's turn somebody else has, or has just failed to.
+    async fn renew(
+        &self,
+        will_do: impl Fn(&Arc<Standing>) -> bool,
+    ) -> Result<Arc<Standing>, Fault> {
+        let mut turn = self.turn.lock().await;
+        if let Some(current) = self.current.load_full().filter(|current| will_do(current)) {
+            return Ok(current);
+        }
+        let now = self.clock.now().mono;
+        if let Some((at, fault)) = &turn.failed
+            && now.saturating_duration_since(*at) < REST
+        {
+            return Err(fault.clone());
+        }
+        match self.exchange().await {
+            Ok(standing) => {
+                if turn.failed.take().is_some() {
+                    info!("the gateway takes the evidence again");
+                }
+                let standing = Arc::new(standing);
+                self.current.store(Some(Arc::clone(&standing)));
+                Ok(standing)
+            }
+            Err(fault) => {
+                // Said when it begins and when it is another, not at each try.
+                if turn.failed.as_ref().is_none_or(|(_, last)| *last != fault) {
+                    warn!(%fault, hint = fault.hint(), "no standing before the gateway");
+                }
+                turn.failed = Some((self.clock.now().mono, fault.clone()));
+                Err(fault)
+            }
+        }
+    }
+
+    async fn exchange(&self) -> Result<Standing, Fault> {
+        let connector = self.certified().await?;
+        let Some(token) = &self.token else {
+            return Ok(Standing {
+                connector,
+                authorization: None,
+                times: None,
+            });
+        };
+        let from = self.clock.now().mono;
+        let places = (&self.gateway, &self.connect_to);
+        let granted = token.exchange(&connector, places).await?;
+        Ok(Standing {
+            connector,
+            authorization: Some(granted.authorization),
+            times: Some((from + granted.life, from + ahead(granted.life))),
+        })
+    }
+
+    /// A process may ask before the Workload API has said anything: it is waited for, and not for long.
+    async fn certified(&self) -> Result<Arc<Connector>, Fault> {
+        let mut seen = self.connector.subscribe();
+        let coming = async {
+            let found = seen.wait_for(Option::is_some).await.ok()?;
+            found.clone()
+        };
+        let found = tokio::time::timeout(FIRST, coming).await.ok().flatten();
+        found.ok_or_else(|| Fault::NoEvidence("no certificate has come yet".to_owned()))
+    }
+
+    /// Renews ahead of each end, and after each change of the certificate.
+    pub(super) async fn keep_fresh(&self) {
+        if self.token.is_none() {
+            return std::future::pending().await;
+        }
+        let mut failures = 0;
+        loop {
+            let now = self.clock.now().mono;
+            let current = self.current.load_full();
+            let due = current.as_ref().and_then(|current| current.times);
+            let wait = match due {
+                _ if failures > 0 => backoff(failures),
+                Some((_, due)) => due.saturating_duration_since(now),
+                None => Duration::ZERO,
+            };
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.changed.notified() => {}
+            }
+            let seen = current;
+            let newest = self.connector.borrow().clone();
+            let is_other = |current: &Arc<Standing>| {
+                let newest = newest.as_ref();
+                seen.as_ref().is_none_or(|seen| !Arc::ptr_eq(seen, current))
+                    && newest.is_some_and(|newest| Arc::ptr_eq(newest, &current.connector))
+            };
+            match self.renew(is_other).await {
+                Ok(_) => failures = 0,
+                Err(_) => failures += 1,
+            }
+        }
+    }
+}
+
+impl Standing {
+    fn is_good(&self, now: Instant) -> bool {
+        self.times.is_none_or(|(end, _)| now < end)
+    }
+}
+
+/// How long after its beginning a token of this life is renewed: at four fifths or half a minute before the end,
+/// whichever comes first; a short one at half. A tenth earlier at most, so that many relays do not come at once.
+fn ahead(life: Duration) -> Duration {
+    let due = if life < Duration::from_mins(1) {
+        life / 2
+    } else {
+        (life * 4 / 5).min(life.saturating_sub(Duration::from_secs(30)))
+    };
+    due.mul_f64(1.0 - 0.1 * chance())
+}
+
+/// From a quarter of a second to half a minute, by how often it failed; up to a half less.
+pub(super) fn backoff(failures: u32) -> Duration {
+    let most = Duration::from_secs(30);
+    let longest = Duration::from_millis(250).saturating_mul(1 << failures.min(8));
+    longest.min(most).mul_f64(1.0 - 0.5 * chance())
+}
+
+/// At least 0, and below 1.
+fn chance() -> f64 {
+    let mut byte = [0_u8];
+    // Without it all come at once, and nothing else is worse.
+    aws_lc_rs::rand::fill(&mut byte).ok();
+    f64::from(byte[0]) / 256.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_renewed_before_its_end() {
+        for (life, earliest, latest) in [(10, 4.5, 5.0), (100, 63.0, 70.0), (900, 648.0, 720.0)] {
+            for _ in 0..50 {
+                let due = ahead(Duration::from_secs(life)).as_secs_f64();
+                assert!((earliest..=latest).contains(&due), "{life}: {due}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_wait_grows_and_ends_growing() {
+        for failures in 1..100 {
+            let wait = backoff(failures);
+            assert!(wait <= Duration::from_secs(30));
+            assert!(wait >= Duration::from_millis(250), "{failures}: {wait:?}");
+        }
+        assert!(backoff(20) >= Duration::from_secs(15));
+    }
+}

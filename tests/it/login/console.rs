@@ -1,0 +1,644 @@
+//! The console and the sign-ins of a running keyward, by a browser's requests, and by those that no browser should make.
+
+use std::process::Stdio;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+
+use super::super::agent::within;
+use super::super::harness::{ALICE, Harness, Setup, TOKEN_A};
+use super::super::oauth::peer::{Oidc, call};
+use super::super::token::{ACCESS_TOKEN, EXCHANGE};
+use super::super::upstream::{Upstream, ok};
+use super::browser::{Browser, Page, parts, query};
+
+const DEVICE: &str = "urn:ietf:params:oauth:grant-type:device_code";
+/// What keyward shows to the provider.
+const SECRET: &str = "secret-of-keyward-0123456789abcdef";
+const ID_TOKEN: &str = "urn:ietf:params:oauth:token-type:id_token";
+
+/// A keyward with a login at the certified provider, and one agent that two people use.
+struct World {
+    oidc: Oidc,
+    harness: Harness,
+    base: String,
+    _upstream: Upstream,
+}
+
+impl World {
+    async fn new() -> Option<Self> {
+        // The provider knows each redirect URI: so the port must be known before keyward is started.
+        let port = {
+            let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            free.local_addr().unwrap().port()
+        };
+        let base = format!("http://127.0.0.1:{port}");
+        let grants = ["authorization_code", "refresh_token", DEVICE];
+        let web = json!({
+            "client_id": "keyward", "client_secret": SECRET, "life": 600,
+            "grant_types": grants, "response_types": ["code"], "scope": "openid offline_access email",
+            "redirect_uris": [format!("{base}/login/callback"), "http://127.0.0.1/callback"],
+            "application_type": "native",
+        });
+        let oidc = Oidc::start(json!([web]), None).await?;
+        let upstream = Upstream::service(&["http/1.1"], |_| Box::pin(async { ok("fine") })).await;
+        let text = format!(
+            "[login.corp.oidc]\nissuer = \"{}\"\nclient-id = \"keyward\"\nclient-secret = {{ env = \"OIDC\" }}\n\
+             [agent.evil]\npurpose = \"<script>alert('canary')</script>\"\nowner = \"\\\"><img src=x>\"\n\
+             [[route]]\nhosts = [\"api.test\"]\ncredential = \"c\"\ninject = \"bearer\"\n",
+            oidc.issuer
+        );
+        let harness = Setup::new(&text)
+            .admin("tokens = { alice = { env = \"ALICE\" } }")
+            .admin_port(port)
+            .to("api.test:443", &upstream)
+            .start()
+            .await;
+        Some(Self {
+            oidc,
+            harness,
+            base,
+            _upstream: upstream,
+        })
+    }
+
+    fn at(&self, path: &str) -> String {
+        format!("{}{path}", self.base)
+    }
+
+    /// Goes to the provider with this browser; the URL that leads back.
+    async fn there_and_back(&self, browser: &mut Browser, who: &str) -> String {
+        let page = browser.get(&self.at("/login/corp")).await;
+        assert_eq!(page.status, 303);
+        let cookie = page.get("set-cookie");
+        assert!(
+            cookie.contains("HttpOnly") && cookie.contains("SameSite=Lax"),
+            "{cookie}"
+        );
+        browser
+            .away(&format!("{}&login_hint={who}", page.get("location")))
+            .await
+    }
+
+    /// A browser in which this person is signed in.
+    async fn person(&self, who: &str) -> Browser {
+        let mut browser = Browser::default();
+        let back = self.there_and_back(&mut browser, who).await;
+        let page = browser.get(&back).await;
+        assert_eq!(page.status, 200, "{page:?}");
+        browser
+    }
+
+    async fn operator(&self) -> Browser {
+        let mut browser = Browser::default();
+        let url = self.harness.app().console_url().unwrap();
+        assert_eq!(browser.get(&url).await.status, 303);
+        browser
+    }
+
+    /// A session of agent `a` for a person, by an ID token that the provider gave.
+    async fn session_for(&self, who: &str) -> String {
+        let pair = STANDARD.encode(format!("keyward:{SECRET}"));
+        let basic = &*format!("authorization: Basic {pair}");
+        let issuer = &self.oidc.issuer;
+        let form = "client_id=keyward&scope=openid";
+        let (_, begun) = call(issuer, "POST /device/auth", &[basic], form).await;
+        let begun: Value = serde_json::from_slice(&begun).unwrap();
+        let code = begun["user_code"].as_str().unwrap();
+        let approve = format!("GET /device-approved?who={who}&user_code={code}");
+        call(issuer, &approve, &[], "").await;
+        let code = begun["device_code"].as_str().unwrap();
+        let form = format!("grant_type={DEVICE}&device_code={code}");
+        let (_, granted) = call(issuer, "POST /token", &[basic], &form).await;
+        let granted: Value = serde_json::from_slice(&granted).unwrap();
+        let own = self.harness.session(("a", TOKEN_A), &[]).await;
+        let parameters = [
+            ("grant_type", EXCHANGE),
+            ("subject_token", granted["id_token"].as_str().unwrap()),
+            ("subject_token_type", ID_TOKEN),
+            ("actor_token", own.token()),
+            ("actor_token_type", ACCESS_TOKEN),
+        ];
+        let bound = self.harness.agent().form("/token", "", &parameters).await;
+        assert_eq!(bound.status, 200, "{:?}", bound.json);
+        bound.text("session").to_owned()
+    }
+
+    /// Presses a button as its page would.
+    async fn press(&self, browser: &mut Browser, form: &[(&str, &str)]) -> Page {
+        let csrf = self.csrf(browser).await;
+        self.post(
+            browser,
+            &[&[("csrf", &*csrf)], form].concat(),
+            &self.origin(),
+        )
+        .await
+    }
+
+    async fn post(&self, browser: &mut Browser, form: &[(&str, &str)], origin: &str) -> Page {
+        let mut body = form_urlencoded::Serializer::new(String::new());
+        body.extend_pairs(form);
+        let fields: Vec<&str> = if origin.is_empty() {
+            Vec::new()
+        } else {
+            vec![origin]
+        };
+        browser
+            .send("POST", &self.at("/act"), &fields, &body.finish())
+            .await
+    }
+
+    fn origin(&self) -> String {
+        format!("origin: {}", self.base)
+    }
+
+    async fn csrf(&self, browser: &mut Browser) -> String {
+        let page = browser.get(&self.at("/")).await;
+        let (_, rest) = page
+            .body
+            .split_once("name=\"csrf\" value=\"")
+            .expect("signed in");
+        rest.split('"').next().unwrap().to_owned()
+    }
+
+    /// The API with this bearer.
+    async fn api(&self, what: &str, token: &str) -> (u16, Value) {
+        let bearer = format!("authorization: Bearer {token}");
+        let (method, path) = what.split_once(' ').unwrap();
+        let (status, body) = call(
+            &self.base,
+            &format!("{method} /api/v1{path}"),
+            &[&bearer],
+            "",
+        )
+        .await;
+        (status, serde_json::from_slice(&body).unwrap_or_default())
+    }
+}
+
+fn end(session: &str) -> [(&str, &str); 3] {
+    [("view", "sessions"), ("action", "end"), ("id", session)]
+}
+
+#[tokio::test]
+async fn each_person_sees_and_ends_what_is_theirs_and_an_operator_all() {
+    let Some(world) = World::new().await else {
+        return;
+    };
+    let (of_alice, of_bob) = (
+        world.session_for("alice").await,
+        world.session_for("bob").await,
+    );
+    let (mut alice, mut bob) = (world.person("alice").await, world.person("bob").await);
+    for (browser, own, others) in [
+        (&mut alice, &of_alice, &of_bob),
+        (&mut bob, &of_bob, &of_alice),
+    ] {
+        let page = browser.get(&world.at("/")).await;
+        assert!(page.body.contains(own.as_str()) && !page.body.contains(others.as_str()));
+        for heading in ["<h2>Sessions</h2>", "<h2>Leases</h2>"] {
+            assert!(page.body.contains(heading), "{heading}");
+        }
+        assert!(
+            !page.body.contains("<h2>Agents</h2>"),
+            "a person is no operator"
+        );
+    }
+    let foreign = world.press(&mut alice, &end(&of_bob)).await;
+    assert_eq!(foreign.status, 404);
+    let suspend = [("view", "agents"), ("action", "suspend"), ("id", "a")];
+    assert_eq!(world.press(&mut alice, &suspend).await.status, 403);
+    // Below its list an id is one segment.
+    let climbing = [
+        ("view", "sessions"),
+        ("action", "end"),
+        ("id", "../agents/a"),
+    ];
+    assert_eq!(world.press(&mut alice, &climbing).await.status, 404);
+    assert_eq!(world.press(&mut alice, &end(&of_alice)).await.status, 303);
+    let ended = |record: &Value| record["event"] == "session-end" && record["session"] == of_alice;
+    assert_eq!(world.harness.record(ended).await["by"], "alice");
+
+    let mut operator = world.operator().await;
+    let page = operator.get(&world.at("/")).await;
+    assert!(page.body.contains(&of_bob) && page.body.contains("<h2>Agents</h2>"));
+    // What agents are called and are for is text.
+    assert!(!page.body.contains("<script") && !page.body.contains("<img"));
+    assert!(page.body.contains("&lt;script&gt;alert(&#39;canary&#39;)"));
+    let why = [
+        ("view", "agents"),
+        ("action", "suspend"),
+        ("id", "a"),
+        ("reason", "<b>odd"),
+    ];
+    assert_eq!(world.press(&mut operator, &why).await.status, 303);
+    let page = operator.get(&world.at("/")).await;
+    assert!(page.body.contains("&lt;b&gt;odd") && page.body.contains("resume"));
+    let suspended = |record: &Value| record["event"] == "agent";
+    assert_eq!(world.harness.record(suspended).await["by"], "console");
+    world.harness.finish().await;
+}
+
+#[tokio::test]
+async fn pages_are_not_framed_kept_or_scripted() {
+    let Some(world) = World::new().await else {
+        return;
+    };
+    let mut stranger = Browser::default();
+    let entrance = stranger.get(&world.at("/")).await;
+    assert!(entrance.body.contains("/login/corp") && !entrance.body.contains("csrf"));
+    let mut operator = world.operator().await;
+    let console = operator.get(&world.at("/")).await;
+    let nothing = operator.get(&world.at("/login/nowhere")).await;
+    assert_eq!(nothing.status, 403);
+    for page in [&entrance, &console, &nothing] {
+        let policy = page.get("content-security-policy");
+        for part in [
+            "default-src 'none'",
+            "frame-ancestors 'none'",
+            "form-action 'self'",
+            "base-uri 'none'",
+            "'sha256-",
+        ] {
+            assert!(policy.contains(part), "{policy}");
+        }
+        assert!(
+            !policy.contains("unsafe")
+                && !page.body.contains("<script")
+                && !page.body.contains(" style=")
+        );
+        assert_eq!(page.get("x-frame-options"), "DENY");
+        assert_eq!(page.get("cache-control"), "no-store");
+        assert_eq!(page.get("referrer-policy"), "same-origin");
+        assert_eq!(page.get("x-content-type-options"), "nosniff");
+    }
+    // A name that somebody else points at this address opens nothing.
+    for path in ["/", "/login/corp", "/login/once?code=x", "/act"] {
+        let rebound = operator
+            .send("GET", &world.at(path), &["host: evil.example"], "")
+            .await;
+        assert_eq!(rebound.status, 421, "{path}");
+    }
+    world.harness.finish().await;
+}
+
+#[tokio::test]
+async fn an_answer_is_of_the_browser_that_asked_and_good_once() {
+    let Some(world) = World::new().await else {
+        return;
+    };
+    let mut alice = Browser::default();
+    let back = world.there_and_back(&mut alice, "alice").await;
+    // Another's browser, led there: it would be signed in as alice.
+    let mut victim = Browser::default();
+    let page = victim.get(&back).await;
+    assert_eq!(page.status, 403);
+    assert!(
+        !page
+            .all("set-cookie")
+            .iter()
+            .any(|cookie| cookie.starts_with("keyward=") && !cookie.starts_with("keyward=;"))
+    );
+    // The state was used, so the one who asked begins anew too.
+    assert_eq!(alice.get(&back).await.status, 403);
+
+    let iss: String = form_urlencoded::byte_serialize(world.oidc.issuer.as_bytes()).collect();
+    for (what, from, to) in [
+        ("another state", "state=", "state=x"),
+        ("mix-up", &*iss, "https%3A%2F%2Fevil.example"),
+        ("no issuer", "iss=", "issuer="),
+        ("another code", "code=", "code=x"),
+    ] {
+        let mut alice = Browser::default();
+        let back = world.there_and_back(&mut alice, "alice").await;
+        let forged = back.replacen(from, to, 1);
+        assert_ne!(forged, back, "{what}");
+        assert_eq!(alice.get(&forged).await.status, 403, "{what}");
+    }
+    let mut alice = Browser::default();
+    let back = world.there_and_back(&mut alice, "alice").await;
+    // No parameter leads anywhere.
+    let page = alice
+        .get(&format!(
+            "{back}&next=https://evil.example&redirect_uri=https://evil.example"
+        ))
+        .await;
+    assert_eq!(page.status, 200);
+    assert!(!page.body.contains("evil") && page.get("location").is_empty());
+    let cookie = page
+        .all("set-cookie")
+        .into_iter()
+        .find(|cookie| cookie.starts_with("keyward="));
+    let cookie = cookie.unwrap();
+    for part in ["HttpOnly", "SameSite=Strict", "Path=/"] {
+        assert!(cookie.contains(part), "{cookie}");
+    }
+    assert_eq!(alice.get(&back).await.status, 403, "a second time");
+    for (user, outcome) in [(json!("alice"), "signed-in"), (Value::Null, "failed")] {
+        let picks = |record: &Value| record["event"] == "login" && record["outcome"] == outcome;
+        let record = world.harness.record(picks).await;
+        assert_eq!(
+            (&record["provider"], &record["user"]),
+            (&json!("corp"), &user)
+        );
+    }
+    world.harness.finish().await;
+}
+
+#[tokio::test]
+async fn a_form_of_another_page_does_nothing() {
+    let Some(world) = World::new().await else {
+        return;
+    };
+    let session = world.session_for("alice").await;
+    let mut operator = world.operator().await;
+    let csrf = world.csrf(&mut operator).await;
+    let whole = [&[("csrf", &*csrf)], &end(&session)[..]].concat();
+    for origin in [
+        "",
+        "origin: null",
+        "origin: https://evil.example",
+        "origin: http://127.0.0.1:1",
+        &format!("origin: {}.evil.example", world.base),
+    ] {
+        assert_eq!(
+            world.post(&mut operator, &whole, origin).await.status,
+            403,
+            "{origin}"
+        );
+    }
+    let own = world.origin();
+    let cross = format!("{own}\r\nsec-fetch-site: cross-site");
+    assert_eq!(world.post(&mut operator, &whole, &cross).await.status, 403);
+    for bad in ["", "x", &world.csrf(&mut world.person("alice").await).await] {
+        let form = [&[("csrf", bad)], &end(&session)[..]].concat();
+        assert_eq!(
+            world.post(&mut operator, &form, &own).await.status,
+            403,
+            "{bad}"
+        );
+    }
+    assert_eq!(
+        world.post(&mut operator, &end(&session), &own).await.status,
+        403,
+        "without"
+    );
+    let mut stranger = Browser::default();
+    assert_eq!(world.post(&mut stranger, &whole, &own).await.status, 403);
+    let get = operator.send("GET", &world.at("/act"), &[], "").await;
+    assert_eq!(get.status, 405);
+    let (_, sessions) = world.api("GET /sessions", ALICE).await;
+    let all = sessions["items"].as_array().unwrap();
+    assert!(all.iter().any(|one| one["session"] == session), "it lives");
+    assert_eq!(world.post(&mut operator, &whole, &own).await.status, 303);
+    world.harness.finish().await;
+}
+
+#[tokio::test]
+async fn the_consoles_url_and_a_pass_are_good_for_what_they_are() {
+    let Some(world) = World::new().await else {
+        return;
+    };
+    let url = world.harness.app().console_url().unwrap();
+    let mut first = Browser::default();
+    let page = first.get(&url).await;
+    assert_eq!((page.status, page.get("location")), (303, "/".to_owned()));
+    assert_eq!(
+        Browser::default().get(&url).await.status,
+        403,
+        "a second time"
+    );
+    assert_eq!(
+        Browser::default()
+            .get(&world.at("/login/once?code=guess"))
+            .await
+            .status,
+        403
+    );
+    // A browser's pass is no bearer, and a bearer no cookie; nor is an agent's token either.
+    let host = parts(&world.base).0;
+    let pass = first.cookies[&(host.clone(), "keyward".to_owned())].clone();
+    assert_eq!(world.api("GET /sessions", &pass).await.0, 401);
+    for token in [ALICE, TOKEN_A] {
+        let mut browser = Browser::default();
+        browser
+            .cookies
+            .insert((host.clone(), "keyward".to_owned()), token.to_owned());
+        let page = browser.get(&world.at("/")).await;
+        assert!(!page.body.contains("<h2>"), "an entrance");
+    }
+    // By an operator's token, from our own page only.
+    let mut alice = Browser::default();
+    let body = format!("token={ALICE}");
+    let (at, evil) = (world.at("/login/token"), ["origin: https://evil.example"]);
+    let foreign = alice.send("POST", &at, &evil, &body);
+    assert_eq!(foreign.await.status, 403);
+    for (token, status) in [("guess", 403), (TOKEN_A, 403), (ALICE, 303)] {
+        let body = format!("token={token}");
+        let page = alice
+            .send("POST", &world.at("/login/token"), &[&world.origin()], &body)
+            .await;
+        assert_eq!(page.status, status);
+    }
+    assert!(
+        alice
+            .get(&world.at("/"))
+            .await
+            .body
+            .contains("operator alice")
+    );
+    // Signed out, the pass opens nothing, whoever kept it.
+    let csrf = world.csrf(&mut alice).await;
+    let kept = alice.cookies.clone();
+    let body = format!("csrf={csrf}");
+    let out = alice
+        .send("POST", &world.at("/logout"), &[&world.origin()], &body)
+        .await;
+    assert_eq!(out.status, 303);
+    alice.cookies = kept;
+    assert!(
+        !alice
+            .get(&world.at("/"))
+            .await
+            .body
+            .contains("operator alice")
+    );
+    world.harness.finish().await;
+}
+
+/// `keyward login --admin`: a person's pass for the API, by the browser and by a device.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_line_gets_a_pass_that_opens_what_is_its_persons() {
+    let Some(world) = World::new().await else {
+        return;
+    };
+    let of_alice = world.session_for("alice").await;
+    let of_bob = world.session_for("bob").await;
+    let home = tempfile::tempdir().unwrap();
+    let keyward = |arguments: &[&str]| {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_keyward"));
+        command
+            .args(arguments)
+            .args(["--admin", &world.base, "--json"])
+            .env_clear()
+            .env("HOME", home.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        command
+    };
+    let list = || async {
+        within(keyward(&["session", "list"]).output())
+            .await
+            .unwrap()
+    };
+    assert_eq!(list().await.status.code(), Some(64), "nobody");
+    for device in [false, true] {
+        let how = if device { "--device" } else { "--no-browser" };
+        let mut child = keyward(&["login", "corp", how]).spawn().unwrap();
+        let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+        let url = loop {
+            let line = within(said.next_line())
+                .await
+                .unwrap()
+                .expect("it shows a URL");
+            if line.starts_with("http") {
+                break line;
+            }
+        };
+        if device {
+            let code = within(said.next_line()).await.unwrap().unwrap();
+            let approve = format!("GET /device-approved?who=alice&user_code={code}");
+            assert_eq!(call(&world.oidc.issuer, &approve, &[], "").await.0, 200);
+        } else {
+            assert!(
+                query(&url, "redirect_uri")
+                    .unwrap()
+                    .starts_with("http://127.0.0.1:")
+            );
+            let mut browser = Browser::default();
+            let back = browser.away(&format!("{url}&login_hint=alice")).await;
+            assert_eq!(browser.get(&back).await.status, 200);
+        }
+        let done = within(child.wait_with_output()).await.unwrap();
+        let told: Value = serde_json::from_slice(&done.stdout).unwrap();
+        assert_eq!(
+            (&told["user"], &told["provider"]),
+            (&json!("alice"), &json!("corp"))
+        );
+        assert_eq!(told.as_object().unwrap().len(), 3, "and no token");
+        let listed = list().await;
+        let items: Value = serde_json::from_slice(&listed.stdout).unwrap();
+        let ids: Vec<&str> = items
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| one["session"].as_str().unwrap())
+            .collect();
+        assert_eq!(ids, [&*of_alice]);
+        for (what, arguments) in [
+            ("another's", &["session", "end", &of_bob][..]),
+            ("an operator's", &["agent", "suspend", "a"]),
+            ("an operator's", &["agent", "list"]),
+        ] {
+            let refused = within(keyward(arguments).output()).await.unwrap();
+            assert_eq!(refused.status.code(), Some(1), "{what}");
+        }
+        let forgotten = within(keyward(&["login", "--forget"]).output())
+            .await
+            .unwrap();
+        let told: Value = serde_json::from_slice(&forgotten.stdout).unwrap();
+        assert_eq!(told, json!({ "ended": true }));
+        assert_eq!(list().await.status.code(), Some(64));
+    }
+    world.harness.finish().await;
+}
+
+/// The steps of that sign-in are open, and so they give nothing to whoever did not begin it.
+#[tokio::test]
+async fn a_sign_in_of_a_command_line_is_its_own() {
+    let Some(world) = World::new().await else {
+        return;
+    };
+    let post = async |path: &str, fields: &[&str], body: Value| {
+        let what = format!("POST /api/v1/{path}");
+        let (status, body) = call(&world.base, &what, fields, &body.to_string()).await;
+        (
+            status,
+            serde_json::from_slice::<Value>(&body).unwrap_or_default(),
+        )
+    };
+    let (status, begun) = post("login", &[], json!({"login": "corp", "port": 4711})).await;
+    assert_eq!(status, 200, "{begun}");
+    let url = begun["url"].as_str().unwrap();
+    assert_eq!(
+        query(url, "redirect_uri").unwrap(),
+        "http://127.0.0.1:4711/callback"
+    );
+    let back = Browser::default()
+        .away(&format!("{url}&login_hint=alice"))
+        .await;
+    let answer = back.split_once('?').unwrap().1;
+    // Who saw the answer, and not the handle, has nothing; nor a page in a browser.
+    for (handle, fields) in [
+        ("guess", &[][..]),
+        (query(url, "state").unwrap().as_str(), &[]),
+        (
+            begun["handle"].as_str().unwrap(),
+            &["origin: https://evil.example"],
+        ),
+    ] {
+        let (status, _) = post(
+            "login/finish",
+            fields,
+            json!({"handle": handle, "answer": answer}),
+        )
+        .await;
+        assert_eq!(status, 403);
+    }
+    // Nor does it come to a browser that did not ask.
+    let stolen = Browser::default()
+        .get(&world.at(&format!("/login/callback?{answer}")))
+        .await;
+    assert_eq!(stolen.status, 403);
+    let finish = json!({"handle": begun["handle"], "answer": answer});
+    let (status, done) = post("login/finish", &[], finish.clone()).await;
+    assert_eq!((status, &done["user"]), (200, &json!("alice")), "{done}");
+    assert_eq!(
+        post("login/finish", &[], finish).await.0,
+        403,
+        "a second time"
+    );
+    let token = done["token"].as_str().unwrap();
+    let (_, who) = world.api("GET /login", token).await;
+    assert_eq!(
+        who,
+        json!({"operator": null, "user": "alice", "provider": "corp"})
+    );
+    for (what, status) in [
+        ("GET /agents", 403),
+        ("POST /reload", 403),
+        ("POST /credentials/c/revoke", 403),
+        ("DELETE /leases/x", 404),
+        ("DELETE /login", 204),
+        ("GET /sessions", 401),
+    ] {
+        assert_eq!(world.api(what, token).await.0, status, "{what}");
+    }
+    for (bad, status) in [
+        (json!({"login": "nowhere", "port": 4711}), 403),
+        (json!({"login": "corp", "port": 0}), 400),
+        (json!({"login": "corp", "port": 99999}), 400),
+        (
+            json!({"login": "corp", "redirect-uri": "https://evil.example"}),
+            400,
+        ),
+        (json!({"login": "corp"}), 400),
+    ] {
+        assert_eq!(post("login", &[], bad.clone()).await.0, status, "{bad}");
+    }
+    world.harness.finish().await;
+}
