@@ -121,6 +121,7 @@ fn permits_for(count: usize, credential: &str) -> Vec<Permit> {
             let query = Query {
                 agent: &agent,
                 session: &session(number),
+                chain: std::slice::from_ref(&agent),
                 person: None,
                 scope: &keyward::delegation::Scope::ALL,
                 permissions: &keyward::delegation::Scope::ALL,

@@ -41,6 +41,7 @@ pub mod tls;
 pub mod issuer;
 
 // block 4c: ports that call issuers
+pub mod approval;
 pub mod credential;
 pub mod identity;
 pub mod session;

@@ -3,6 +3,7 @@
 
 mod agents;
 mod api;
+mod approvals;
 mod console;
 mod leases;
 mod openapi;
@@ -34,6 +35,7 @@ use tokio_util::task::TaskTracker;
 
 pub use agents::Agents;
 pub use api::{Api, Ask, Fault, Part, Reply};
+pub use approvals::Approvals;
 pub use leases::Leases;
 pub use operators::{Bearer, Caller, Gate, Operators};
 pub use people::People;

@@ -159,6 +159,38 @@ const OPERATIONS: &[Operation] = &[
         refuses: &[404],
     },
     Operation {
+        path: "/approvals",
+        method: "get",
+        what: "What agents ask of people, and what became of it",
+        takes: &[],
+        gives: List("approval"),
+        refuses: &[400, 503],
+    },
+    Operation {
+        path: "/approvals/{approval}",
+        method: "get",
+        what: "One approval",
+        takes: &[],
+        gives: One("approval"),
+        refuses: &[404, 503],
+    },
+    Operation {
+        path: "/approvals/{approval}/approve",
+        method: "post",
+        what: "Says yes, as an approver",
+        takes: REASON,
+        gives: One("approval"),
+        refuses: &[400, 404, 409, 503],
+    },
+    Operation {
+        path: "/approvals/{approval}/deny",
+        method: "post",
+        what: "Says no, as an approver",
+        takes: REASON,
+        gives: One("approval"),
+        refuses: &[400, 404, 409, 503],
+    },
+    Operation {
         path: "/audit",
         method: "get",
         what: "The records of the trail that match, oldest first",
@@ -231,6 +263,31 @@ const OBJECTS: &[(&str, &[(&str, &str)])] = &[
             ("issued", "time"),
             ("expires", "time or null"),
             ("state", "live or revoking"),
+        ],
+    ),
+    (
+        "approval",
+        &[
+            ("approval", "text"),
+            ("name", "text"),
+            ("status", "pending, approved, denied, expired or used"),
+            ("session", "text"),
+            ("agent", "text"),
+            ("user", "text or null"),
+            ("chain", "texts"),
+            ("method", "text or null"),
+            ("url", "text or null"),
+            ("scopes", "texts or null"),
+            ("body-sha256", "text or null"),
+            ("sub-agent", "text or null"),
+            ("life", "number or null"),
+            ("digest", "text"),
+            ("code", "text"),
+            ("requested", "time"),
+            ("expires", "time"),
+            ("needed", "number"),
+            ("decisions", "objects"),
+            ("asks", "number"),
         ],
     ),
     (
@@ -331,6 +388,10 @@ impl Operation {
         let mut parameters: Vec<Value> = named
             .map(|name| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } }))
             .collect();
+        if self.path == "/approvals" {
+            parameters
+                .push(json!({ "name": "status", "in": "query", "schema": { "type": "string" } }));
+        }
         if self.path == "/audit" {
             parameters.extend(QUERY.map(
                 |name| json!({ "name": name, "in": "query", "schema": { "type": "string" } }),
@@ -404,7 +465,7 @@ fn member(kind: &str) -> Value {
     let name = match kind {
         "number" => "integer",
         "flag" => "boolean",
-        "texts" => "array",
+        "texts" | "objects" => "array",
         _ => "string",
     };
     let mut shown = if nullable {
@@ -416,6 +477,7 @@ fn member(kind: &str) -> Value {
         "time" => Some(("format", json!("date-time"))),
         "day" => Some(("format", json!("date"))),
         "texts" => Some(("items", json!({ "type": "string" }))),
+        "objects" => Some(("items", json!({ "type": "object" }))),
         "text" | "number" | "flag" => None,
         other => Some(("description", json!(other))),
     };

@@ -1,5 +1,6 @@
 //! Assembly: the only room that names every adapter.
 
+mod approvals;
 mod credentials;
 mod door;
 mod fault;
@@ -26,6 +27,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::admin;
 use crate::agent::{AgentId, Name};
+use crate::approval::{self, Approvals};
 use crate::audit::{self, Audit, AuditError, Record};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
@@ -62,6 +64,7 @@ pub struct App {
     sessions: Arc<Sessions>,
     overlay: Arc<Overlay>,
     agents: Arc<admin::Agents>,
+    approvals: Arc<Approvals>,
     store: Store,
     names: Arc<dyn AgentJwt>,
     leaves: Arc<Leaves>,
@@ -218,7 +221,16 @@ impl App {
         let reached = Arc::clone(&issuer);
         let overlay = Arc::new(Overlay::default());
         signer.begin(&keys, &issuer);
+        let approvals = Arc::new(Approvals::new(approval::Parts {
+            store: Arc::new(store.clone()),
+            audit: Arc::clone(&audit),
+            clock: Arc::clone(&clock),
+            tracker: tracker.clone(),
+            reach: approvals::reach(&config),
+        }));
+        approvals::settle(&approvals, &config, &network, (&watcher, &environment)).await;
         let lasting = Lasting {
+            approvals: Arc::clone(&approvals),
             audit: Arc::clone(&audit),
             broker: Arc::clone(&broker),
             sessions: Arc::clone(&sessions),
@@ -258,6 +270,7 @@ impl App {
             leaves.metrics().register(registry);
             broker.register(registry);
             attestations.register(registry);
+            approvals.metrics().register(registry);
             registry.register(
                 "keyward_config_reloads",
                 "Reloads by outcome",
@@ -280,6 +293,7 @@ impl App {
             Arc::new(admin::Leases::new(Arc::clone(&broker))),
             Arc::new(admin::Sessions::new(proxy.clone(), Arc::clone(&broker))),
             Arc::clone(&agents) as Arc<dyn admin::Part>,
+            Arc::new(admin::Approvals::new(Arc::clone(&approvals))),
             Arc::new(admin::Trail::new(trail)),
             Arc::new(reload),
         ];
@@ -314,6 +328,7 @@ impl App {
             sessions,
             overlay,
             agents,
+            approvals,
             store,
             names,
             leaves,

@@ -13,6 +13,7 @@ use crate::credential::{Around, Vessel};
 use crate::issuer::Network;
 use crate::tls::{Authority, Connector, IdentityError};
 
+use super::approvals;
 use super::credentials::providers;
 use super::door::{certificate, undoored};
 use super::tokens::{end_by_token, watched};
@@ -25,6 +26,8 @@ const TOKENS_EVERY: Duration = Duration::from_millis(250);
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
 /// How often it is asked what other replicas did.
 const HEAR_EVERY: Duration = Duration::from_millis(250);
+/// How often questions that are past their time are looked for.
+const APPROVALS_EVERY: Duration = Duration::from_secs(1);
 /// How often signing keys are looked at.
 const KEYS_EVERY: Duration = Duration::from_mins(1);
 /// How often sessions that are over are looked for: what lives by one is cut within 100 ms of its end.
@@ -73,6 +76,8 @@ impl App {
             agents: Some(&self.names),
         };
         let entries = providers((&config.credentials, &config.upstream), &around).await;
+        let read = (&self.watcher, &self.environment);
+        let (tables, hooks) = approvals::tables(config, &network, read).await;
         let people = people::providers(&config.logins, &around).await;
         self.tokens
             .watch(&config.agents, &self.watcher, &self.environment)
@@ -85,6 +90,7 @@ impl App {
         let cut = self.proxy.reload(fresh, || {
             self.broker.reconfigure(entries);
             self.sessions.reconfigure(config.session.clone());
+            self.approvals.reconfigure(tables, hooks);
         });
         end_by_token(&self.proxy, &self.tokens);
         self.people.replace(people);
@@ -170,10 +176,12 @@ impl App {
         });
         let (proxy, stop) = (self.proxy.clone(), self.stop.clone());
         let agents = Arc::clone(&self.agents);
+        let approvals = Arc::clone(&self.approvals);
         self.tracker.spawn(async move {
             let mut hearing = tokio::time::interval(HEAR_EVERY);
             let mut noting = tokio::time::interval(SWEEP_EVERY);
             let mut rotating = tokio::time::interval(KEYS_EVERY);
+            let mut lapsing = tokio::time::interval(APPROVALS_EVERY);
             loop {
                 // What fails here was said by the store, and is tried again.
                 tokio::select! {
@@ -183,6 +191,7 @@ impl App {
                         agents.hear().await.ok();
                     }
                     _ = noting.tick() => proxy.note_uses().await,
+                    _ = lapsing.tick() => approvals.sweep().await,
                     _ = rotating.tick() => { proxy.load_keys().await.ok(); }
                 }
             }

@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand. Logs go to stderr; stdout belongs to the answer.
 
 pub mod agent;
+pub mod approval;
 pub mod audit;
 pub mod ca;
 pub mod check;
@@ -87,6 +88,8 @@ enum Command {
     Session(session::SessionArgs),
     /// List, show, suspend or resume agents
     Agent(agent::AgentArgs),
+    /// List what agents ask of people, approve or deny it
+    Approval(approval::ApprovalArgs),
     /// List or show the services that are built in
     Preset(preset::PresetArgs),
     /// Print the completions of a shell
@@ -145,6 +148,7 @@ pub fn main(environment: Environment) -> ExitCode {
         Command::Lease(args) => lease::run(args, &environment, &mut out),
         Command::Session(args) => session::run(args, &environment, &mut out),
         Command::Agent(args) => agent::run(args, &environment, &mut out),
+        Command::Approval(args) => approval::run(args, &environment, &mut out),
         Command::Preset(args) => {
             match (args.presets()).map(|presets| preset::run(args, &presets, &mut out)) {
                 Ok(Ok(())) => 0,

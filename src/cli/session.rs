@@ -57,6 +57,12 @@ enum Command {
         /// How long, such as 60s or 5m; left out, as long as allowed
         #[arg(long, value_name = "D", value_parser = duration)]
         ttl: Option<Duration>,
+        /// Where a person has to approve it: do not wait, but print the ticket and end with 1
+        #[arg(long)]
+        no_wait: bool,
+        /// The ticket of an earlier try, with the same agent, scope and ttl
+        #[arg(long, value_name = "TICKET")]
+        ticket: Option<String>,
         /// Print the whole answer as JSON
         #[arg(long)]
         json: bool,
@@ -102,14 +108,27 @@ pub fn run(args: &SessionArgs, environment: &Environment, out: &mut dyn Write) -
             agent,
             scope,
             ttl,
+            no_wait,
+            ticket,
             json,
-        } => delegate(environment, (agent, scope.as_deref(), *ttl)).map(|answer| {
-            let token = answer.get("access_token").and_then(Value::as_str);
-            match token.filter(|_| !json) {
-                Some(token) => writeln!(out, "{token}").ok(),
-                None => writeln!(out, "{answer}").ok(),
+        } => {
+            let wanted = Wanted {
+                agent,
+                scope: scope.as_deref(),
+                ttl: *ttl,
+                ticket: ticket.as_deref(),
+                waits: !no_wait,
             };
-        }),
+            delegate(environment, &wanted).and_then(|answer| {
+                let member = |name| answer.get(name).and_then(Value::as_str);
+                let token = member("access_token");
+                match token.or(member("ticket")).filter(|_| !json) {
+                    Some(text) => writeln!(out, "{text}").ok(),
+                    None => writeln!(out, "{answer}").ok(),
+                };
+                if token.is_some() { Ok(()) } else { Err(NO) }
+            })
+        }
     };
     done.err().unwrap_or(0)
 }
@@ -149,9 +168,17 @@ fn duration(text: &str) -> Result<Duration, &'static str> {
     seconds.map(Duration::from_secs).ok_or(bad)
 }
 
-type Wanted<'a> = (&'a AgentId, Option<&'a str>, Option<Duration>);
+/// What is asked for, and what to do where a person has to approve it.
+struct Wanted<'a> {
+    agent: &'a AgentId,
+    scope: Option<&'a str>,
+    ttl: Option<Duration>,
+    ticket: Option<&'a str>,
+    waits: bool,
+}
 
-fn delegate(environment: &Environment, (agent, scope, ttl): Wanted<'_>) -> Result<Value, u8> {
+/// The answer that grants a token, or, for whoever does not wait, the one with a ticket.
+fn delegate(environment: &Environment, wanted: &Wanted<'_>) -> Result<Value, u8> {
     let given = |name: &str| {
         let value = environment.get(name).and_then(|value| value.to_str());
         value.filter(|value| !value.is_empty()).ok_or_else(|| {
@@ -169,30 +196,6 @@ fn delegate(environment: &Environment, (agent, scope, ttl): Wanted<'_>) -> Resul
         ));
         USAGE
     })?;
-    let mut form = form_urlencoded::Serializer::new(String::new());
-    form.extend_pairs([
-        (
-            "grant_type",
-            "urn:ietf:params:oauth:grant-type:token-exchange",
-        ),
-        (
-            "subject_token_type",
-            "urn:ietf:params:oauth:token-type:access_token",
-        ),
-        ("subject_token", token),
-        ("agent", agent.as_str()),
-    ]);
-    if let Some(scope) = scope {
-        form.append_pair("scope", scope);
-    }
-    if let Some(ttl) = ttl {
-        form.append_pair("expires_in", &ttl.as_secs().to_string());
-    }
-    let mut request = Request::new(Bytes::from(form.finish()));
-    *request.method_mut() = Method::POST;
-    *request.uri_mut() = endpoint.uri().clone();
-    let media_type = HeaderValue::from_static("application/x-www-form-urlencoded");
-    request.headers_mut().insert(CONTENT_TYPE, media_type);
     let trust = UpstreamSettings::default().trust;
     let connector = Connector::new(&trust, None, Arc::new(SystemClock)).map_err(|error| {
         complain(&error);
@@ -206,26 +209,85 @@ fn delegate(environment: &Environment, (agent, scope, ttl): Wanted<'_>) -> Resul
             complain(&error);
             BUG
         })?;
-    let answer = runtime.block_on(client.send(request)).map_err(|error| {
-        complain(&format_args!("keyward does not answer: {error}"));
-        UNAVAILABLE
-    })?;
-    let body: Value = answer.json().unwrap_or_default();
-    if answer.status.is_success() {
-        return Ok(body);
+    let mut ticket = wanted.ticket.map(str::to_owned);
+    let mut told = false;
+    loop {
+        let request = request(&endpoint, token, wanted, ticket.as_deref());
+        let answer = runtime.block_on(client.send(request)).map_err(|error| {
+            complain(&format_args!("keyward does not answer: {error}"));
+            UNAVAILABLE
+        })?;
+        let body: Value = answer.json().unwrap_or_default();
+        if answer.status.is_success() {
+            return Ok(body);
+        }
+        let said = |name: &str| body.get(name).and_then(Value::as_str).unwrap_or_default();
+        if said("error") != "authorization_pending" {
+            complain(&format_args!(
+                "{} {}: {}",
+                answer.status.as_u16(),
+                said("error"),
+                said("error_description")
+            ));
+            return Err(if answer.status.is_server_error() {
+                UNAVAILABLE
+            } else {
+                NO
+            });
+        }
+        if !told {
+            told = true;
+            let waits = if wanted.waits { "; waiting" } else { "" };
+            complain(&format_args!(
+                "a person has to approve this: approval {}, code {}{waits}",
+                said("ticket"),
+                said("code")
+            ));
+        }
+        if !wanted.waits {
+            return Ok(body);
+        }
+        ticket = Some(said("ticket").to_owned());
+        let interval = body.get("interval").and_then(Value::as_u64).unwrap_or(5);
+        let interval = Duration::from_secs(interval.clamp(1, 60));
+        runtime.block_on(async { tokio::time::sleep(interval).await });
     }
-    let said = |name: &str| body.get(name).and_then(Value::as_str).unwrap_or_default();
-    complain(&format_args!(
-        "{} {}: {}",
-        answer.status.as_u16(),
-        said("error"),
-        said("error_description")
-    ));
-    Err(if answer.status.is_server_error() {
-        UNAVAILABLE
-    } else {
-        NO
-    })
+}
+
+fn request(
+    endpoint: &Endpoint,
+    token: &str,
+    wanted: &Wanted<'_>,
+    ticket: Option<&str>,
+) -> Request<Bytes> {
+    let mut form = form_urlencoded::Serializer::new(String::new());
+    form.extend_pairs([
+        (
+            "grant_type",
+            "urn:ietf:params:oauth:grant-type:token-exchange",
+        ),
+        (
+            "subject_token_type",
+            "urn:ietf:params:oauth:token-type:access_token",
+        ),
+        ("subject_token", token),
+        ("agent", wanted.agent.as_str()),
+    ]);
+    if let Some(scope) = wanted.scope {
+        form.append_pair("scope", scope);
+    }
+    if let Some(ttl) = wanted.ttl {
+        form.append_pair("expires_in", &ttl.as_secs().to_string());
+    }
+    if let Some(ticket) = ticket {
+        form.append_pair("ticket", ticket);
+    }
+    let mut request = Request::new(Bytes::from(form.finish()));
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = endpoint.uri().clone();
+    let media_type = HeaderValue::from_static("application/x-www-form-urlencoded");
+    request.headers_mut().insert(CONTENT_TYPE, media_type);
+    request
 }
 
 #[cfg(test)]

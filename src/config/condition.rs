@@ -40,6 +40,7 @@ pub(super) fn read(route: &Reader<'_, '_>) -> Conditions {
         when: route.table("when").and_then(|reader| hours(&reader)),
         source: networks(route, "source"),
         minting: None,
+        approval: None,
     }
 }
 

@@ -10,8 +10,8 @@ use super::fault::{Desk, Span};
 use super::key::{HOUR, Kind, Need, Section, key, secs};
 use super::reader::Reader;
 use super::{
-    Admin, Config, Presets, Trust, admin, agent, audit, ca, credential, lint, listener, login,
-    narrow, preset, route, session, store, trust, upstream,
+    Admin, Config, Presets, Trust, admin, agent, approval, audit, ca, credential, lint, listener,
+    login, narrow, preset, route, session, store, trust, upstream,
 };
 use crate::credential::{Source, Spec};
 use crate::identity::AgentEntry;
@@ -88,6 +88,12 @@ pub(super) static ROOT: Section = Section {
             Kind::Named(&login::LOGIN),
             Need::Optional,
             "Whose tokens say for which person an agent acts.",
+        ),
+        key(
+            "approval",
+            Kind::Named(&approval::APPROVAL),
+            Need::Optional,
+            "Whom an agent has to ask.",
         ),
         key(
             "session",
@@ -192,7 +198,17 @@ fn resolve(reader: &Reader<'_, '_>, parts: Parts) -> Config {
         conditions.push(guards);
     }
     let upstream = reader.table("upstream");
+    let approvals = named_below(reader, "approval");
+    let people = approval::People {
+        operators: parts
+            .admin
+            .iter()
+            .flat_map(|(admin, _)| admin.tokens.iter().map(|(name, _)| name.as_str()))
+            .collect(),
+        logins: named_below(reader, "login"),
+    };
     Config {
+        approvals: approval::all(reader, &people),
         listeners: parts
             .listeners
             .into_iter()
@@ -222,7 +238,7 @@ fn resolve(reader: &Reader<'_, '_>, parts: Parts) -> Config {
         services: parts.services,
         session: reader
             .table("session")
-            .map(|below| session::read(&below))
+            .map(|below| session::read(&below, &approvals))
             .unwrap_or_default(),
         drain: reader.duration("drain"),
     }
@@ -250,24 +266,10 @@ fn credentials(reader: &Reader<'_, '_>) -> Vec<(Spec, Span)> {
 }
 
 fn routes(reader: &Reader<'_, '_>, presets: &dyn Presets) -> Vec<route::Written> {
-    let names = |key| {
-        reader
-            .entries(key)
-            .into_iter()
-            .map(|(name, _)| &**name.get_ref())
-            .collect()
-    };
     let known = route::Known {
-        credentials: if is_table(reader, "credential") {
-            names("credential")
-        } else {
-            Vec::new()
-        },
-        agents: if is_table(reader, "agent") {
-            names("agent")
-        } else {
-            Vec::new()
-        },
+        credentials: named_below(reader, "credential"),
+        agents: named_below(reader, "agent"),
+        approvals: named_below(reader, "approval"),
         presets,
     };
     let mut found = Vec::new();
@@ -284,6 +286,15 @@ fn routes(reader: &Reader<'_, '_>, presets: &dyn Presets) -> Vec<route::Written>
         found.push(written);
     }
     found
+}
+
+/// The NAMEs of `[KEY.NAME]`.
+fn named_below<'a>(reader: &Reader<'a, '_>, key: &str) -> Vec<&'a str> {
+    if !is_table(reader, key) {
+        return Vec::new();
+    }
+    let entries = reader.entries(key).into_iter();
+    entries.map(|(name, _)| &**name.get_ref()).collect()
 }
 
 /// Something else than a table is told once, where the section itself is read.

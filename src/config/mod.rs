@@ -5,6 +5,7 @@
 
 mod admin;
 mod agent;
+mod approval;
 mod audit;
 mod aws;
 mod ca;
@@ -54,6 +55,7 @@ use std::time::Duration;
 use toml::de::DeTable;
 
 pub use admin::Admin;
+pub use approval::Approval;
 pub use login::Login;
 pub use report::{Note, Report, Severity};
 pub use schema::schema;
@@ -102,6 +104,8 @@ pub struct Config {
     pub conditions: Vec<Conditions>,
     /// `[preset.NAME]`: services of the operator's own, or in place of known ones.
     pub services: Vec<Preset>,
+    /// `[approval.NAME]`.
+    pub approvals: Vec<Approval>,
     /// `[session]`.
     pub session: SessionSettings,
     /// `drain`: how long requests under way may take to end.
@@ -267,8 +271,10 @@ impl Config {
         });
         let of_trust = self.trust.iter().filter_map(|table| table.token.as_ref());
         let of_logins = self.logins.iter().filter_map(Login::source);
+        let of_approvals = self.approvals.iter().filter_map(|one| one.secret.as_ref());
         let sources = of_agents
             .chain(of_logins)
+            .chain(of_approvals)
             .chain(of_admin)
             .chain(of_trust)
             .chain(of_listeners)

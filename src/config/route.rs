@@ -5,6 +5,7 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::DeValue;
 
+use super::approval;
 use super::condition::{self, WHEN};
 use super::fault::Span;
 use super::hosts;
@@ -135,6 +136,12 @@ pub(super) static ROUTE: Section = Section {
             "A guard: the networks that the agent may call from.",
         ),
         key(
+            "approval",
+            Kind::Text("the NAME of an [approval.NAME]"),
+            Need::Optional,
+            "Each request waits for people's yes: those of this `[approval.NAME]`. WebSockets are refused then.",
+        ),
+        key(
             "ranges",
             Kind::Flag,
             Need::Default("false"),
@@ -185,6 +192,7 @@ pub(super) struct Written {
 pub(super) struct Known<'a> {
     pub(super) credentials: Vec<&'a str>,
     pub(super) agents: Vec<&'a str>,
+    pub(super) approvals: Vec<&'a str>,
     pub(super) presets: &'a dyn Presets,
 }
 
@@ -201,6 +209,7 @@ pub(super) fn read(reader: &Reader<'_, '_>, index: usize, known: &Known<'_>) -> 
         .as_ref()
         .is_some_and(|(_, preset)| preset.encoded_slash);
     let mut conditions = condition::read(reader);
+    conditions.approval = approval::named(reader, &known.approvals);
     if !reader.flag("minting") {
         conditions.minting = preset
             .as_ref()

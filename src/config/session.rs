@@ -36,7 +36,7 @@ pub(super) static SESSION: Section = Section {
             "approval",
             Kind::Text("the NAME of an [approval.NAME]"),
             Need::Optional,
-            "Who is asked beyond that depth. Left out, it is refused. Approvals are still to come: until then a name is a fault.",
+            "Who is asked beyond that depth. Left out, it is refused.",
         ),
         key(
             "bind",
@@ -53,19 +53,15 @@ pub(super) static SESSION: Section = Section {
     ],
 };
 
-pub(super) fn read(reader: &Reader<'_, '_>) -> Settings {
-    if let Some((name, span)) = reader.text("approval") {
-        let message = format!("no [approval.{}] is there", super::text::quoted(name));
-        let help = "leave \"approval\" out: what it would be asked for is refused";
-        reader.desk.fault_with(&span, message, help);
-    }
+/// `approvals` are the names of `[approval.NAME]`.
+pub(super) fn read(reader: &Reader<'_, '_>, approvals: &[&str]) -> Settings {
     let depth = |name| u32::try_from(reader.count(name)).unwrap_or_default();
     Settings {
         ttl: reader.duration("ttl"),
         idle: reader.duration("idle"),
         max_depth: depth("max-depth"),
         approve_beyond: depth("approve-beyond"),
-        approval: None,
+        approval: super::approval::named(reader, approvals),
         bind: match reader.choice("bind") {
             Some("none") => Bind::None,
             _ => Bind::Auto,

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use jiff::civil::{Time, Weekday};
 use jiff::tz::TimeZone;
 
+use crate::agent::Name;
 use crate::preset::Preset;
 
 /// The guards of one route. All must hold; one that cannot be evaluated does not hold.
@@ -20,6 +21,8 @@ pub struct Conditions {
     pub source: Vec<IpNet>,
     /// The preset whose credential-minting requests are refused on this route.
     pub minting: Option<Arc<Preset>>,
+    /// `approval`: the `[approval.NAME]` whose people have to say yes to each request.
+    pub approval: Option<Name>,
 }
 
 /// `when = { hours = "08:00-18:00", days = ["mon", "fri"], zone = "Europe/Berlin" }`.
@@ -92,7 +95,10 @@ impl Hours {
 impl Conditions {
     /// Whether nothing is asked.
     pub fn is_empty(&self) -> bool {
-        self.when.is_none() && self.source.is_empty() && self.minting.is_none()
+        self.when.is_none()
+            && self.source.is_empty()
+            && self.minting.is_none()
+            && self.approval.is_none()
     }
 
     /// Whether the answer to this request would be a new credential, which the route does not grant.

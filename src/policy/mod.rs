@@ -4,6 +4,7 @@
 //! the permit, so nothing can change between judgement and sending.
 
 mod condition;
+mod digest;
 mod person;
 
 #[cfg(test)]
@@ -13,6 +14,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use condition::{Conditions, Hours, Unmet, Weekdays};
+pub use digest::{BadDigest, Digest, Grant, InNameOf, Mismatch};
 pub use person::{Person, UserToken, UserTokenType};
 
 use crate::agent::{AgentId, Name};
@@ -36,6 +38,8 @@ pub struct Query<'a> {
     pub agent: &'a AgentId,
     /// The session it acts in.
     pub session: &'a Arc<str>,
+    /// From the session's first agent to the acting one.
+    pub chain: &'a [AgentId],
     /// The person whom the session is bound to, if any.
     pub person: Option<&'a Arc<Person>>,
     /// What the session may do.
@@ -55,13 +59,11 @@ pub struct Query<'a> {
 /// What the policy says.
 #[must_use]
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a permit is the common case, and is taken apart at once"
-)]
 pub enum Verdict {
     /// Send it.
     Allow(Permit),
+    /// A person has to say yes first.
+    Ask(Pending),
     /// Refuse it; the head comes back for the record.
     Deny(Denial, Box<Head>),
 }
@@ -76,6 +78,14 @@ pub struct Permit {
     person: Option<Arc<Person>>,
     target: Arc<Target>,
     inject: bool,
+}
+
+/// A request that may be sent once a person has approved exactly it. Nothing of it can be had before but to ask for.
+#[derive(Debug)]
+pub struct Pending {
+    permit: Permit,
+    approval: Name,
+    chain: Box<[AgentId]>,
 }
 
 /// Why not.
@@ -159,7 +169,9 @@ impl Policy {
         match self.judge(query, &head) {
             Ok(route) => {
                 let inject = route.injects(head.method());
-                Verdict::Allow(Permit {
+                let conditions = self.conditions.get(route.index);
+                let approval = conditions.and_then(|conditions| conditions.approval.clone());
+                let permit = Permit {
                     head,
                     route,
                     agent: query.agent.clone(),
@@ -167,7 +179,15 @@ impl Policy {
                     person: query.person.cloned(),
                     target: Arc::clone(query.target),
                     inject,
-                })
+                };
+                match approval {
+                    None => Verdict::Allow(permit),
+                    Some(approval) => Verdict::Ask(Pending {
+                        permit,
+                        approval,
+                        chain: query.chain.into(),
+                    }),
+                }
             }
             Err(denial) => Verdict::Deny(denial, Box::new(head)),
         }
@@ -202,6 +222,10 @@ impl Policy {
         }
         // A route without an entry would be a fault of assembly: refuse rather than skip its guards.
         let conditions = self.conditions.get(route.index).ok_or(Denial::NoRoute)?;
+        // What goes through a WebSocket afterwards is nothing that anybody could look at beforehand.
+        if head.is_websocket() && conditions.approval.is_some() {
+            return Err(Denial::WebSocket { route: named() });
+        }
         let readings = [Some(head.path()), folded.as_deref()];
         if readings
             .into_iter()
@@ -217,6 +241,38 @@ impl Policy {
                 unmet,
             })?;
         Ok(Arc::clone(route))
+    }
+}
+
+impl Pending {
+    /// The `[approval.NAME]` to ask.
+    pub fn approval(&self) -> &Name {
+        &self.approval
+    }
+
+    /// The route that decided.
+    pub fn route(&self) -> &Arc<Route> {
+        &self.permit.route
+    }
+
+    /// The judged head, to be shown.
+    pub fn head(&self) -> &Head {
+        &self.permit.head
+    }
+
+    /// The credential that it would carry.
+    pub fn credential(&self) -> Option<&Name> {
+        self.permit.credential()
+    }
+
+    /// Where it would go.
+    pub fn target(&self) -> &Arc<Target> {
+        &self.permit.target
+    }
+
+    /// Gives up, for the head: to be judged anew.
+    pub fn into_head(self) -> Head {
+        self.permit.head
     }
 }
 

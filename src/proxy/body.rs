@@ -30,6 +30,52 @@ enum Inner {
     Answer(Box<Answer>),
 }
 
+/// What an agent sends as a body: as it comes, or read whole before, and counted then.
+#[derive(Debug)]
+pub(super) enum Upload {
+    /// As it comes.
+    Stream(Incoming),
+    /// All of it.
+    Read(Bytes),
+}
+
+impl Upload {
+    /// Nothing.
+    pub(super) fn none() -> Self {
+        Self::Read(Bytes::new())
+    }
+}
+
+impl HttpBody for Upload {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.get_mut() {
+            Self::Stream(incoming) => Pin::new(incoming).poll_frame(cx),
+            Self::Read(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Self::Read(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Stream(incoming) => incoming.is_end_stream(),
+            Self::Read(bytes) => bytes.is_empty(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Stream(incoming) => incoming.size_hint(),
+            Self::Read(bytes) => SizeHint::with_exact(bytes.len() as u64),
+        }
+    }
+}
+
 /// Why a body broke off. The agent sees a cut connection or a reset stream, never a text.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -60,12 +106,12 @@ impl Body {
     }
 
     /// An agent's body on its way up. Trailers are dropped: none of them was judged (RFC 9110 §6.5.1).
-    pub(super) fn up(incoming: Incoming, count: ByteCount) -> Self {
+    pub(super) fn up(incoming: Upload, count: ByteCount) -> Self {
         Self(Inner::Up(Up { incoming, count }))
     }
 
     /// An agent's body whose chunks are checked, and signed anew where they are signed. It keeps its length.
-    pub(super) fn chunks(incoming: Incoming, count: ByteCount, chunks: Chunks, lied: Lied) -> Self {
+    pub(super) fn chunks(incoming: Upload, count: ByteCount, chunks: Chunks, lied: Lied) -> Self {
         Self(Inner::Chunks(Box::new(Chunked {
             up: Up { incoming, count },
             chunks,
@@ -83,7 +129,7 @@ impl Body {
 
 #[derive(Debug)]
 struct Up {
-    incoming: Incoming,
+    incoming: Upload,
     count: ByteCount,
 }
 
@@ -99,7 +145,9 @@ impl Up {
                 Some(Ok(frame)) => frame,
             };
             if let Ok(data) = frame.into_data() {
-                self.count.add(data.len());
+                if let Upload::Stream(_) = self.incoming {
+                    self.count.add(data.len());
+                }
                 return Poll::Ready(Some(Ok(Frame::data(data))));
             }
         }

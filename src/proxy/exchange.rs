@@ -16,7 +16,8 @@ use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
 
 use super::answer;
-use super::body::Body;
+use super::ask::{Answer, Asking};
+use super::body::{Body, Upload};
 use super::bound;
 use super::record::Entry;
 use super::refusal::Refusal;
@@ -29,7 +30,7 @@ use crate::credential::Live;
 use crate::head::{Framing, Head};
 use crate::host::Scheme;
 use crate::inject::{BodyEdit, Injection};
-use crate::policy::{Permit, Query, Verdict};
+use crate::policy::{Pending, Permit, Query, Verdict};
 use crate::scrub::Patterns;
 use crate::tls::Protocol;
 
@@ -90,9 +91,11 @@ async fn forward(
     }
     // The grant is taken before the head is looked at: to whom nothing is granted, nothing else is said.
     tunnel.grant()?;
+    let mut asking = Asking::new(&parts.headers, Upload::Stream(body))?;
     let head = Head::clean(parts, &tunnel.target)?;
     record.asked(head.method(), Some(head.path_and_query()));
-    let (grant, permit, lease) = permitted(tunnel, head, record).await?;
+    let (grant, permit, lease) = permitted(tunnel, head, (record, &mut asking)).await?;
+    let body = asking.into_body();
     let lane = grant.lane(permit.route()).ok_or(Refusal::NoRoute)?;
     if let Some(answer) = &permit.route().answer {
         read_off(body, record).await?;
@@ -188,12 +191,25 @@ async fn forward(
 async fn permitted(
     tunnel: &Tunnel,
     mut head: Head,
-    record: &mut Entry,
+    (record, asking): (&mut Entry, &mut Asking),
 ) -> Result<(Arc<Grant>, Permit, Option<Arc<Live>>), Refusal> {
     loop {
         let epoch = tunnel.shared.epoch.current().await;
         let grant = tunnel.grant()?;
-        let permit = judge(tunnel, &grant, head, record)?;
+        let permit = match judge(tunnel, &grant, head, record)? {
+            Judged::Permit(permit) => permit,
+            // In a box of its own: what nobody is asked for has no room for it.
+            Judged::Ask(pending) => match Box::pin(asking.settle(tunnel, pending, record)).await? {
+                Answer::Yes(permit) => permit,
+                Answer::Again(asked) => {
+                    if tunnel.session().is_over(&tunnel.shared.clock.now()) {
+                        return Err(Refusal::SessionEnded);
+                    }
+                    head = asked;
+                    continue;
+                }
+            },
+        };
         let lease = lease(tunnel, &permit, record).await?;
         if tunnel.shared.epoch.is(epoch) {
             return Ok((grant, permit, lease));
@@ -202,17 +218,26 @@ async fn permitted(
     }
 }
 
+/// What policy did not refuse.
+enum Judged {
+    /// It may be sent.
+    Permit(Permit),
+    /// A person has to say yes first.
+    Ask(Pending),
+}
+
 /// Policy, and nothing else, makes the permit.
 fn judge(
     tunnel: &Tunnel,
     grant: &Grant,
     head: Head,
     record: &mut Entry,
-) -> Result<Permit, Refusal> {
+) -> Result<Judged, Refusal> {
     let session = tunnel.session();
     let query = Query {
         agent: session.agent(),
         session: session.id(),
+        chain: session.chain(),
         person: session.person(),
         scope: &session.bounds().scope,
         permissions: &grant.permissions,
@@ -224,7 +249,11 @@ fn judge(
     match grant.snapshot.policy.evaluate(&query, head) {
         Verdict::Allow(permit) => {
             record.matched(permit.route());
-            Ok(permit)
+            Ok(Judged::Permit(permit))
+        }
+        Verdict::Ask(pending) => {
+            record.matched(pending.route());
+            Ok(Judged::Ask(pending))
         }
         Verdict::Deny(denial, _) => {
             if let Some(route) = denial
@@ -314,7 +343,7 @@ fn readable_codings(accepted: &[u8]) -> Option<HeaderValue> {
 /// The body that goes up: streamed, or read whole where a placeholder in it is replaced.
 async fn outgoing(
     head: &mut Head,
-    body: Incoming,
+    body: Upload,
     edit: Option<&BodyEdit>,
     record: &Entry,
 ) -> Result<Body, Refusal> {
@@ -357,10 +386,15 @@ pub(super) fn keep_zero(head: &mut Head) {
 
 /// A body of `most` bytes, whole.
 pub(super) async fn read_whole(
-    body: Incoming,
+    body: Upload,
     most: usize,
     record: &Entry,
 ) -> Result<Bytes, Refusal> {
+    let body = match body {
+        Upload::Read(whole) if whole.len() > most => return Err(Refusal::TooLarge),
+        Upload::Read(whole) => return Ok(whole),
+        Upload::Stream(body) => body,
+    };
     let read = Limited::new(body, most).collect();
     let read = tokio::time::timeout(MOST_JUDGED_AGO, read)
         .await
@@ -378,7 +412,10 @@ pub(super) async fn read_whole(
 }
 
 /// Reads a body that goes nowhere: the client has sent it, and waits with its next request until it is taken.
-async fn read_off(body: Incoming, record: &Entry) -> Result<(), Refusal> {
+async fn read_off(body: Upload, record: &Entry) -> Result<(), Refusal> {
+    let Upload::Stream(body) = body else {
+        return Ok(());
+    };
     let read = Limited::new(body, MAX_EDITED_BODY).collect();
     let read = tokio::time::timeout(MOST_JUDGED_AGO, read).await;
     let Ok(Ok(read)) = read else {

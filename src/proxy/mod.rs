@@ -11,6 +11,7 @@
 mod accept;
 mod address;
 mod answer;
+mod ask;
 mod base_url;
 mod bind;
 mod body;
@@ -64,6 +65,7 @@ pub use settings::{
 };
 
 use crate::agent::Name;
+use crate::approval::Approvals;
 use crate::audit::Audit;
 use crate::clock::Clock;
 use crate::credential::Broker;
@@ -129,6 +131,8 @@ pub struct Lasting {
     pub audit: Arc<Audit>,
     /// The broker.
     pub broker: Arc<Broker>,
+    /// What is asked of people.
+    pub approvals: Arc<Approvals>,
     /// The sessions.
     pub sessions: Arc<Sessions>,
     /// The keys that session tokens are signed with.
@@ -159,6 +163,7 @@ struct Shared {
     snapshot: ArcSwap<Snapshot>,
     audit: Arc<Audit>,
     broker: Arc<Broker>,
+    approvals: Arc<Approvals>,
     sessions: Arc<Sessions>,
     keys: Arc<Keys>,
     keeper: Keeper,
@@ -214,6 +219,7 @@ impl Proxy {
         let Lasting {
             audit,
             broker,
+            approvals,
             sessions,
             keys,
             session_store,
@@ -232,6 +238,7 @@ impl Proxy {
             snapshot: ArcSwap::from_pointee(snapshot),
             audit,
             broker,
+            approvals,
             sessions,
             keys,
             keeper,

@@ -74,6 +74,9 @@ pub(super) struct Entry {
     route: Option<Arc<Route>>,
     lease: Option<LeaseId>,
     credential: bool,
+    approval: Option<Arc<str>>,
+    /// Whether a person has still to say yes.
+    asks: bool,
     refusal: Option<Refusal>,
     status: Option<u16>,
     allowed: Option<Allowed>,
@@ -99,6 +102,8 @@ impl Entry {
             route: None,
             lease: None,
             credential: false,
+            approval: None,
+            asks: false,
             refusal: None,
             status: None,
             allowed: None,
@@ -133,6 +138,17 @@ impl Entry {
 
     pub(super) fn carries_credential(&self) -> bool {
         self.credential
+    }
+
+    /// A person is asked, by this approval.
+    pub(super) fn asks(&mut self, approval: &Arc<str>) {
+        self.approval = Some(Arc::clone(approval));
+        self.asks = true;
+    }
+
+    /// The person said yes, and the yes was used.
+    pub(super) fn granted(&mut self) {
+        self.asks = false;
     }
 
     pub(super) fn allowed(&mut self, counters: Allowed) {
@@ -191,6 +207,7 @@ impl Entry {
             }
         }
         record.lease = self.lease.as_ref().map(LeaseId::as_str);
+        record.approval = self.approval.as_deref();
     }
 }
 
@@ -199,7 +216,10 @@ impl Drop for Entry {
         let now = self.shared.clock.mono();
         let took = now.saturating_duration_since(self.began.mono);
         let decision = match self.refusal {
+            Some(Refusal::ApprovalRequired(_)) => "ask",
             Some(refusal) if refusal.is_denial() => "deny",
+            // Whoever asked went away before there was an answer.
+            _ if self.asks => "ask",
             _ => "allow",
         };
         let host = self.shared.host_text(&self.target);

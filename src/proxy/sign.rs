@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::header::{CONTENT_ENCODING, HeaderMap, HeaderValue};
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 
-use super::body::Body;
+use super::body::{Body, Upload};
 use super::exchange::read_whole;
 use super::record::Entry;
 use super::refusal::Refusal;
@@ -41,7 +41,7 @@ impl Lied {
 pub(super) async fn outgoing(
     tunnel: &Tunnel,
     head: &mut Head,
-    body: Incoming,
+    body: Upload,
     signer: &Signer,
     (record, lied): (&Entry, &Lied),
 ) -> Result<Body, Refusal> {

@@ -5,6 +5,7 @@
 //! memory, so that no port has a second way of working.
 
 mod agent;
+mod approval;
 mod database;
 mod group;
 mod journal;
@@ -35,6 +36,7 @@ const COMPONENTS: &[&Component] = &[
     &vessel::TABLES,
     &session::TABLES,
     &agent::TABLES,
+    &approval::TABLES,
     &pass::TABLES,
 ];
 

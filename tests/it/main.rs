@@ -31,6 +31,8 @@ mod svid;
 mod upstream;
 
 mod admin;
+mod approval;
+mod approval_request;
 mod attacks;
 mod aws;
 mod base_url;

@@ -92,8 +92,12 @@ impl FromStr for Url {
 
 /// What would happen.
 enum Outcome {
-    /// It is sent, by this route.
-    Allow { route: Arc<Route>, inject: bool },
+    /// It is sent, by this route; where there is an approval, only once people have said yes.
+    Allow {
+        route: Arc<Route>,
+        inject: bool,
+        approval: Option<Name>,
+    },
     /// The connection is passed through unread.
     Tunnel,
     /// It is refused.
@@ -207,6 +211,7 @@ impl<'a> Case<'a> {
         let query = Query {
             agent: &self.agent,
             session: &"explain".into(),
+            chain: std::slice::from_ref(&self.agent),
             person: None,
             scope: &Scope::ALL,
             permissions: &permissions,
@@ -219,6 +224,12 @@ impl<'a> Case<'a> {
             Verdict::Allow(permit) => Ok(Outcome::Allow {
                 route: Arc::clone(permit.route()),
                 inject: permit.credential().is_some(),
+                approval: None,
+            }),
+            Verdict::Ask(pending) => Ok(Outcome::Allow {
+                route: Arc::clone(pending.route()),
+                inject: pending.credential().is_some(),
+                approval: Some(pending.approval().clone()),
             }),
             Verdict::Deny(denial, _) => Err(Outcome::Deny {
                 refusal: Refusal::from(&denial),

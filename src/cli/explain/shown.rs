@@ -7,6 +7,7 @@ use jiff::civil::Weekday;
 
 use super::{Case, Outcome, origin};
 use crate::agent::Name;
+use crate::approval::{Mode, Settings, Ticket};
 use crate::inject::Placement;
 use crate::policy::{Conditions, Hours};
 use crate::proxy::{Identify, Refusal, Unmatched};
@@ -15,16 +16,24 @@ use crate::route::{MethodSet, Route};
 impl Case<'_> {
     pub(super) fn json(&self, outcome: &Outcome) -> serde_json::Value {
         let (decision, word, rule) = match outcome {
-            Outcome::Allow { .. } => ("allow", None, None),
+            Outcome::Allow { approval: None, .. } => ("allow", None, None),
+            Outcome::Allow {
+                approval: Some(name),
+                ..
+            } => ("ask", self.asked_word(name), None),
             Outcome::Tunnel => ("tunnel", None, None),
             Outcome::Deny { refusal, rule, .. } => ("deny", Some(refusal.word()), *rule),
         };
         let (route, injected) = match outcome {
-            Outcome::Allow { route, inject } => (Some(route), Some(route).filter(|_| *inject)),
+            Outcome::Allow { route, inject, .. } => (Some(route), Some(route).filter(|_| *inject)),
             Outcome::Tunnel => (None, None),
             Outcome::Deny { route, .. } => (route.as_ref(), None),
         };
         let spec = self.spec(injected.and_then(|route| route.credential.as_ref()));
+        let approval = match outcome {
+            Outcome::Allow { approval, .. } => approval.as_ref(),
+            Outcome::Tunnel | Outcome::Deny { .. } => None,
+        };
         let placements = injected.map_or(&[][..], |route| &route.placements);
         let mut shown = serde_json::json!({
             "decision": decision,
@@ -35,7 +44,7 @@ impl Case<'_> {
             "credential": spec.map(|spec| spec.name.as_str()),
             "source": spec.map(|spec| origin(spec).1),
             "inject": placements.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            "approval": null,
+            "approval": approval.map(Name::as_str),
             "limits": [],
         });
         let peers = injected.and_then(|route| route.peers.as_ref());
@@ -54,9 +63,17 @@ impl Case<'_> {
         let agent = &self.agent;
         let mut lines: Vec<(&str, String)> = Vec::new();
         match outcome {
-            Outcome::Allow { route, inject } => {
-                writeln!(out, "allow  {method} {url} by agent {agent}")?;
+            Outcome::Allow {
+                route,
+                inject,
+                approval,
+            } => {
+                let decision = if approval.is_some() { "ask" } else { "allow" };
+                writeln!(out, "{decision}  {method} {url} by agent {agent}")?;
                 self.route_lines(route, &mut lines);
+                if let Some(name) = approval {
+                    lines.push(("approval", self.approval_line(name)));
+                }
                 self.credential_lines(route, *inject, &mut lines);
                 self.guard_lines(route, &mut lines);
             }
@@ -88,6 +105,36 @@ impl Case<'_> {
             writeln!(out, "  {label:<11}{text}")?;
         }
         Ok(())
+    }
+
+    /// What the agent is told until people have decided; nothing where it waits.
+    fn asked_word(&self, name: &Name) -> Option<&'static str> {
+        let settings = self.approval(name)?;
+        (settings.mode == Mode::Ticket).then(|| Refusal::ApprovalRequired(Ticket::NONE).word())
+    }
+
+    fn approval(&self, name: &Name) -> Option<&Settings> {
+        let mut all = self.config.approvals.iter().map(|one| &one.settings);
+        all.find(|settings| settings.name == *name)
+    }
+
+    /// `ops: 2 of alice, bob, carol within 2m; the request waits`.
+    fn approval_line(&self, name: &Name) -> String {
+        let Some(settings) = self.approval(name) else {
+            return name.to_string();
+        };
+        let console = &settings.console;
+        let approvers: Vec<&str> = console.approvers.iter().map(|one| &*one.name).collect();
+        let does = match settings.mode {
+            Mode::Hold => "the request waits",
+            Mode::Ticket => "the agent comes again with a ticket",
+        };
+        format!(
+            "{name}: {} of {} within {:?}; {does}",
+            console.quorum,
+            approvers.join(", "),
+            settings.expires
+        )
     }
 
     fn route_lines(&self, route: &Route, lines: &mut Vec<(&str, String)>) {

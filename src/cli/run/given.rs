@@ -196,7 +196,14 @@ fn sources(config: &Config) -> impl Iterator<Item = &Source> {
     let logins = config.logins.iter().filter_map(Login::source);
     let trust = config.trust.iter().filter_map(|one| one.token.as_ref());
     let all = credentials.chain(agents).chain(operators);
-    all.chain(logins).chain(trust).chain(config.store.sources())
+    let webhooks = config
+        .approvals
+        .iter()
+        .filter_map(|one| one.secret.as_ref());
+    all.chain(logins)
+        .chain(trust)
+        .chain(webhooks)
+        .chain(config.store.sources())
 }
 
 /// The files that the command must not read or change: secrets, the CA's folder, the audit trail.

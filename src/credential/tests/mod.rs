@@ -242,6 +242,7 @@ fn permit_for(
     let query = Query {
         agent: &agent,
         session: &Arc::from(session),
+        chain: std::slice::from_ref(&agent),
         person,
         scope: &crate::delegation::Scope::ALL,
         permissions: &crate::delegation::Scope::ALL,
@@ -252,6 +253,7 @@ fn permit_for(
     };
     match Policy::new(vec![Conditions::default()]).evaluate(&query, head) {
         Verdict::Allow(permit) => permit,
+        Verdict::Ask(_) => panic!("nobody is asked"),
         Verdict::Deny(denial, _) => panic!("{denial}"),
     }
 }

@@ -7,6 +7,7 @@ use http::header::{
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
+use crate::approval::Ticket;
 use crate::identity::{AttestError, Unregistered};
 use crate::proxy::body::Body;
 
@@ -25,7 +26,18 @@ pub(super) enum TokenError {
     Scope(&'static str),
     /// `temporarily_unavailable`.
     Unavailable(&'static str),
+    /// `authorization_pending` (RFC 8628 §3.5): a person has been asked.
+    Pending(Ticket),
+    /// `slow_down`: people have been asked too much.
+    SlowDown,
+    /// `access_denied`: a person said no.
+    AccessDenied,
+    /// `expired_token`: the ticket is unknown, used, or past its time.
+    Expired,
 }
+
+/// How long whoever waits for a person is to wait between two tries, in seconds.
+const INTERVAL: u64 = 2;
 
 impl TokenError {
     fn parts(self) -> (StatusCode, &'static str, &'static str) {
@@ -53,12 +65,38 @@ impl TokenError {
                 "temporarily_unavailable",
                 what,
             ),
+            Self::Pending(_) => (
+                bad,
+                "authorization_pending",
+                "A person has been asked. Send the same request again with this ticket, every `interval` seconds.",
+            ),
+            Self::SlowDown => (
+                bad,
+                "slow_down",
+                "Too many of this agent's questions wait for a person. Wait until some are decided.",
+            ),
+            Self::AccessDenied => (
+                bad,
+                "access_denied",
+                "A person said no. Do not ask again; tell whoever gave you the task.",
+            ),
+            Self::Expired => (
+                bad,
+                "expired_token",
+                "The ticket is unknown, used, or past its time. Ask again without it.",
+            ),
         }
     }
 
     pub(super) fn response(self) -> Response<Body> {
         let (status, error, description) = self.parts();
-        let mut response = json(&json!({ "error": error, "error_description": description }));
+        let mut body = json!({ "error": error, "error_description": description });
+        if let (Self::Pending(ticket), Some(body)) = (self, body.as_object_mut()) {
+            body.insert("ticket".into(), ticket.id().into());
+            body.insert("code".into(), ticket.code().into());
+            body.insert("interval".into(), INTERVAL.into());
+        }
+        let mut response = json(&body);
         *response.status_mut() = status;
         let headers = response.headers_mut();
         match self {
@@ -69,7 +107,7 @@ impl TokenError {
             Self::Method => {
                 headers.insert(ALLOW, HeaderValue::from_static("POST"));
             }
-            Self::Unavailable(_) => {
+            Self::Unavailable(_) | Self::SlowDown => {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static("5"));
             }
             _ => {}

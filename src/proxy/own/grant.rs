@@ -12,9 +12,8 @@ use serde_json::{Value, json};
 
 use super::answer::TokenError;
 use super::form::Form;
-use super::user;
-use crate::agent::AgentId;
-use crate::delegation::{self, Asked, Bounds, Refused, Scope};
+use super::{delegate, user};
+use crate::delegation::{Asked, Bounds, Refused, Scope};
 use crate::identity::{Attested, Presented, TokenType};
 use crate::proxy::Snapshot;
 use crate::proxy::bind::is_open_to;
@@ -82,7 +81,7 @@ async fn exchange(
                     ));
                 }
             }
-            of_sub_agent(front, snapshot, &parent, form)
+            delegate::of_sub_agent(front, snapshot, &parent, form).await
         }
         kind => {
             let attested = evidence(front, snapshot, (subject, kind)).await?;
@@ -240,41 +239,6 @@ pub(super) async fn parent(front: &Front, token: &str) -> Result<Arc<Session>, T
         ));
     }
     Ok(session)
-}
-
-/// A session for a sub-agent: a subset of its parent's, and of what the sub-agent may have.
-fn of_sub_agent(
-    front: &Front,
-    snapshot: &Snapshot,
-    parent: &Session,
-    form: &Form,
-) -> Result<Opening, TokenError> {
-    let agent = form.need("agent")?;
-    let agent: AgentId = (agent.parse())
-        .map_err(|_| TokenError::Request("The parameter agent is no agent's id."))?;
-    let mut chain = parent.chain().to_vec();
-    chain.push(agent);
-    let permissions = snapshot.registry.admit_all(&chain)?;
-    let settings = front.shared.sessions.settings();
-    let asked = asked(snapshot, form)?;
-    let now = front.shared.clock.now();
-    let rules = settings.rules();
-    let bounds = delegation::delegate(parent.bounds(), &permissions, &asked, &rules, now.wall)?;
-    if bounds.depth > settings.approve_beyond {
-        return Err(TokenError::Request(
-            "A person must approve so long a chain of delegations, and nobody is named who could.",
-        ));
-    }
-    parent.touch(&now);
-    Ok(Opening {
-        chain,
-        trust: Arc::clone(parent.trust()),
-        person: parent.person().cloned(),
-        bounds,
-        parent: Some(Arc::clone(parent.id())),
-        bound: front.shared.bound(&front.from),
-        idles: true,
-    })
 }
 
 /// `scope` and `expires_in`.

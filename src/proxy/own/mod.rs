@@ -1,6 +1,7 @@
 //! What a proxy listener serves itself, in origin form: the CA, session tokens and the keys that they are signed with.
 
 mod answer;
+mod delegate;
 mod form;
 mod grant;
 mod user;

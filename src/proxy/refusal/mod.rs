@@ -16,6 +16,7 @@ use http::{Response, StatusCode};
 use hyper::ext::ReasonPhrase;
 
 use super::body::Body;
+use crate::approval::Ticket;
 use crate::head::Unclean;
 
 /// The header that names the word.
@@ -52,6 +53,18 @@ pub enum Refusal {
     UserRequired,
     /// A guard of the route is not met.
     Condition(&'static str),
+    /// A person has been asked; the request is to come again with this ticket.
+    ApprovalRequired(Ticket),
+    /// A person said no.
+    ApprovalDenied,
+    /// The ticket is unknown, used or past its time, or nobody answered in time.
+    ApprovalExpired,
+    /// The ticket is for another request.
+    ApprovalMismatch,
+    /// Nobody can be asked.
+    ApprovalUnavailable,
+    /// The agent has asked people too much.
+    Throttled,
     /// The address is private, or keyward's own.
     PrivateAddress,
     /// A host with a credential, over `http://`.
@@ -98,7 +111,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// One of each word, for whoever lists them.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 38] = [
         Self::Malformed(""),
         Self::Method,
         Self::TooLarge,
@@ -110,6 +123,12 @@ impl Refusal {
         Self::Denied(""),
         Self::UserRequired,
         Self::Condition(""),
+        Self::ApprovalRequired(Ticket::NONE),
+        Self::ApprovalDenied,
+        Self::ApprovalExpired,
+        Self::ApprovalMismatch,
+        Self::ApprovalUnavailable,
+        Self::Throttled,
         Self::PrivateAddress,
         Self::Cleartext,
         Self::Unidentified,
@@ -150,6 +169,12 @@ impl Refusal {
             Self::Denied(_) => (StatusCode::FORBIDDEN, "denied"),
             Self::UserRequired => (StatusCode::FORBIDDEN, "user-required"),
             Self::Condition(_) => (StatusCode::FORBIDDEN, "condition"),
+            Self::ApprovalRequired(_) => (StatusCode::FORBIDDEN, "approval-required"),
+            Self::ApprovalDenied => (StatusCode::FORBIDDEN, "approval-denied"),
+            Self::ApprovalExpired => (StatusCode::FORBIDDEN, "approval-expired"),
+            Self::ApprovalMismatch => (StatusCode::FORBIDDEN, "approval-mismatch"),
+            Self::ApprovalUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "approval-unavailable"),
+            Self::Throttled => (StatusCode::TOO_MANY_REQUESTS, "throttled"),
             Self::PrivateAddress => (StatusCode::FORBIDDEN, "private-address"),
             Self::Cleartext => (StatusCode::FORBIDDEN, "cleartext"),
             Self::Unidentified => (StatusCode::PROXY_AUTHENTICATION_REQUIRED, "unidentified"),
@@ -182,7 +207,7 @@ impl Refusal {
     /// Whether keyward decided so (`deny`), or something behind it failed after it had allowed the request.
     pub fn is_denial(self) -> bool {
         let (status, _) = self.status();
-        status.is_client_error()
+        status.is_client_error() || self == Self::ApprovalUnavailable
     }
 
     /// What happened, and what the agent may do instead.
@@ -238,6 +263,12 @@ impl Refusal {
             Self::Condition(_) => {
                 "A condition of the route is not met from here. Ask the operator; a retry will not help."
             }
+            Self::ApprovalRequired(_)
+            | Self::ApprovalDenied
+            | Self::ApprovalExpired
+            | Self::ApprovalMismatch
+            | Self::ApprovalUnavailable
+            | Self::Throttled => self.of_approval(),
             Self::PrivateAddress => {
                 "The host resolves to an address that agents may not reach. A retry will not help. Ask the operator if the task needs this host."
             }
@@ -317,13 +348,14 @@ impl Refusal {
     /// The answer with another detail, for whoever refuses for a reason of their own.
     pub fn telling(self, detail: &str, request_id: &str) -> Response<Body> {
         let (status, word) = self.status();
-        let problem = serde_json::json!({
+        let mut problem = serde_json::json!({
             "type": format!("urn:keyward:refusal:{word}"),
             "title": self.title(),
             "status": status.as_u16(),
             "detail": detail,
             "request-id": request_id,
         });
+        self.add_ticket(&mut problem);
         let mut response = Response::new(Body::full(Bytes::from(problem.to_string())));
         *response.status_mut() = status;
         let headers = response.headers_mut();
@@ -347,6 +379,9 @@ impl Refusal {
             }
             Self::BrokerUnavailable(after) => {
                 headers.insert(RETRY_AFTER, HeaderValue::from(after.unwrap_or(5)));
+            }
+            Self::ApprovalRequired(_) | Self::ApprovalUnavailable | Self::Throttled => {
+                headers.insert(RETRY_AFTER, HeaderValue::from_static("5"));
             }
             Self::TooManyConnections | Self::Draining => {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
@@ -379,6 +414,11 @@ impl Refusal {
             | Self::Unidentified
             | Self::SessionEnded
             | Self::WrongPeer
+            | Self::ApprovalRequired(_)
+            | Self::ApprovalDenied
+            | Self::ApprovalExpired
+            | Self::ApprovalMismatch
+            | Self::Throttled
             | Self::TooManyConnections => "http_request_denied",
             Self::PrivateAddress => "destination_ip_prohibited",
             Self::UpstreamUnreachable => "destination_unavailable",
@@ -387,6 +427,7 @@ impl Refusal {
             Self::Undecodable => "http_response_content_coding",
             Self::UpstreamTimeout => "http_response_timeout",
             Self::LeakBlocked
+            | Self::ApprovalUnavailable
             | Self::BrokerRefused
             | Self::BrokerUnavailable(_)
             | Self::BrokerSealed
@@ -419,8 +460,12 @@ impl Refusal {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         headers.insert(HEADER, HeaderValue::from_static(word));
         headers.insert("grpc-status", HeaderValue::from_static(code));
-        let message =
+        let mut message =
             format!("{word}: {} (request {request_id})", self.detail()).replace('%', "%25");
+        if let Self::ApprovalRequired(ticket) = self {
+            message.push_str(" ticket ");
+            message.push_str(ticket.id());
+        }
         if let Ok(message) = HeaderValue::from_str(&message) {
             headers.insert("grpc-message", message);
         }

@@ -1,5 +1,6 @@
 //! One set of tests for both databases: a file, and a real server where one is installed.
 
+mod approval;
 mod server;
 
 use std::ffi::OsString;
