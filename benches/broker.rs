@@ -108,6 +108,7 @@ fn permits_for(count: usize, credential: &str) -> Vec<Permit> {
         websocket: true,
         preset: None,
         narrow: Arc::default(),
+        peers: None,
         answer: None,
     };
     let agent = "agent".parse().expect("a name");

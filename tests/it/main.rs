@@ -26,6 +26,8 @@ mod channel;
 mod daemon;
 mod h2raw;
 mod harness;
+#[path = "../../src/store/tests/server.rs"]
+mod server;
 mod signatures;
 mod svid;
 mod upstream;

@@ -12,12 +12,9 @@ use std::time::{Duration, Instant};
 use super::agent::{Agent, Transcript};
 use super::canary::{self, CANARY};
 use super::harness::{STORE_KEY, TOKEN_A};
+use super::server::Server;
 use super::token::{basic, word};
 use super::upstream::{CA, Upstream};
-use server::Server;
-
-#[path = "../../src/store/tests/server.rs"]
-mod server;
 
 /// Issues the canary under a handle of its own each time, and writes down what it is asked.
 const PLUGIN: &str = r#"#!/bin/sh

@@ -11,9 +11,6 @@ use super::harness::{Harness, STORE_KEY, Setup, TOKEN_A};
 use super::token::{basic, word};
 use super::upstream::{Upstream, ok};
 
-#[path = "../../src/store/tests/server.rs"]
-mod server;
-
 const A: (&str, &str) = ("a", TOKEN_A);
 const ROUTES: &str =
     "[[route]]\nname = \"read\"\nhosts = [\"api.test\"]\ncredential = \"c\"\ninject = \"bearer\"\n";
@@ -94,7 +91,7 @@ async fn a_restart_keeps_sessions_and_revocations() {
 
 #[tokio::test]
 async fn a_session_ended_at_one_gateway_is_refused_at_the_other() {
-    let Some(server) = server::Server::start() else {
+    let Some(server) = super::server::Server::start() else {
         return;
     };
     let (upstream, folder) = (echo().await, tempfile::tempdir().unwrap());

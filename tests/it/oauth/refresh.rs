@@ -266,9 +266,10 @@ async fn a_lost_answer_of_a_provider_that_forgives_nothing_needs_another_login()
                 let (status, body) = peer::call(&at, "POST /token", &[&basic], &form).await;
                 let lost = std::mem::take(&mut *lose.lock());
                 let mut answer = Response::new(full(if lost { Vec::new() } else { body }));
-                *answer.status_mut() = match lost {
-                    true => StatusCode::BAD_GATEWAY,
-                    false => StatusCode::from_u16(status).unwrap(),
+                *answer.status_mut() = if lost {
+                    StatusCode::BAD_GATEWAY
+                } else {
+                    StatusCode::from_u16(status).unwrap()
                 };
                 answer
             })
@@ -281,7 +282,7 @@ async fn a_lost_answer_of_a_provider_that_forgives_nothing_needs_another_login()
     let upstream = oidc.service().await;
     let harness = with(&between, &upstream, files.path(), "10s").start().await;
     assert_eq!(status(&harness).await, 200, "{}", oidc.seen().await);
-    assert_eq!(*shown.lock(), [first.clone()]);
+    assert_eq!(*shown.lock(), std::slice::from_ref(&first));
 
     *lose.lock() = true;
     let other = harness.agent_with(Some(TOKEN_B));

@@ -99,7 +99,7 @@ async fn a_client_keeps_its_proxy_url_while_certificates_rotate() {
     let world = World::new(MESH).await;
     let domain = Domain::new("prod.example");
     world.write("prod.pem", &domain.pem);
-    let workload = Workload::start(&domain, RELAY, &domain.svid(&[RELAY])).await;
+    let workload = Workload::start(&domain, RELAY, &domain.svid(&[RELAY]));
     let _gateway = world.start_gateway();
     let relay = world.start_relay(&[], &[("SPIFFE_ENDPOINT_SOCKET", &workload.socket)]);
     relay.says("the gateway is there").await;
@@ -165,7 +165,7 @@ async fn a_client_keeps_its_proxy_url_while_tokens_and_files_rotate() {
     let asking = requests(&world, &proxy, (80, 0.1));
     let rotating = async {
         for turn in 0.. {
-            tokio::time::sleep(Duration::from_millis(1000)).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
             world.write("token", &token());
             if turn % 3 == 1 {
                 world.write_svid(&domain.svid(&[RELAY]));
@@ -537,7 +537,7 @@ async fn a_session_ended_by_order_is_not_opened_again_by_the_same_certificate() 
     let domain = Domain::new("prod.example");
     world.write("prod.pem", &domain.pem);
     let svid = domain.svid(&[RELAY]);
-    let workload = Workload::start(&domain, RELAY, &svid).await;
+    let workload = Workload::start(&domain, RELAY, &svid);
     let _gateway = world.start_gateway();
     let relay = world.start_relay(&["--workload-api", &workload.socket], &[]);
     relay.says("the gateway is there").await;
@@ -587,7 +587,7 @@ async fn a_jwt_svid_is_exchanged_for_a_bound_session() {
         "x5c": [base64::Engine::encode(&base64::engine::general_purpose::STANDARD, &domain.der)]});
     world.write("prod.pem", &json!({"keys": [root, key]}).to_string());
     let svid = domain.svid(&[RELAY]);
-    let workload = Workload::start(&domain, RELAY, &svid).await;
+    let workload = Workload::start(&domain, RELAY, &svid);
     let claims = json!({"sub": RELAY, "aud": ["keyward"], "exp": unix_now() + 300});
     workload.set_token(pair.token(&json!({"alg": "ES256", "kid": "j1"}), &claims));
     let _gateway = world.start_gateway();

@@ -243,7 +243,7 @@ impl Drop for Running {
         self.child.kill().ok();
         self.child.wait().ok();
         if std::thread::panicking() {
-            println!("{}", self.said());
+            std::io::Write::write_all(&mut std::io::stderr(), self.said().as_bytes()).ok();
         }
     }
 }
@@ -285,7 +285,7 @@ pub struct Workload {
 }
 
 impl Workload {
-    pub async fn start(domain: &Domain, id: &str, svid: &Svid) -> Self {
+    pub fn start(domain: &Domain, id: &str, svid: &Svid) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("api.sock");
         let (next, seen) = watch::channel(message(domain, id, svid));
