@@ -152,18 +152,24 @@ impl Asking {
             ..Subject::default()
         };
         let held = settings.mode == Mode::Hold;
-        let ask = Ask {
-            name,
-            session: session.id(),
-            chain: session.chain(),
-            user: session.person().map(|person| &person.user),
-            subject: &subject,
-            digest,
-            held,
+        // In a task of its own: an agent that hangs up while this is written down leaves no question without a guard.
+        let (session, shared, name) = (Arc::clone(session), Arc::clone(shared), name.clone());
+        let asking = async move {
+            let ask = Ask {
+                name: &name,
+                session: session.id(),
+                chain: session.chain(),
+                user: session.person().map(|person| &person.user),
+                subject: &subject,
+                digest,
+                held,
+            };
+            let entry = shared.approvals.ask(&ask).await?;
+            let waiting = held.then(|| Waiting::on(&shared, &entry));
+            Ok::<_, NotAsked>((entry, waiting))
         };
-        let entry = shared.approvals.ask(&ask).await?;
-        let waiting = held.then(|| Waiting::on(shared, &entry));
-        Ok((entry, waiting))
+        let asked = tunnel.shared.tracker.spawn(asking).await;
+        Ok(asked.map_err(|_| Refusal::ApprovalUnavailable)??)
     }
 
     /// Reads the body whole, once; its digest.
