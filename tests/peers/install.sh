@@ -67,6 +67,11 @@ debian git git
 debian openssl openssl
 debian nginx nginx-light
 debian kubectl kubernetes-client
+debian java default-jre-headless
+# A desktop's keyring, and its bus.
+debian dbus-daemon dbus-daemon
+debian gnome-keyring-daemon gnome-keyring
+debian secret-tool libsecret-tools
 
 if [ "$("$cache/uv/bin/uv" --version 2>/dev/null | cut -d' ' -f2)" != 0.13.9 ]; then
   say "uv"
