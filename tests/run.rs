@@ -549,6 +549,24 @@ fn logins_of_served_services_are_masked_and_others_told() {
     );
 }
 
+#[test]
+fn a_folder_above_a_mask_stays_where_it_is() {
+    let home = home();
+    let folder = home.path().join(".config/gh");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("hosts.yml"), CANARY).unwrap();
+    let script = "mv ~/.config ~/moved; mv .config moved; mv ~/.config/gh ~/.config/other; cd ~/.config; mv gh ../gh; \
+                  mv ../.config ../moved; cat ~/moved/gh/hosts.yml ~/.config/other/hosts.yml ~/gh/hosts.yml ~/.config/gh/hosts.yml; echo end";
+    let output = keyward(home.path(), &[], &["sh", "-c", script])
+        .env("GITHUB_TOKEN", CANARY)
+        .output()
+        .unwrap();
+    assert!(!out(&output).contains(CANARY), "{}", out(&output));
+    assert!(out(&output).contains("end"), "{}", err(&output));
+    let kept = fs::read_to_string(folder.join("hosts.yml"));
+    assert_eq!(kept.unwrap(), CANARY, "it stands where it stood");
+}
+
 /// A session as a desktop has it, in a folder: a bus, and on it the keyring with a login. Ends both at its own end.
 const DESKTOP: &str = r#"
 exec 2>desktop.log

@@ -179,7 +179,7 @@ impl People {
         let provider = self.provider(login)?;
         // A loopback address and nothing else (RFC 8252 §7.3): the answer goes to no other machine.
         let redirect_uri = format!("http://127.0.0.1:{port}/callback");
-        let begun = provider.begin(&redirect_uri).await?;
+        let begun = provider.begin_anew(&redirect_uri).await?;
         let (handle, state, url) = (random(), begun.state.clone(), begun.url.clone());
         let now = self.clock.now();
         self.commands.put(&handle, Waiting::Browser(begun), &now);
@@ -344,13 +344,14 @@ impl People {
 
     /// Ends a pass.
     pub(super) async fn sign_out(&self, token: &[u8], by: &Caller) -> Result<(), Silent> {
+        self.passes.end(&digest_of(token)).await?;
         match by {
             Caller::Person(user) => {
                 self.record((user.provider.as_str(), Some(user)), SIGNED_OUT);
             }
             Caller::Operator(_) => self.record((CONSOLE, None), SIGNED_OUT),
         }
-        self.passes.end(&digest_of(token)).await
+        Ok(())
     }
 
     fn record(&self, (provider, user): (&str, Option<&User>), outcome: &'static str) {

@@ -94,10 +94,24 @@ fn public_url(reader: &Reader<'_, '_>) -> Option<String> {
     plain.map(|_| text.trim_end_matches('/').to_owned())
 }
 
+/// Whether audit records call somebody so who has no token.
+pub(super) fn is_taken(name: &str) -> bool {
+    let uid = name.strip_prefix("uid-");
+    name == "console" || uid.is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_digit()))
+}
+
 fn tokens(reader: &Reader<'_, '_>) -> Vec<(Name, Source)> {
     let mut tokens = Vec::new();
     for (key, value) in reader.entries("tokens") {
-        let name = reader::parse_name(reader.desk, key);
+        let name = reader::parse_name(reader.desk, key).filter(|name| {
+            let taken = is_taken(name.as_str());
+            if taken {
+                let message = format!("{} is keyward's own name for somebody", super::text::quoted(name.as_str()));
+                let help = "`console` is whoever opens the URL of the log, and `uid-N` a user at the socket: choose another";
+                reader.desk.fault_with(&key.span(), message, help);
+            }
+            !taken
+        });
         let label = name.as_ref().map_or("tokens", Name::as_str);
         let source = source::value(reader.desk, label, value);
         tokens.extend(name.zip(source));

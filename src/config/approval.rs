@@ -177,6 +177,7 @@ fn approver(
         Some((login.parse().ok().filter(|_| known)?, user.into()))
     });
     let plain = of_login.is_none();
+    let mut of_only = None;
     if plain && !people.operators.contains(&text) {
         match &*people.logins {
             // Without a login nobody but operators can sign in.
@@ -189,7 +190,7 @@ fn approver(
                 reader.desk.fault_with(span, message, help);
                 return None;
             }
-            [_] => {}
+            [only] => of_only = only.parse().ok().map(|login| (login, text.into())),
             [first, ..] => {
                 let message = format!(
                     "{} may be a user of several logins, who are several people",
@@ -203,7 +204,7 @@ fn approver(
     }
     Some(Approver {
         name: text.into(),
-        login: of_login,
+        login: of_login.or(of_only),
     })
 }
 

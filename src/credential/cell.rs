@@ -233,6 +233,7 @@ impl Cell {
         let owed = state.retired.iter_mut().filter(|old| !old.settled);
         owed.map(|old| {
             old.settled = true;
+            old.at = now.mono;
             Arc::clone(&old.live)
         })
         .collect()
@@ -262,7 +263,9 @@ impl Cell {
             // An idle lease is let go; one that was replaced may serve a request that is under way until its end.
             let over = old.live.expires.is_past(now) || old.live.expires.is_never();
             if over {
+                // Its secret stays sought for from now on, however long ago another took its place.
                 old.settled = true;
+                old.at = now.mono;
                 if old.live.is_owed(now) {
                     swept.overdue.push(Arc::clone(&old.live));
                 }

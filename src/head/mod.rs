@@ -26,6 +26,7 @@ pub struct Head {
     websocket: Option<WebSocket>,
     encoded_slash: bool,
     empty_segment: bool,
+    parameter: bool,
 }
 
 /// How the body is delimited; the sending side writes its own framing from it.
@@ -163,6 +164,7 @@ impl Head {
             method,
             encoded_slash: path.encoded_slash,
             empty_segment: path.empty_segment,
+            parameter: path.parameter,
             path_and_query: path.text,
             headers,
             framing,
@@ -230,9 +232,15 @@ impl Head {
         self.encoded_slash
     }
 
-    /// The path with each run of slashes as one, where an empty segment (`//`) stands in it: some servers read it so.
+    /// Whether a segment but the last is empty (`//`).
+    pub fn has_empty_segment(&self) -> bool {
+        self.empty_segment
+    }
+
+    /// The path with each run of slashes as one and without parameters of segments (`;…`), where such stand in it: some
+    /// servers read it so.
     pub fn folded_path(&self) -> Option<String> {
-        self.empty_segment.then(|| path::folded(self.path()))
+        (self.empty_segment || self.parameter).then(|| path::folded(self.path()))
     }
 }
 

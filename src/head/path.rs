@@ -14,6 +14,8 @@ pub(super) struct Canonical {
     pub(super) text: PathAndQuery,
     pub(super) encoded_slash: bool,
     pub(super) empty_segment: bool,
+    /// Whether a segment has a parameter (`;`), which some servers take away before they route.
+    pub(super) parameter: bool,
 }
 
 pub(super) fn canonical(given: &PathAndQuery) -> Result<Canonical, Unclean> {
@@ -23,6 +25,7 @@ pub(super) fn canonical(given: &PathAndQuery) -> Result<Canonical, Unclean> {
             text: given.clone(),
             encoded_slash: false,
             empty_segment: false,
+            parameter: false,
         });
     }
     if !path.starts_with('/')
@@ -44,10 +47,16 @@ pub(super) fn canonical(given: &PathAndQuery) -> Result<Canonical, Unclean> {
             text: given.clone(),
             encoded_slash: false,
             empty_segment: has_empty_segment(path)?,
+            parameter: path.contains(';'),
         });
     }
     let (mut text, encoded_slash) = decode(path)?;
     let empty_segment = has_empty_segment(&text)?;
+    if encoded_slash {
+        // Where `%2F` is let through, a server may decode it before it looks for dot segments.
+        has_empty_segment(&text.replace("%2F", "/"))?;
+    }
+    let parameter = text.contains(';');
     if let Some(query) = query {
         text.push('?');
         text.push_str(query);
@@ -57,6 +66,7 @@ pub(super) fn canonical(given: &PathAndQuery) -> Result<Canonical, Unclean> {
         text,
         encoded_slash,
         empty_segment,
+        parameter,
     })
 }
 
@@ -76,11 +86,14 @@ fn has_empty_segment(path: &str) -> Result<bool, Unclean> {
     Ok(found)
 }
 
-/// A path with each run of `/` as one, as servers read it that fold them.
+/// A path without the parameters of its segments (`;…`, RFC 3986 §3.3), and with each run of `/` as one: as servers read
+/// it that do so before they route.
 pub(super) fn folded(path: &str) -> String {
     let mut out = String::with_capacity(path.len());
+    let mut in_parameter = false;
     for c in path.chars() {
-        if c != '/' || !out.ends_with('/') {
+        in_parameter = c == ';' || in_parameter && c != '/';
+        if !in_parameter && (c != '/' || !out.ends_with('/')) {
             out.push(c);
         }
     }

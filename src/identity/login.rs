@@ -63,9 +63,14 @@ pub struct Expected<'a> {
     pub login: &'a Name,
     /// The `nonce` that went out; `None` where the grant has none (RFC 8628, RFC 6749 §6).
     pub nonce: Option<&'a str>,
+    /// The person must have shown who it is since then (`auth_time`), give or take [`SKEW`].
+    pub since: Option<Timestamp>,
     /// The access token that came beside it.
     pub access_token: Option<&'a Secret>,
 }
+
+/// How far, in seconds, a provider's clock may be behind for `auth_time`.
+const SKEW: i64 = 60;
 
 /// The logins of one configuration.
 #[derive(Debug, Default)]
@@ -134,6 +139,12 @@ impl Logins {
         // Item 11. What was signed by another request is another sign-in.
         if expected.nonce.is_some() && token.claims.text("nonce") != expected.nonce {
             return Err(AttestError::Bad);
+        }
+        if let Some(since) = expected.since {
+            let shown = token.claims.get("auth_time").and_then(Value::as_i64);
+            if shown.is_none_or(|at| at < since.as_second() - SKEW) {
+                return Err(AttestError::Bad);
+            }
         }
         let (algorithm, _) = token.header(&ALGORITHMS)?;
         if !is_hash_of(

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
+use jiff::Timestamp;
 use serde::Deserialize;
 use tokio::sync::Mutex;
 use tracing::{debug, warn};
@@ -86,6 +87,7 @@ impl Provider {
         let expected = Expected {
             login: self.name(),
             nonce: None,
+            since: None,
             access_token,
         };
         let known = self.logins.signed_in(id_token, expected).await;
@@ -102,7 +104,19 @@ impl Provider {
     pub async fn begin(&self, redirect_uri: &str) -> Result<Begun, Fault> {
         let metadata = self.metadata().await?;
         let about = (self.name(), &*self.login.client_id, &*self.login.scopes);
-        Ok(Begun::new(about, &metadata, redirect_uri))
+        Ok(Begun::new(about, &metadata, (redirect_uri, None)))
+    }
+
+    /// As [`Provider::begin`], and the person shows the provider anew who it is: an agent on their machine could have
+    /// their browser come and go without their doing anything.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    pub async fn begin_anew(&self, redirect_uri: &str) -> Result<Begun, Fault> {
+        let metadata = self.metadata().await?;
+        let about = (self.name(), &*self.login.client_id, &*self.login.scopes);
+        let since = self.clock.now().wall;
+        Ok(Begun::new(about, &metadata, (redirect_uri, Some(since))))
     }
 
     /// Ends a sign-in with what came back. `begun` is used up, whatever comes of it.
@@ -125,7 +139,8 @@ impl Provider {
             ("code_verifier", begun.verifier.expose()),
         ];
         let granted = self.granted(&fields).await?;
-        self.signed_in(&granted, Some(&begun.nonce)).await
+        self.signed_in(&granted, (Some(&begun.nonce), begun.since))
+            .await
     }
 
     /// Begins a sign-in on another device (RFC 8628 §3.1).
@@ -176,7 +191,7 @@ impl Provider {
         };
         let error = match said {
             Said::Granted(granted) => {
-                let signed_in = self.signed_in(&granted, None).await?;
+                let signed_in = self.signed_in(&granted, (None, None)).await?;
                 return Ok(Poll::Done(Box::new(signed_in)));
             }
             Said::Error(error) => error,
@@ -204,7 +219,7 @@ impl Provider {
             ("refresh_token", refresh_token.expose()),
         ];
         let granted = self.granted(&fields).await?;
-        self.signed_in(&granted, None).await
+        self.signed_in(&granted, (None, None)).await
     }
 
     /// Revokes a refresh token, and with it what came of it (RFC 7009 §2.1); whether the provider can.
@@ -261,7 +276,11 @@ impl Provider {
         }
     }
 
-    async fn signed_in(&self, granted: &Granted, nonce: Option<&str>) -> Result<SignedIn, Fault> {
+    async fn signed_in(
+        &self,
+        granted: &Granted,
+        (nonce, since): (Option<&str>, Option<Timestamp>),
+    ) -> Result<SignedIn, Fault> {
         let Some(id_token) = granted.id_token.as_ref().map(Wiped::secret) else {
             return Err(self.unusable("its answer has no id_token"));
         };
@@ -269,6 +288,7 @@ impl Provider {
         let expected = Expected {
             login: self.name(),
             nonce,
+            since,
             access_token: access_token.as_ref(),
         };
         let known = self.logins.signed_in(&id_token, expected).await;

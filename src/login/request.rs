@@ -5,6 +5,7 @@ use aws_lc_rs::rand;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use form_urlencoded::Serializer;
+use jiff::Timestamp;
 
 use super::metadata::Metadata;
 use crate::agent::Name;
@@ -23,6 +24,8 @@ pub struct Begun {
     pub(super) verifier: Secret,
     pub(super) redirect_uri: String,
     issuer: String,
+    /// Since when the person must have shown the provider who it is; `None`: a session of theirs there will do.
+    pub(super) since: Option<Timestamp>,
     /// Whether the answer must say of whom it is (RFC 9207 §2.3).
     says_issuer: bool,
 }
@@ -69,7 +72,7 @@ impl Begun {
     pub(super) fn new(
         (login, client_id, scopes): (&Name, &str, &[String]),
         metadata: &Metadata,
-        redirect_uri: &str,
+        (redirect_uri, since): (&str, Option<Timestamp>),
     ) -> Self {
         let (state, nonce, verifier) = (random(), random(), random());
         let challenge = BASE64URL.encode(digest(&SHA256, verifier.as_bytes()));
@@ -85,8 +88,16 @@ impl Begun {
             ("code_challenge_method", "S256"),
         ]);
         // OpenID Connect Core 1.0 §11: without it the scope is ignored.
-        if scopes.iter().any(|scope| scope == "offline_access") {
-            query.append_pair("prompt", "consent");
+        let consents = scopes.iter().any(|scope| scope == "offline_access");
+        match (since.is_some(), consents) {
+            (true, true) => query.append_pair("prompt", "login consent"),
+            (true, false) => query.append_pair("prompt", "login"),
+            (false, true) => query.append_pair("prompt", "consent"),
+            (false, false) => &mut query,
+        };
+        if since.is_some() {
+            // §3.1.2.1: `auth_time` is then in the ID token.
+            query.append_pair("max_age", "0");
         }
         let at = metadata.authorization.to_string();
         // RFC 6749 §3.1: a query that the endpoint has stays.
@@ -100,6 +111,7 @@ impl Begun {
             verifier: Secret::from(verifier),
             redirect_uri: redirect_uri.to_owned(),
             issuer: metadata.issuer.clone(),
+            since,
             says_issuer: metadata.says_issuer,
         }
     }
@@ -190,7 +202,7 @@ mod tests {
         let scopes = ["openid".to_owned(), "offline_access".to_owned()];
         let login = "corp".parse().unwrap();
         let redirect = "http://127.0.0.1:4711/callback";
-        Begun::new((&login, "keyward", &scopes), &metadata, redirect)
+        Begun::new((&login, "keyward", &scopes), &metadata, (redirect, None))
     }
 
     fn returned(begun: &Begun, rest: &str) -> Result<Returned, Unfit> {

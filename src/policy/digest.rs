@@ -10,6 +10,7 @@ use aws_lc_rs::digest::{Context, SHA256, digest};
 use super::{Pending, Permit};
 use crate::agent::{AgentId, Name, User};
 use crate::delegation::Scope;
+use crate::inject::Placement;
 
 /// SHA-256 of what is asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -97,8 +98,9 @@ impl Digest {
         sum.part(target.scheme.as_str());
         sum.part(target.authority());
         sum.part(head.path_and_query().as_str());
-        // Where a credential is put in, what the agent wrote in its place never leaves.
-        let injected = permit.credential().is_some();
+        // Where the credential is the Authorization, what the agent wrote there never leaves.
+        let injected = permit.credential().is_some()
+            && permit.route().placements.iter().any(replaces_authorization);
         let counts = |name: &str| {
             VOLATILE.binary_search(&name).is_err() && !(injected && name == "authorization")
         };
@@ -240,5 +242,13 @@ impl FromStr for Digest {
             *byte = u8::from_str_radix(digits, 16).map_err(|_| BadDigest)?;
         }
         Ok(Self(sum))
+    }
+}
+/// Whether this placement takes away whatever `Authorization` the agent wrote.
+fn replaces_authorization(placement: &Placement) -> bool {
+    match placement {
+        Placement::Bearer | Placement::Basic { .. } | Placement::SigV4(_) => true,
+        Placement::Header { name, .. } => *name == http::header::AUTHORIZATION,
+        _ => false,
     }
 }

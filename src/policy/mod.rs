@@ -209,11 +209,12 @@ impl Policy {
         if head.has_encoded_slash() && !route.encoded_slash {
             return Err(Denial::EncodedSlash { route: named() });
         }
-        // Servers differ on whether `//` is one slash: both readings have to be the same route's.
+        // Servers differ on whether `//` is one slash and `;x` a part of a name: both readings have to be one route's.
         let folded = head.folded_path();
         if let Some(path) = &folded {
             let other = query.candidates.find(head.method(), path);
-            if !route.empty_segments || other.is_none_or(|other| other.index != route.index) {
+            let lets = route.empty_segments || !head.has_empty_segment();
+            if !lets || other.is_none_or(|other| other.index != route.index) {
                 return Err(Denial::EmptySegment { route: named() });
             }
         }

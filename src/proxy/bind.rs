@@ -26,14 +26,19 @@ impl Shared {
     /// What a session with a token is bound to: what its evidence says, else the certificate that the connection
     /// showed, whoever issued it (RFC 8705 §3: its key is enough), else the peer.
     pub(super) fn bound_to(&self, attested: &Attested, front: &Front) -> Option<Box<str>> {
-        let shown = front.link.certificates.first();
-        match (&attested.bound, shown) {
-            (None, Some(own)) => {
-                let bound = Bound::certificate(own).to_string();
-                self.bound(&front.from).map(|_| bound.into())
-            }
-            (Some(_), _) | (None, None) => self.bound_by(attested, &front.from),
+        match &attested.bound {
+            None => self.bound_by_link(front),
+            Some(_) => self.bound_by(attested, &front.from),
         }
+    }
+
+    /// What a session is bound to by its connection alone: the certificate that was shown, else the peer.
+    pub(super) fn bound_by_link(&self, front: &Front) -> Option<Box<str>> {
+        let peer = self.bound(&front.from)?;
+        Some(match front.link.certificates.first() {
+            Some(own) => Bound::certificate(own).to_string().into(),
+            None => peer,
+        })
     }
 }
 

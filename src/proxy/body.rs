@@ -441,7 +441,9 @@ impl Answer {
                 return Poll::Ready(None);
             }
             // Of a body that never rests; before its first piece the head has been in time.
-            if self.entry.down > 0 && self.deadline.is_some_and(|at| at < Instant::now()) {
+            if (self.entry.down > 0 || self.cut.is_some())
+                && self.deadline.is_some_and(|at| at < Instant::now())
+            {
                 self.entry.broke_off(Refusal::UpstreamTimeout);
                 return Poll::Ready(Some(Err(BodyError::TimedOut)));
             }

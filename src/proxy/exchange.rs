@@ -26,12 +26,12 @@ use super::slice;
 use super::tunnel::{Grant, Tunnel};
 use super::upgrade;
 use super::watch;
+use crate::clock::Now;
 use crate::credential::Live;
 use crate::head::{Framing, Head};
 use crate::host::Scheme;
 use crate::inject::{BodyEdit, Injection};
 use crate::policy::{Pending, Permit, Query, Verdict};
-use crate::scrub::Patterns;
 use crate::tls::Protocol;
 
 /// The largest body, in bytes, in which a placeholder is replaced: it is read whole.
@@ -127,18 +127,19 @@ async fn forward(
     // The key that signs is never sent, and a session token without it opens nothing: where no other secret is at
     // stake, no slice of an answer can give one away.
     let only_signed = signer.is_some() && grant.credentials.len() < 2;
-    let scrubs = (lease.is_some() || !patterns.is_empty()) && !only_signed;
+    let watched = !patterns.is_empty() || !grant.credentials.is_empty();
+    let scrubs = (lease.is_some() || watched) && !only_signed;
     let slice = if scrubs && !route.ranges {
         slice::take(&mut head)
     } else {
         None
     };
-    narrow(&mut head, &patterns);
+    narrow(&mut head, watched);
     let bound = injection.and_then(Injection::bound);
     if let Some(bound) = bound {
         bound::prove(tunnel, bound, &mut head)?;
     }
-    let scrub = (!patterns.is_empty()).then(|| watch::watch(tunnel, &grant, patterns, mark));
+    let scrub = watched.then(|| watch::watch(tunnel, &grant, patterns, mark));
     if head.is_websocket() {
         if let Some(signer) = signer {
             sign::bodiless(tunnel, &mut head, signer)?;
@@ -193,17 +194,23 @@ async fn permitted(
     mut head: Head,
     (record, asking): (&mut Entry, &mut Asking),
 ) -> Result<(Arc<Grant>, Permit, Option<Arc<Live>>), Refusal> {
+    let mut now = record.began();
     loop {
         let epoch = tunnel.shared.epoch.current().await;
         let grant = tunnel.grant()?;
-        let permit = match judge(tunnel, &grant, head, record)? {
+        let permit = match judge(tunnel, &grant, (head, now), record)? {
             Judged::Permit(permit) => permit,
             // In a box of its own: what nobody is asked for has no room for it.
             Judged::Ask(pending) => match Box::pin(asking.settle(tunnel, pending, record)).await? {
                 Answer::Yes(permit) => permit,
                 Answer::Again(asked) => {
-                    if tunnel.session().is_over(&tunnel.shared.clock.now()) {
+                    // A person took their time: hours and sessions may be over.
+                    now = tunnel.shared.clock.now();
+                    if tunnel.session().is_over(&now) {
                         return Err(Refusal::SessionEnded);
+                    }
+                    if !tunnel.session().is_implicit() {
+                        tunnel.shared.believe(&now)?;
                     }
                     head = asked;
                     continue;
@@ -230,7 +237,7 @@ enum Judged {
 fn judge(
     tunnel: &Tunnel,
     grant: &Grant,
-    head: Head,
+    (head, now): (Head, Now),
     record: &mut Entry,
 ) -> Result<Judged, Refusal> {
     let session = tunnel.session();
@@ -243,7 +250,7 @@ fn judge(
         permissions: &grant.permissions,
         target: &tunnel.target,
         source: tunnel.peer.ip(),
-        now: record.began(),
+        now,
         candidates: &grant.candidates,
     };
     match grant.snapshot.policy.evaluate(&query, head) {
@@ -285,13 +292,14 @@ async fn lease(
     Ok(Some(lease))
 }
 
-/// Takes away what would make an answer that cannot be scrubbed: codings nobody here reads.
-fn narrow(head: &mut Head, patterns: &Patterns) {
-    let grpc = is_grpc(head.headers());
-    let headers = head.headers_mut();
-    if patterns.is_empty() {
+/// Takes away what would make an answer that cannot be scrubbed: codings nobody here reads. An answer is watched also
+/// where a credential of its host may yet be leased: a long one may come to hold it.
+fn narrow(head: &mut Head, watched: bool) {
+    if !watched {
         return;
     }
+    let grpc = is_grpc(head.headers());
+    let headers = head.headers_mut();
     let accepted = headers.get(ACCEPT_ENCODING);
     if let Some(readable) = accepted.and_then(|accepted| readable_codings(accepted.as_bytes())) {
         headers.insert(ACCEPT_ENCODING, readable);

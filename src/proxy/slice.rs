@@ -33,6 +33,10 @@ pub(super) struct Cut {
 /// counted in. `None` where nothing is cut: several slices at once, or one that holds for an older state only, whose
 /// asker is ready for the whole (§13.1.5).
 pub(super) fn take(head: &mut Head) -> Option<Asked> {
+    // Of a change it names what is changed, as in Azure's page blobs.
+    if matches!(*head.method(), Method::PUT | Method::PATCH | Method::DELETE) {
+        return None;
+    }
     let is_get = head.method() == Method::GET;
     let headers = head.headers_mut();
     let conditional = headers.remove(IF_RANGE).is_some();

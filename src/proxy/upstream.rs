@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{HeaderName, Request, Response};
 use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -227,6 +227,9 @@ fn untrusted(error: &ConnectError) -> DialError {
     }
 }
 
+/// How soon a connection that its peer had closed shows so.
+const IDLE_RACE: Duration = Duration::from_secs(5);
+
 impl Pool {
     /// Sends a request, on an idle connection where there is one. Its peer may have closed that one meanwhile: what was
     /// not written goes to another. Of what was written it is not known whether the peer has acted on it, so it is sent
@@ -239,6 +242,7 @@ impl Pool {
         let mut once_more = true;
         loop {
             let mut checkout = self.checkout(once_more).await?;
+            let begun = Instant::now();
             let spare = (once_more && checkout.reused)
                 .then(|| repeatable(&request))
                 .flatten();
@@ -246,7 +250,8 @@ impl Pool {
             request = match (checkout.send(request).await, spare) {
                 (Ok(response), _) => return Ok((response, checkout)),
                 (Err(Unanswered::Unsent(unsent)), _) if checkout.reused => *unsent,
-                (Err(Unanswered::Gone), Some(spare)) => {
+                // A peer that closed an idle connection does so at once; what broke later is judged and leased anew.
+                (Err(Unanswered::Gone), Some(spare)) if begun.elapsed() < IDLE_RACE => {
                     once_more = false;
                     spare
                 }
@@ -406,8 +411,12 @@ impl Checkout {
 }
 
 /// A second copy of a request that may be sent twice: of a method that is idempotent, and without a body.
+static DPOP: HeaderName = HeaderName::from_static("dpop");
+
 fn repeatable(request: &Request<Body>) -> Option<Request<Body>> {
-    (request.method().is_idempotent() && request.body().is_end_stream()).then(|| copy(request))
+    let plain = request.method().is_idempotent() && request.body().is_end_stream();
+    // A proof of possession is good once (RFC 9449 §4.2).
+    (plain && !request.headers().contains_key(&DPOP)).then(|| copy(request))
 }
 
 /// A second copy of a request without a body.

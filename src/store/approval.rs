@@ -34,6 +34,7 @@ const ASK: &str = "INSERT INTO keyward_approval (id, name, status, session, agen
     OR EXISTS (SELECT 1 FROM keyward_approval WHERE name = $2 AND agent = $4 AND digest = $9 AND status = 'pending')
     ON CONFLICT (name, agent, digest) WHERE status = 'pending'
     DO UPDATE SET asks = keyward_approval.asks + 1, holds = keyward_approval.holds + excluded.holds
+    WHERE excluded.holds = 0 OR keyward_approval.holds < 16
     RETURNING id, name, status, session, agent, login, person, chain, subject, digest, code, requested, expires, needed, asks";
 const FIND: &str = "SELECT id, name, status, session, agent, login, person, chain, subject, digest, code, requested, expires, needed, asks
     FROM keyward_approval WHERE id = $1";
@@ -51,7 +52,8 @@ const SETTLE: &str = "UPDATE keyward_approval SET status = CASE
         EXISTS (SELECT 1 FROM keyward_decision WHERE approval = $1 AND verdict = 'deny')
         OR (SELECT COUNT(*) FROM keyward_decision WHERE approval = $1 AND verdict = 'approve') >= needed)";
 const TAKE: &str = "UPDATE keyward_approval SET status = 'used'
-    WHERE id = $1 AND digest = $2 AND status = 'approved' AND expires > $3";
+    WHERE id = $1 AND digest = $2 AND status = 'approved' AND expires > $3
+    AND NOT EXISTS (SELECT 1 FROM keyward_decision WHERE approval = $1 AND verdict = 'deny')";
 const WITHDRAW: &str = "UPDATE keyward_approval SET holds = holds - 1, status = CASE WHEN holds <= 1 THEN 'expired' ELSE status END
     WHERE id = $1 AND holds > 0 AND status IN ('pending', 'approved') RETURNING status";
 const EXPIRE: &str = "UPDATE keyward_approval SET status = 'expired' WHERE id = $1 AND status IN ('pending', 'approved')";

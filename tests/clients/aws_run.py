@@ -281,7 +281,8 @@ def main() -> None:
         back = stage.dir / "home/back"
         row("the 100 MiB are the same", back.exists() and back.read_bytes() == big.read_bytes(), "")
         grown = stage.peak() - before
-        row("memory does not grow with the body", grown < 48, f"VmHWM {before} MiB before, {grown} MiB more after")
+        # Ten parts of 8 MiB are under way at a time: held whole they would take 80 MiB, and the body 100.
+        row("memory does not grow with the body", grown < 72, f"VmHWM {before} MiB before, {grown} MiB more after")
 
         seen = [json.loads(line) for line in (stage.dir / "seen.jsonl").read_text().splitlines()]
         text = json.dumps(seen)

@@ -46,6 +46,17 @@ pub(super) async fn answer(people: &People, api: &Api, wish: Wish<'_>) -> Page {
             Ok(None) => entrance(people, StatusCode::OK, None),
             Err(Silent) => silent(),
         },
+        (&Method::GET, path)
+            if path != "/login/callback" && path != "/" && is_sent_here(wish.headers) =>
+        {
+            entrance(
+                people,
+                StatusCode::FORBIDDEN,
+                Some(
+                    "Another site sent you here. Sign in from this page, or by the URL that you were given.",
+                ),
+            )
+        }
         (&Method::GET, "/login/once") => {
             let code = field(wish.query.as_bytes(), "code").unwrap_or_default();
             match people.redeem(&code).await {
@@ -103,8 +114,10 @@ pub(super) async fn answer(people: &People, api: &Api, wish: Wish<'_>) -> Page {
                     return entrance(people, StatusCode::FORBIDDEN, Some("The form is too old."));
                 }
                 if wish.path == "/logout" {
-                    people.sign_out(token.as_bytes(), &caller).await.ok();
-                    return cookies.left(to("/"));
+                    return match people.sign_out(token.as_bytes(), &caller).await {
+                        Ok(()) => cookies.left(to("/")),
+                        Err(Silent) => silent(),
+                    };
                 }
                 act(api, caller, wish.body).await
             }
@@ -235,6 +248,12 @@ fn to(path: &'static str) -> Page {
     let headers = response.headers_mut();
     headers.insert(LOCATION, HeaderValue::from_static(path));
     guarded(response)
+}
+
+/// Whether another site's page made the browser come (Fetch Metadata §2.2): a sign-in is begun by its person.
+fn is_sent_here(headers: &HeaderMap) -> bool {
+    let site = headers.get("sec-fetch-site");
+    site.is_some_and(|site| site != "same-origin" && site != "none")
 }
 
 /// Whether a form was sent by a page of ours (RFC 6454 §7): browsers say so with every POST.

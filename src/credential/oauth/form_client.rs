@@ -1,7 +1,9 @@
 //! A client that posts forms to any endpoint of an issuer and leaves the judging of answers to its caller: what signs
 //! people in.
 
+use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::ACCEPT;
 use http::{HeaderMap, HeaderValue, Request};
@@ -14,7 +16,7 @@ use super::client::post;
 use super::form::Form;
 use super::settings::{self, ClientAuth};
 use crate::clock::Clock;
-use crate::issuer::{Answer, Client, Endpoint};
+use crate::issuer::{Answer, Client, Endpoint, Fault};
 
 /// One client of one issuer. Without `client-secret` or `client-auth` it is a public one (RFC 6749 §2.1).
 #[derive(Debug)]
@@ -56,7 +58,7 @@ impl FormClient {
         *request.uri_mut() = from.uri().clone();
         let json = HeaderValue::from_static("application/json");
         request.headers_mut().insert(ACCEPT, json);
-        self.connections()?.send(request).await.map_err(unheard)
+        in_time(self.connections()?.send(request)).await
     }
 
     /// Posts these fields with what shows who asks. `issuer` is whom a client's JWT is for.
@@ -82,7 +84,7 @@ impl FormClient {
             None => form.push("client_id", &*self.id),
         }
         let request = post(to, headers, form);
-        self.connections()?.send(request).await.map_err(unheard)
+        in_time(self.connections()?.send(request)).await
     }
 
     fn connections(&self) -> Result<Client, IssueError> {
@@ -90,4 +92,13 @@ impl FormClient {
         let shown = shown.transpose()?.flatten();
         Ok(shown.unwrap_or_else(|| self.plain.clone()))
     }
+}
+
+/// How long a server may take: nobody else sets a deadline where a person signs in.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+async fn in_time(sent: impl Future<Output = Result<Answer, Fault>>) -> Result<Answer, IssueError> {
+    let late = IssueError::Unavailable { retry_after: None };
+    let answer = tokio::time::timeout(PATIENCE, sent).await;
+    answer.map_err(|_| late)?.map_err(unheard)
 }

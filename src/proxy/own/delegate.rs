@@ -54,7 +54,7 @@ pub(super) async fn of_sub_agent(
         person: parent.person().cloned(),
         bounds,
         parent: Some(Arc::clone(parent.id())),
-        bound: front.shared.bound(&front.from),
+        bound: front.shared.bound_by_link(front),
         idles: true,
     })
 }

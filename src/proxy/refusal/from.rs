@@ -33,7 +33,7 @@ impl From<&Denial> for Refusal {
                 "The path holds %2F, which this route does not allow. Ask the operator for encoded-slash = true if the service needs it.",
             ),
             Denial::EmptySegment { .. } => Self::Malformed(
-                "The path holds an empty segment (//). It is sent only as a part of a key of S3, and only where the same route matches without it. Send it with single slashes.",
+                "The path holds an empty segment (//) or a parameter (;), and services read such paths in two ways. Send it without; a key of S3 may hold //, where the same route matches both readings.",
             ),
             Denial::Scope { .. } => Self::Denied(
                 "The scope of this session does not cover the route. Do not retry; ask for a session of a wider scope, or the operator.",

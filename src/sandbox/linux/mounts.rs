@@ -1,12 +1,15 @@
 //! What the command's mount namespace looks like: private, with masks, and a `/proc` of its own.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Access, access};
 use rustix::mount::{
-    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, unmount,
+    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_bind_recursive,
+    mount_change, unmount,
 };
 
 use super::super::Mask;
@@ -82,7 +85,29 @@ fn cover(masks: &[Mask]) -> io::Result<Vec<u32>> {
         }
     }
     unmount(PROC, UnmountFlags::DETACH)?;
+    pin(masks);
     Ok(bare)
+}
+
+/// Keeps the folders above the masks where they are: a mount point cannot be renamed (EBUSY), and a folder that was moved
+/// away would take its mask along, and leave the next command's mask nothing to cover. The masks are set by then and are
+/// bound along, so that a working directory of the time before has them as well.
+fn pin(masks: &[Mask]) {
+    let mut pinned = BTreeSet::new();
+    for mask in masks {
+        let Ok(place) = fs::canonicalize(&mask.path) else {
+            continue;
+        };
+        let above = place.ancestors().skip(1).filter(|folder| {
+            let parent = folder.parent();
+            parent.is_some_and(|parent| access(parent, Access::WRITE_OK).is_ok())
+        });
+        pinned.extend(above.map(Path::to_owned));
+    }
+    // The outermost first: paths are in order. What cannot be bound keeps its mask for this command all the same.
+    for folder in pinned {
+        mount_bind_recursive(&folder, &folder).ok();
+    }
 }
 
 fn cover_one(mask: &Mask, index: u32) -> io::Result<()> {

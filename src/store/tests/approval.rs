@@ -34,7 +34,13 @@ fn approver(name: &str) -> Approver {
 }
 
 fn table(quorum: u32) -> Table {
-    let names = ["alice", "bob", "carol@example.com", "corp:dora"];
+    let names = [
+        "alice",
+        "bob",
+        "carol@example.com",
+        "corp:carol@example.com",
+        "corp:dora",
+    ];
     Table {
         name: "ops".parse().unwrap(),
         mode: Mode::Ticket,
@@ -224,8 +230,10 @@ async fn nobody_approves_for_themselves() {
         Err(NotCounted::Own)
     );
     assert_eq!(here.look(&asked).await, Ok(Status::Pending));
-    // `corp:dora` is dora of that login, and no operator or namesake.
+    // `corp:dora` is dora of that login, and no operator or namesake; `alice` is the operator, and no login's user.
     for by in [
+        By::Person(&user("guests", "alice")),
+        By::Person(&user("corp", "alice")),
         By::Person(&user("guests", "dora")),
         By::Operator("dora"),
         By::Operator("corp:dora"),

@@ -556,6 +556,24 @@ async fn a_command_line_gets_a_pass_that_opens_what_is_its_persons() {
         assert_eq!(told, json!({ "ended": true }));
         assert_eq!(list().await.status.code(), Some(64));
     }
+    // Who takes the wish to sign in anew out of the URL gets nothing: a session at the provider is no act of its person.
+    let mut child = keyward(&["login", "corp", "--no-browser"]).spawn().unwrap();
+    let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+    let url = loop {
+        let line = within(said.next_line()).await.unwrap();
+        let line = line.expect("it shows a URL");
+        if line.starts_with("http") {
+            break line;
+        }
+    };
+    let quiet = url.replace("&prompt=login", "").replace("&max_age=0", "");
+    assert!(quiet.len() < url.len());
+    let mut browser = Browser::default();
+    let back = browser.away(&format!("{quiet}&login_hint=alice")).await;
+    browser.get(&back).await;
+    let refused = within(child.wait_with_output()).await.unwrap();
+    assert_ne!(refused.status.code(), Some(0));
+    assert_eq!(list().await.status.code(), Some(64), "and has no pass");
     world.harness.finish().await;
 }
 
