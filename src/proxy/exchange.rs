@@ -112,8 +112,7 @@ async fn forward(
         permit.person(),
         &grant.credentials,
     );
-    let route = Arc::clone(permit.route());
-    let mut head = permit.into_head();
+    let (route, mut head) = (Arc::clone(permit.route()), permit.into_head());
     // A lease without this route's slot is a fault of assembly: nothing is sent uninjected.
     let injection = match &lease {
         Some(lease) => Some(lease.injection(route.slot).ok_or(Refusal::BrokerRefused)?),
