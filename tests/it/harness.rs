@@ -304,3 +304,17 @@ impl Drop for Harness {
         }
     }
 }
+
+/// A port that has to be known before it is listened on: below those that the kernel gives to whoever asks for any, so
+/// that nobody gets it in between.
+pub fn port_of_ones_own() -> u16 {
+    static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    loop {
+        let nth = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let port = 12_000 + (std::process::id().wrapping_mul(7) + nth) % 20_000;
+        let port = u16::try_from(port).unwrap();
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! A real OpenBao and a real PostgreSQL on loopback, each in a folder of its own.
 
 use std::ffi::OsString;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -12,6 +12,8 @@ use http::Request;
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
+
+use super::harness::port_of_ones_own;
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// The root token of every OpenBao here.
@@ -32,11 +34,6 @@ impl Drop for Bao {
         self.child.kill().ok();
         self.child.wait().ok();
     }
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
 }
 
 /// What `tests/peers/install.sh` put there; without it the test is left out, but never in CI.
@@ -80,7 +77,7 @@ impl Bao {
     async fn start_with(tls: bool) -> Option<Self> {
         let program = bao()?;
         let folder = tempfile::tempdir().unwrap();
-        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let address = SocketAddr::from(([127, 0, 0, 1], port_of_ones_own()));
         let log = std::fs::File::create(folder.path().join("log")).unwrap();
         let mut command = Command::new(program);
         command
@@ -255,7 +252,7 @@ impl Postgres {
             return None;
         };
         let folder = tempfile::tempdir().unwrap();
-        let (data, port) = (folder.path().join("data"), free_port());
+        let (data, port) = (folder.path().join("data"), port_of_ones_own());
         let password = folder.path().join("password");
         std::fs::write(&password, ADMIN).unwrap();
         let user = unprivileged();

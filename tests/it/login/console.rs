@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use super::super::agent::within;
 use super::super::daemon::Place;
-use super::super::harness::{ALICE, Harness, Setup, TOKEN_A};
+use super::super::harness::{ALICE, Harness, Setup, TOKEN_A, port_of_ones_own};
 use super::super::oauth::peer::{Oidc, call};
 use super::super::token::{ACCESS_TOKEN, EXCHANGE};
 use super::super::upstream::{Upstream, ok};
@@ -32,10 +32,7 @@ struct World {
 impl World {
     async fn new() -> Option<Self> {
         // The provider knows each redirect URI: so the port must be known before keyward is started.
-        let port = {
-            let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-            free.local_addr().unwrap().port()
-        };
+        let port = port_of_ones_own();
         let base = format!("http://127.0.0.1:{port}");
         let grants = ["authorization_code", "refresh_token", DEVICE];
         let web = json!({
