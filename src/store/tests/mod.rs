@@ -260,12 +260,11 @@ async fn what_was_about_to_be_issued_is_told_and_becomes_a_lease_when_it_is() {
     }
 }
 
-/// Many at a time go into few commits, each gets its own answer, and one that is not taken keeps no other out.
+/// Of many at a time each gets its own answer, and one that is not taken keeps no other out.
 #[tokio::test]
-async fn writes_of_one_moment_are_one_commit_and_each_has_its_own_outcome() {
+async fn writes_of_one_moment_have_each_its_own_outcome() {
     for place in places() {
         let store = Arc::new(place.open().await);
-        let begun = std::time::Instant::now();
         let mut writing = tokio::task::JoinSet::new();
         for number in 0..500 {
             let store = Arc::clone(&store);
@@ -287,20 +286,7 @@ async fn writes_of_one_moment_are_one_commit_and_each_has_its_own_outcome() {
                 failed.push(number);
             }
         }
-        let took = begun.elapsed();
         assert_eq!(failed, [7]);
-        if place.is_file() {
-            let begun = std::time::Instant::now();
-            for number in 500..550 {
-                store
-                    .put(&note(&format!("l-{number}"), "crm"))
-                    .await
-                    .unwrap();
-            }
-            // What a commit for each took, had they not been gathered.
-            let alone = begun.elapsed() * 10;
-            assert!(took < alone, "{took:?} gathered, {alone:?} alone");
-        }
         let next = place.open().await;
         next.beat().await.unwrap();
         store.leave().await.unwrap();
