@@ -158,9 +158,9 @@ impl Side {
             return Reply::refused(Fault::Method, "Use GET.").response();
         }
         match path {
-            "/healthz" => text(StatusCode::OK, "ok\n".into(), PLAIN),
+            "/healthz" => text(StatusCode::OK, "ok\n", PLAIN),
             "/readyz" => match self.state.unready() {
-                None => text(StatusCode::OK, "ready\n".into(), PLAIN),
+                None => text(StatusCode::OK, "ready\n", PLAIN),
                 Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n"), PLAIN),
             },
             "/metrics" => {
@@ -169,7 +169,7 @@ impl Side {
             }
             "/openapi.json" => text(
                 StatusCode::OK,
-                openapi::document().to_string(),
+                openapi::DOCUMENT.clone(),
                 "application/json",
             ),
             _ => Reply::refused(
@@ -206,8 +206,12 @@ const PLAIN: &str = "text/plain; charset=utf-8";
 /// The same header that refusals of the proxy carry.
 const REFUSAL: HeaderName = HeaderName::from_static("keyward-refusal");
 
-fn text(status: StatusCode, body: String, media_type: &'static str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(body)));
+fn text(
+    status: StatusCode,
+    body: impl Into<Bytes>,
+    media_type: &'static str,
+) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));

@@ -1,7 +1,10 @@
 //! `/openapi.json`: what `/api/v1` answers, for programs and for the people who write them (OpenAPI 3.1).
 //!
-//! One table of paths and one of objects; the document is made of them once, when the admin side begins.
+//! One table of paths and one of objects; the document is made of them once, when somebody first asks.
 
+use std::sync::LazyLock;
+
+use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 /// A path below `/api/v1` with one method.
@@ -335,8 +338,10 @@ const QUERY: [&str; 8] = [
     "agent", "user", "host", "word", "since", "until", "after", "limit",
 ];
 
-/// The document.
-pub(super) fn document() -> Value {
+/// The document, as it is sent.
+pub(super) static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| document().to_string().into());
+
+fn document() -> Value {
     let mut paths: Map<String, Value> = Map::new();
     for operation in OPERATIONS {
         let path = paths

@@ -1,5 +1,6 @@
 //! `/sessions`: who acts now, and an end to it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -8,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{Ask, Caller, Fault, Part, Reply};
 use crate::agent::Name;
-use crate::credential::Broker;
+use crate::credential::{Broker, LeaseId};
 use crate::proxy::Proxy;
 use crate::session::Session;
 
@@ -19,6 +20,9 @@ pub struct Sessions {
     broker: Arc<Broker>,
 }
 
+/// The leases by session.
+type Held = HashMap<Arc<str>, Vec<LeaseId>>;
+
 impl Sessions {
     /// Those of this proxy and its store; what they hold is the broker's.
     pub fn new(proxy: Proxy, broker: Arc<Broker>) -> Self {
@@ -28,8 +32,9 @@ impl Sessions {
     async fn list(&self, by: &Caller) -> Reply {
         match self.proxy.all_sessions().await {
             Ok(all) => {
+                let held = self.held();
                 let theirs = all.iter().filter(|session| is_of(session, by));
-                Reply::list(theirs.map(|session| self.shown(session)).collect())
+                Reply::list(theirs.map(|session| self.shown(session, &held)).collect())
             }
             Err(_) => silent(),
         }
@@ -40,7 +45,7 @@ impl Sessions {
             Ok(all) => {
                 let mut theirs = all.iter().filter(|session| is_of(session, by));
                 match theirs.find(|session| **session.id() == *id) {
-                    Some(session) => Reply::ok(self.shown(session)),
+                    Some(session) => Reply::ok(self.shown(session, &self.held())),
                     None => none(),
                 }
             }
@@ -64,12 +69,20 @@ impl Sessions {
         }
     }
 
-    fn shown(&self, session: &Session) -> Value {
-        let leases = self.broker.snapshot();
-        let leases: Vec<&str> = (leases.iter())
-            .filter(|info| info.scope.holder.session() == Some(session.id()))
-            .map(|info| info.id.as_str())
-            .collect();
+    /// The leases of each session.
+    fn held(&self) -> Held {
+        let mut held = Held::new();
+        for info in self.broker.snapshot() {
+            if let Some(session) = info.scope.holder.session() {
+                held.entry(Arc::clone(session)).or_default().push(info.id);
+            }
+        }
+        held
+    }
+
+    fn shown(&self, session: &Session, held: &Held) -> Value {
+        let leases = held.get(session.id()).into_iter().flatten();
+        let leases: Vec<&str> = leases.map(LeaseId::as_str).collect();
         let chain: Vec<&str> = session.chain().iter().map(Name::as_str).collect();
         let bounds = session.bounds();
         json!({

@@ -180,6 +180,7 @@ impl Lane {
         let key = |lease| PoolKey {
             target: Target::clone(&tunnel.target),
             agent: tunnel.session().agent().clone(),
+            user: tunnel.session().person().map(|person| person.user.clone()),
             credential: self.route.credential.clone(),
             lease,
             peers: self.route.peers.clone(),

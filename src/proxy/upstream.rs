@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
+use tracing::warn;
 
 use super::body::Body;
 use super::dial::{DialError, Dialler};
@@ -26,7 +27,7 @@ use super::link::{Link, Unanswered};
 use super::refusal::Refusal;
 use super::settings::UpstreamSettings;
 use super::wire::Wire;
-use crate::agent::{AgentId, Name};
+use crate::agent::{AgentId, Name, User};
 use crate::credential::LeaseId;
 use crate::host::{Scheme, Target};
 use crate::spiffe::Peers;
@@ -54,6 +55,8 @@ pub(super) struct Upstream {
 pub(super) struct PoolKey {
     pub(super) target: Target,
     pub(super) agent: AgentId,
+    /// The person for whom the session acts: what one person's request leaves on a connection is not another's to read.
+    pub(super) user: Option<User>,
     pub(super) credential: Option<Name>,
     /// The lease whose certificate the connections present, where there is one.
     pub(super) lease: Option<LeaseId>,
@@ -220,7 +223,9 @@ impl Upstream {
     }
 }
 
-fn untrusted(error: &ConnectError) -> DialError {
+/// The agent is told which of the two it was, the operator why.
+fn untrusted(target: &Target, error: &ConnectError) -> DialError {
+    warn!(upstream = %target.authority(), %error, "no connection to an upstream");
     match error {
         ConnectError::Untrusted(_) => DialError::Untrusted,
         _ => DialError::Unreachable,
@@ -270,7 +275,8 @@ impl Pool {
                 Scheme::Https => {
                     let host = &self.target.host;
                     let shaken = self.connector.connect(stream, host, alpn).await;
-                    let (stream, protocol) = shaken.map_err(|error| untrusted(&error))?;
+                    let (stream, protocol) =
+                        shaken.map_err(|error| untrusted(&self.target, &error))?;
                     Ok((Wire::Tls(Box::new(stream)), protocol))
                 }
             }

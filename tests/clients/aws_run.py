@@ -12,10 +12,8 @@ import os
 import re
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 from pathlib import Path
@@ -31,6 +29,8 @@ if Path(sys.prefix).resolve() != (CACHE / "moto").resolve():
 import boto3  # noqa: E402
 from botocore.config import Config  # noqa: E402
 from botocore.exceptions import ClientError  # noqa: E402
+
+from stage import Rows, Stage, free_port, listens  # noqa: E402
 
 HOME_REGION, WEB_REGION, DOWN_REGION = "eu-central-1", "eu-west-1", "us-west-2"
 ROLE = "arn:aws:iam::123456789012:role/agent"
@@ -54,45 +54,16 @@ DUMMY_ID, DUMMY_KEY = "AKIAkeyward000000000", "keyward00000000000000000000000000
 BIG = 100 << 20
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-class Stage:
+class AwsStage(Stage):
     def __init__(self) -> None:
-        self.dir = Path(tempfile.mkdtemp(prefix="keyward-aws-"))
-        self.children: list[subprocess.Popen] = []
+        super().__init__("aws")
         self.ports: dict[str, int] = {}
         self.token = f"proxy-{secrets.token_hex(16)}"
         subprocess.run([HERE.parent / "peers/ca.sh", self.dir, *HOSTS], check=True)
         for name, extra in (("strict", {"INITIAL_NO_AUTH_ACTION_COUNT": "7"}), ("lax", {})):
             port = self.ports[name] = free_port()
-            self.start([BIN / "python", BIN / "moto_server", "-H", "127.0.0.1", "-p", port], name,
-                       {"PATH": os.environ["PATH"], "HOME": str(self.dir), **extra})
-            self.wait(lambda port=port: socket.create_connection(("127.0.0.1", port), 1).close() or True)
-
-    def start(self, words: list, name: str, environment: dict) -> subprocess.Popen:
-        log = (self.dir / f"{name}.log").open("w")
-        child = subprocess.Popen([str(word) for word in words], stdin=subprocess.DEVNULL, stdout=log,
-                                 stderr=subprocess.STDOUT, env=environment, cwd=self.dir)
-        self.children.append(child)
-        return child
-
-    def wait(self, ready) -> None:
-        for _ in range(300):
-            if self.children[-1].poll() is not None:
-                break
-            try:
-                if ready():
-                    return
-            except OSError:
-                pass
-            time.sleep(0.1)
-        logs = "\n".join(log.read_text()[-2000:] for log in self.dir.glob("*.log"))
-        self.end()
-        sys.exit(f"aws_run.py: something did not start\n{logs}")
+            self.start(name, [BIN / "python", BIN / "moto_server", "-H", "127.0.0.1", "-p", port],
+                       {"PATH": os.environ["PATH"], "HOME": str(self.dir), **extra}, listens(port))
 
     def direct(self, service: str, moto: str = "strict", keys: tuple = ("x", "y"), region: str = HOME_REGION):
         return boto3.client(service, region_name=region, endpoint_url=f"http://127.0.0.1:{self.ports[moto]}",
@@ -118,8 +89,7 @@ class Stage:
             Bucket="web-bucket", CreateBucketConfiguration={"LocationConstraint": WEB_REGION})
         for name, text in (("id", self.id), ("key", self.key), ("wrong", "w" * 40), ("token", self.token),
                            ("web-token", "header.payload.signature")):
-            (self.dir / name).touch(mode=0o600)
-            (self.dir / name).write_text(text)
+            self.secret(name, text)
         (self.dir / "policy.json").write_text(json.dumps(allow, indent=2))
         (self.dir / "policy.json").chmod(0o600)
 
@@ -147,9 +117,8 @@ http {{
     uwsgi_temp_path {self.dir}/u; scgi_temp_path {self.dir}/s;{servers}
 }}""")
         nginx = shutil.which("nginx", path=os.environ["PATH"] + ":/usr/sbin")
-        self.start([nginx, "-c", self.dir / "nginx.conf", "-p", self.dir], "nginx", {"PATH": os.environ["PATH"]})
-        port = self.front["lax"]
-        self.wait(lambda: socket.create_connection(("127.0.0.1", port), 1).close() or True)
+        self.start("nginx", [nginx, "-c", self.dir / "nginx.conf", "-p", self.dir], {"PATH": os.environ["PATH"]},
+                   listens(self.front["lax"]))
 
     def start_keyward(self, binary: str) -> None:
         self.proxy, self.admin = free_port(), free_port()
@@ -198,9 +167,9 @@ region = "{WEB_REGION}"
             signs = f'{{ sigv4 = {{ region = "{region}" }} }}' if host.endswith(".s3.amazonaws.com") else '"sigv4"'
             text += f'[[route]]\nhosts = ["{host}"]\ncredential = "{credential}"\ninject = {signs}\n{more}'
         (self.dir / "keyward.toml").write_text(text)
-        self.keyward = self.start([binary, "serve", "-c", "keyward.toml"], "keyward",
-                                  {"PATH": os.environ["PATH"], "HOME": str(self.dir), "RUST_LOG": "trace"})
-        self.wait(lambda: urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/readyz", timeout=1).status == 200)
+        ready = lambda: urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/readyz", timeout=1).status == 200  # noqa: E731
+        self.keyward = self.start("keyward", [binary, "serve", "-c", "keyward.toml"],
+                                  {"PATH": os.environ["PATH"], "HOME": str(self.dir), "RUST_LOG": "trace"}, ready)
         with urllib.request.urlopen(f"http://127.0.0.1:{self.proxy}/ca.pem", timeout=5) as answer:
             (self.dir / "agents-ca.pem").write_bytes(answer.read())
 
@@ -209,8 +178,8 @@ region = "{WEB_REGION}"
         status = Path(f"/proc/{self.keyward.pid}/status").read_text()
         return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) // 1024
 
-    def client(self, *words: object) -> subprocess.CompletedProcess:
-        """A client under an empty environment, with placeholders."""
+    def ask(self, *words: object) -> subprocess.CompletedProcess:
+        """A client that has placeholders."""
         proxy = f"http://tester:{self.token}@127.0.0.1:{self.proxy}"
         environment = {
             "PATH": os.environ["PATH"], "HOME": str(self.dir / "home"), "HTTPS_PROXY": proxy, "HTTP_PROXY": proxy,
@@ -218,31 +187,15 @@ region = "{WEB_REGION}"
             "AWS_SECRET_ACCESS_KEY": DUMMY_KEY, "AWS_SESSION_TOKEN": "keyward-0000000000",
             "AWS_DEFAULT_REGION": HOME_REGION, "AWS_EC2_METADATA_DISABLED": "true", "AWS_PAGER": "",
             "PYTHONDONTWRITEBYTECODE": "1"}
-        return subprocess.run([str(word) for word in words], stdin=subprocess.DEVNULL, capture_output=True,
-                              env=environment, cwd=self.dir / "home", timeout=150)
-
-    def end(self) -> None:
-        for child in reversed(self.children):
-            if child.poll() is None:
-                child.terminate()
-        for child in self.children:
-            try:
-                child.wait(10)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
+        return self.client(*words, environment=environment)
 
 
 def main() -> None:
     binary = os.environ.get("KEYWARD")
     if not (binary and Path(binary).exists()):
         sys.exit("aws_run.py: set KEYWARD to the keyward binary")
-    stage, rows, reached = Stage(), [], b""
+    stage, row, reached = AwsStage(), Rows(), b""
     (stage.dir / "home").mkdir()
-
-    def row(name: str, ok: bool, detail: str) -> None:
-        rows.append(ok)
-        print(f"{'ok  ' if ok else 'FAIL'} {name:44} {detail[:300]}", flush=True)
 
     try:
         stage.furnish()
@@ -256,7 +209,7 @@ def main() -> None:
         stage.start_front()
         stage.start_keyward(str(Path(binary).resolve()))
 
-        done = stage.client(BIN / "python", HERE / "aws_boto3.py")
+        done = stage.ask(BIN / "python", HERE / "aws_boto3.py")
         reached += done.stdout + done.stderr
         for line in done.stdout.decode().splitlines():
             step = json.loads(line)
@@ -274,7 +227,7 @@ def main() -> None:
                             ("s3 ls", ["s3", "ls", "s3://reports/deep/"]),
                             ("s3 cp of 100 MiB down", ["s3", "cp", "s3://reports/deep/big", "back", "--no-progress"])):
             begun = time.monotonic()
-            done = stage.client(*aws, *words)
+            done = stage.ask(*aws, *words)
             reached += done.stdout + done.stderr
             text = (done.stdout + done.stderr).decode().replace("\n", " ")
             row(f"aws {name}", done.returncode == 0, f"{time.monotonic() - begun:.1f} s {text}")
@@ -301,13 +254,8 @@ def main() -> None:
                   ("wrong", "aws", "failed", "broker-refused"), ("down", "aws", "failed", "broker-unavailable")}
         row("each issue is in the audit trail", wanted <= kinds, str(sorted(wanted - kinds)))
     finally:
-        stage.end()
-        if "--keep" in sys.argv:
-            print(f"kept: {stage.dir}")
-        else:
-            shutil.rmtree(stage.dir, ignore_errors=True)
-    print(f"{sum(rows)} passed, {len(rows) - sum(rows)} failed")
-    sys.exit(0 if all(rows) and rows else 1)
+        row.close(stage)
+    row.exit()
 
 
 main()

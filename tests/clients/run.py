@@ -37,6 +37,7 @@ from contact import Connection, Relay, extra
 from environment import rows as environment_rows
 from failure import rows as failures
 from inside import AGENTS, SDKS, Agent, Sdk, look, look_at_sdk
+from stage import free_port
 
 HERE = Path(__file__).resolve().parent
 PEERS = HERE.parent / "peers"
@@ -66,12 +67,6 @@ def forms(secret: str) -> dict[str, bytes]:
 
 def leaks(secret: str, haystack: bytes) -> list[str]:
     return [name for name, form in forms(secret).items() if form in haystack]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Stage:

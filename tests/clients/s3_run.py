@@ -10,13 +10,13 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 from pathlib import Path
+
+from stage import Rows, Stage, free_port, listens
 
 HERE = Path(__file__).resolve().parent
 CACHE = Path(os.environ.get("KEYWARD_CACHE") or Path.home() / ".cache/keyward")
@@ -26,48 +26,22 @@ HOSTS = ["s3.test", "bucket.s3.test", "wrong.test"]
 BIG = 100
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-class Stage:
+class S3Stage(Stage):
     def __init__(self) -> None:
-        self.dir = Path(tempfile.mkdtemp(prefix="keyward-s3-"))
-        self.children: list[subprocess.Popen] = []
+        super().__init__("s3")
         self.token = f"proxy-{secrets.token_hex(16)}"
         self.id, self.key = f"AKIA{secrets.token_hex(8).upper()}", secrets.token_hex(20)
         for name in ("home", "root/bucket"):
             (self.dir / name).mkdir(parents=True)
         for name, text in (("id", self.id), ("key", self.key), ("wrong", "w" * 40), ("token", self.token)):
-            (self.dir / name).touch(mode=0o600)
-            (self.dir / name).write_text(text)
+            self.secret(name, text)
         subprocess.run([HERE.parent / "peers/ca.sh", self.dir, *HOSTS], check=True)
         self.environment = {"PATH": os.environ["PATH"] + ":/usr/sbin", "HOME": str(self.dir / "home")}
 
-    def start(self, name: str, words: list, ready, **more: str) -> None:
-        log = (self.dir / f"{name}.log").open("w")
-        child = subprocess.Popen([str(word) for word in words], stdin=subprocess.DEVNULL, stdout=log,
-                                 stderr=subprocess.STDOUT, env={**self.environment, **more}, cwd=self.dir)
-        self.children.append(child)
-        for _ in range(300):
-            if child.poll() is not None:
-                break
-            try:
-                if ready():
-                    return
-            except OSError:
-                pass
-            time.sleep(0.1)
-        text = (self.dir / f"{name}.log").read_text()[-2000:]
-        raise SystemExit(f"s3_run.py: {name} did not start\n{text}")
-
     def open(self, binary: str) -> None:
         store, front, self.proxy, admin = (free_port() for _ in range(4))
-        listens = lambda port: lambda: socket.create_connection(("127.0.0.1", port), 1).close() or True  # noqa: E731
         self.start("s3s", [S3, "--host", "127.0.0.1", "--port", store, "--access-key", self.id, "--secret-key", self.key,
-                           "--domain", "s3.test", self.dir / "root"], listens(store), RUST_LOG="warn")
+                           "--domain", "s3.test", self.dir / "root"], {**self.environment, "RUST_LOG": "warn"}, listens(store))
         (self.dir / "nginx.conf").write_text(f"""
 daemon off; worker_processes 1; pid {self.dir}/nginx.pid; error_log {self.dir}/nginx-error.log;
 events {{ worker_connections 256; }}
@@ -87,7 +61,7 @@ http {{
     }}
 }}""")
         self.start("nginx", [shutil.which("nginx", path=self.environment["PATH"]), "-c", self.dir / "nginx.conf", "-p",
-                             self.dir], listens(front))
+                             self.dir], self.environment, listens(front))
         targets = ", ".join(f'"{host}:443" = "127.0.0.1:{front}"' for host in HOSTS)
         keys = '{ static = { access-key-id = { file = "id" }, secret-access-key = { file = "%s" } } }'
         (self.dir / "keyward.toml").write_text(f"""
@@ -121,31 +95,19 @@ credential = "wrong"
 inject = {{ sigv4 = {{ service = "s3", region = "us-east-1" }} }}
 """)
         ready = lambda: urllib.request.urlopen(f"http://127.0.0.1:{admin}/readyz", timeout=1).status == 200  # noqa: E731
-        self.start("keyward", [binary, "serve", "-c", "keyward.toml"], ready, RUST_LOG="trace")
+        self.start("keyward", [binary, "serve", "-c", "keyward.toml"], {**self.environment, "RUST_LOG": "trace"}, ready)
         with urllib.request.urlopen(f"http://127.0.0.1:{self.proxy}/ca.pem", timeout=5) as answer:
             (self.dir / "agents-ca.pem").write_bytes(answer.read())
 
-    def client(self, *words: object) -> subprocess.CompletedProcess:
-        """A client under an empty environment, with placeholders."""
+    def ask(self, *words: object) -> subprocess.CompletedProcess:
+        """A client that has placeholders."""
         proxy = f"http://tester:{self.token}@127.0.0.1:{self.proxy}"
         environment = {
             **self.environment, "HTTPS_PROXY": proxy, "HTTP_PROXY": proxy, "AWS_ACCESS_KEY_ID": DUMMY_ID,
             "AWS_SECRET_ACCESS_KEY": DUMMY_KEY, "AWS_CA_BUNDLE": str(self.dir / "agents-ca.pem"),
             "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true", "AWS_PAGER": "",
             "AWS_ENDPOINT_URL_S3": "https://s3.test", "PYTHONDONTWRITEBYTECODE": "1"}
-        return subprocess.run([str(word) for word in words], stdin=subprocess.DEVNULL, capture_output=True,
-                              env=environment, cwd=self.dir / "home", timeout=200)
-
-    def end(self) -> None:
-        for child in reversed(self.children):
-            if child.poll() is None:
-                child.terminate()
-        for child in self.children:
-            try:
-                child.wait(10)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
+        return self.client(*words, environment=environment)
 
 
 def main() -> None:
@@ -154,11 +116,7 @@ def main() -> None:
         sys.exit("s3_run.py: set KEYWARD to the keyward binary")
     if not (S3.exists() and (BIN / "python").exists()):
         sys.exit("s3_run.py: the test environment is missing: run tests/peers/install.sh")
-    stage, rows, reached = Stage(), [], b""
-
-    def row(name: str, ok: bool, detail: str) -> None:
-        rows.append(ok)
-        print(f"{'ok  ' if ok else 'FAIL'} {name:44} {detail[:300]}", flush=True)
+    stage, row, reached = S3Stage(), Rows(), b""
 
     try:
         stage.open(str(Path(binary).resolve()))
@@ -168,7 +126,7 @@ def main() -> None:
                 out.write(os.urandom(1 << 20))
 
         begun = time.monotonic()
-        done = stage.client(BIN / "python", HERE / "s3_boto3.py")
+        done = stage.ask(BIN / "python", HERE / "s3_boto3.py")
         reached += done.stdout + done.stderr
         for line in done.stdout.decode().splitlines():
             step = json.loads(line)
@@ -184,7 +142,7 @@ def main() -> None:
                                            "bytes=1000000-1000099", "slice"]),
         ):
             begun = time.monotonic()
-            done = stage.client(*aws, *words)
+            done = stage.ask(*aws, *words)
             reached += done.stdout + done.stderr
             text = (done.stdout + done.stderr).decode().replace("\n", " ")
             row(f"aws {name}", done.returncode == 0, f"{time.monotonic() - begun:.1f} s {text}")
@@ -205,13 +163,8 @@ def main() -> None:
         row("no secret reached a client", stage.key.encode() not in reached, f"{len(reached)} bytes")
         row("no secret is in log or audit trail", stage.key.encode() not in logs, f"{len(logs)} bytes, log at trace")
     finally:
-        stage.end()
-        if "--keep" in sys.argv:
-            print(f"kept: {stage.dir}")
-        else:
-            shutil.rmtree(stage.dir, ignore_errors=True)
-    print(f"{sum(rows)} passed, {len(rows) - sum(rows)} failed")
-    sys.exit(0 if all(rows) and rows else 1)
+        row.close(stage)
+    row.exit()
 
 
 main()

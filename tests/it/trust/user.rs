@@ -125,6 +125,8 @@ async fn two_people_of_one_agent_have_two_leases() {
             assert_eq!(world.harness.record(picks).await["user"], *person);
         }
     }
+    let dialled = world.upstream.dialled();
+    assert_eq!(dialled, 2, "a connection for each, and each used again");
     let exchanged = world.exchanger.requests();
     assert_eq!(exchanged.len(), 2, "a lease for each, and each used again");
     let kind = ("subject_token_type".to_owned(), ID_TOKEN.to_owned());
