@@ -69,7 +69,7 @@ pub struct RelayArgs {
     /// How long open connections may go on after SIGTERM, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     drain: u64,
-    /// Connections of processes at once
+    /// Connections of allowed processes at once; others are counted apart
     #[arg(long, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     max_connections: u32,
 }

@@ -23,7 +23,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
@@ -31,7 +30,7 @@ use tracing::warn;
 use crate::clock::Clock;
 use crate::host::Target;
 use crate::identity::{Callers, PeerSettings};
-use accept::Socket;
+use accept::{Seats, Socket};
 use gateway::Gateway;
 use standing::Standings;
 
@@ -61,7 +60,7 @@ pub struct Settings {
     pub tells: bool,
     /// Whether a process's own `Proxy-Authorization` is passed on in place of the relay's.
     pub passes: bool,
-    /// Connections of processes at once.
+    /// Connections of allowed processes at once.
     pub max_connections: usize,
 }
 
@@ -151,9 +150,9 @@ impl Relay {
                 () = standings.keep_fresh() => {}
             }
         });
-        let permits = Arc::new(Semaphore::new(settings.max_connections));
+        let seats = Seats::new(settings.max_connections);
         for socket in sockets {
-            let serving = accept::serve(Arc::clone(&shared), socket, Arc::clone(&permits));
+            let serving = accept::serve(Arc::clone(&shared), socket, Arc::clone(&seats));
             let drain = drain.clone();
             tracker.spawn(async move {
                 tokio::select! {

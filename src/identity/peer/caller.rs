@@ -41,6 +41,11 @@ impl Callers {
         }
     }
 
+    /// Whether nothing of a process counts but its user, which stays the same for as long as a connection lives.
+    pub fn is_by_user(&self) -> bool {
+        self.judge.is_by_user() && !self.whole
+    }
+
     /// The process at the other end of this connection; `None` where it is none of those, or not to be seen.
     pub async fn of(&self, link: &Link) -> Option<Process> {
         let place = Place::of(link)?;
@@ -51,20 +56,21 @@ impl Callers {
 }
 
 impl Judge {
-    fn know(&self, place: &Place, whole: bool) -> Option<Process> {
+    /// Whether nothing but the user counts.
+    fn is_by_user(&self) -> bool {
         let PeerSettings {
-            uids,
+            uids: _,
             gids,
             executables,
             sha256,
             cgroups,
         } = &self.settings;
-        let by_user = gids.is_empty()
-            && executables.is_empty()
-            && sha256.is_empty()
-            && cgroups.is_empty()
-            && !whole;
-        if let (Place::Tcp(ours, theirs), true) = (place, by_user) {
+        gids.is_empty() && executables.is_empty() && sha256.is_empty() && cgroups.is_empty()
+    }
+
+    fn know(&self, place: &Place, whole: bool) -> Option<Process> {
+        let uids = &self.settings.uids;
+        if let (Place::Tcp(ours, theirs), true) = (place, self.is_by_user() && !whole) {
             // The socket itself says whose it is. A process in another PID namespace, as a neighbouring container is,
             // has no more to show.
             let row = socket::row(*ours, *theirs)?;
