@@ -10,11 +10,13 @@
 //! renewal, and passes on what the processes send: tunnels are copied, and TLS within them is never taken apart.
 
 mod accept;
+mod aws;
 mod certificate;
 mod fault;
 mod front;
 mod gateway;
 mod look;
+mod person;
 mod standing;
 mod token;
 
@@ -35,8 +37,10 @@ use gateway::Gateway;
 use standing::Standings;
 
 pub use accept::BindError;
+pub use aws::{Aws, AwsProof};
 pub use certificate::Certificate;
 pub use fault::Fault;
+pub use person::{Absent, Proved, SignIn};
 pub use token::Token;
 
 /// What a relay is told.
@@ -54,6 +58,8 @@ pub struct Settings {
     pub certificate: Certificate,
     /// What is shown beside it, if anything.
     pub token: Option<Token>,
+    /// For whom the processes act, where they act for somebody.
+    pub person: Option<Arc<dyn SignIn>>,
     /// Which processes are served; `None`: whoever connects.
     pub callers: Option<PeerSettings>,
     /// Whether the gateway is told which process it is.

@@ -13,9 +13,9 @@ use tracing::{info, warn};
 
 use super::Settings;
 use super::fault::Fault;
-use super::token::Token;
+use super::person::Proved;
+use super::token::Evidence;
 use crate::clock::Clock;
-use crate::host::Target;
 use crate::tls::Connector;
 
 /// What one request to the gateway is made with.
@@ -26,14 +26,14 @@ pub(super) struct Standing {
     pub(super) authorization: Option<HeaderValue>,
     /// When the token ends, and when the next is asked for.
     times: Option<(Instant, Instant)>,
+    /// For whom the token is.
+    person: Option<Proved>,
 }
 
 /// The standing of now, and how the next comes about.
 #[derive(Debug)]
 pub(super) struct Standings {
-    gateway: Target,
-    connect_to: Target,
-    token: Option<Token>,
+    evidence: Evidence,
     clock: Arc<dyn Clock>,
     /// By the newest certificate; none before the first.
     connector: watch::Sender<Option<Arc<Connector>>>,
@@ -47,10 +47,14 @@ pub(super) struct Standings {
 #[derive(Debug, Default)]
 struct Turn {
     failed: Option<(Instant, Fault)>,
+    /// Of a person who is signed in no more: the gateway is to end it.
+    spent: Option<Arc<Standing>>,
 }
 
 /// For how long a failure is told to whoever asks, before it is tried again.
 const REST: Duration = Duration::from_millis(500);
+/// How often it is looked whether the person is still signed in, where nobody asks.
+const LOOK: Duration = Duration::from_secs(1);
 /// For how long the first certificate is waited for.
 const FIRST: Duration = Duration::from_secs(3);
 
@@ -58,12 +62,16 @@ impl Standings {
     pub(super) fn new(settings: &Settings, clock: Arc<dyn Clock>) -> Arc<Self> {
         let gateway = settings.gateway.clone();
         Arc::new(Self {
-            connect_to: settings
-                .connect_to
-                .clone()
-                .unwrap_or_else(|| gateway.clone()),
-            gateway,
-            token: settings.token.clone(),
+            evidence: Evidence {
+                token: settings.token.clone(),
+                person: settings.person.clone(),
+                connect_to: settings
+                    .connect_to
+                    .clone()
+                    .unwrap_or_else(|| gateway.clone()),
+                gateway,
+                clock: Arc::clone(&clock),
+            },
             clock,
             connector: watch::Sender::new(None),
             current: ArcSwapOption::empty(),
@@ -80,11 +88,12 @@ impl Standings {
     pub(super) fn use_connector(&self, connector: Connector) {
         let connector = Arc::new(connector);
         self.connector.send_replace(Some(Arc::clone(&connector)));
-        if self.token.is_none() {
+        if !self.evidence.is_exchanged() {
             self.current.store(Some(Arc::new(Standing {
                 connector,
                 authorization: None,
                 times: None,
+                person: None,
             })));
         }
         // The token is bound to the certificate that it was got with: the two change together.
@@ -94,12 +103,27 @@ impl Standings {
     /// The standing to use now.
     pub(super) async fn current(&self) -> Result<Arc<Standing>, Fault> {
         let is_good = |standing: &Standing| standing.is_good(self.clock.now().mono);
-        if let Some(current) = self.current.load_full()
-            && is_good(&current)
+        let seen = self.current.load_full();
+        if let Some(current) = &seen
+            && is_good(current)
+            && self.is_kept(current).await
         {
-            return Ok(current);
+            return Ok(Arc::clone(current));
         }
-        self.renew(|current| is_good(current)).await
+        let is_other =
+            |current: &Arc<Standing>| seen.as_ref().is_none_or(|seen| !Arc::ptr_eq(seen, current));
+        self.renew(|current| is_other(current) && is_good(current))
+            .await
+    }
+
+    /// Whether the person for whom it is is still signed in, by the same ID token. It is looked at each time: from the
+    /// moment at which somebody signs out nothing is done in their name.
+    async fn is_kept(&self, standing: &Standing) -> bool {
+        match (&self.evidence.person, &standing.person) {
+            (Some(sign_in), Some(person)) => sign_in.keeps(&person.id_token).await,
+            (Some(_), None) => false,
+            (None, _) => true,
+        }
     }
 
     /// Another than `spent`, which the gateway no longer takes. `None`: there can be none.
@@ -107,7 +131,7 @@ impl Standings {
         &self,
         spent: &Arc<Standing>,
     ) -> Result<Option<Arc<Standing>>, Fault> {
-        if self.token.is_none() {
+        if !self.evidence.is_exchanged() {
             let newer = self.current.load_full();
             return Ok(newer.filter(|newer| !Arc::ptr_eq(newer, spent)));
         }
@@ -136,7 +160,11 @@ impl Standings {
                     info!("the gateway takes the evidence again");
                 }
                 let standing = Arc::new(standing);
-                self.current.store(Some(Arc::clone(&standing)));
+                let old = self.current.swap(Some(Arc::clone(&standing)));
+                let is_anothers = |old: &Arc<Standing>| old.user() != standing.user();
+                if let Some(old) = old.filter(is_anothers) {
+                    self.spend(&mut turn, old);
+                }
                 Ok(standing)
             }
             Err(fault) => {
@@ -145,27 +173,39 @@ impl Standings {
                     warn!(%fault, hint = fault.hint(), "no standing before the gateway");
                 }
                 turn.failed = Some((self.clock.now().mono, fault.clone()));
+                if matches!(fault, Fault::SignedOut(_))
+                    && let Some(old) = self.current.swap(None)
+                {
+                    self.spend(&mut turn, old);
+                }
                 Err(fault)
             }
         }
     }
 
+    /// Has the gateway end what was for somebody who is signed in no more, tunnels and all.
+    fn spend(&self, turn: &mut Turn, old: Arc<Standing>) {
+        turn.spent = Some(old);
+        self.changed.notify_one();
+    }
+
     async fn exchange(&self) -> Result<Standing, Fault> {
         let connector = self.certified().await?;
-        let Some(token) = &self.token else {
+        if !self.evidence.is_exchanged() {
             return Ok(Standing {
                 connector,
                 authorization: None,
                 times: None,
+                person: None,
             });
-        };
+        }
         let from = self.clock.now().mono;
-        let places = (&self.gateway, &self.connect_to);
-        let granted = token.exchange(&connector, places).await?;
+        let granted = self.evidence.exchange(&connector).await?;
         Ok(Standing {
             connector,
             authorization: Some(granted.authorization),
             times: Some((from + granted.life, from + ahead(granted.life))),
+            person: granted.person,
         })
     }
 
@@ -180,9 +220,9 @@ impl Standings {
         found.ok_or_else(|| Fault::NoEvidence("no certificate has come yet".to_owned()))
     }
 
-    /// Renews ahead of each end, and after each change of the certificate.
+    /// Renews ahead of each end, after each change of the certificate, and once somebody signed out or in.
     pub(super) async fn keep_fresh(&self) {
-        if self.token.is_none() {
+        if !self.evidence.is_exchanged() {
             return std::future::pending().await;
         }
         let mut failures = 0;
@@ -198,6 +238,14 @@ impl Standings {
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = self.changed.notified() => {}
+                () = self.left(current.as_deref()) => {}
+            }
+            let spent = self.turn.lock().await.spent.take();
+            if let Some((spent, token)) = spent
+                .as_deref()
+                .and_then(|spent| Some((spent, spent.authorization.as_ref()?)))
+            {
+                self.evidence.revoke(&spent.connector, token).await;
             }
             let seen = current;
             let newest = self.connector.borrow().clone();
@@ -214,7 +262,26 @@ impl Standings {
     }
 }
 
+impl Standings {
+    /// Returns when the person of this standing is no longer signed in as they were.
+    async fn left(&self, current: Option<&Standing>) {
+        let Some(standing) = current.filter(|standing| standing.person.is_some()) else {
+            return std::future::pending().await;
+        };
+        loop {
+            tokio::time::sleep(LOOK).await;
+            if !self.is_kept(standing).await {
+                return;
+            }
+        }
+    }
+}
+
 impl Standing {
+    fn user(&self) -> Option<&crate::agent::User> {
+        self.person.as_ref().map(|person| &person.user)
+    }
+
     fn is_good(&self, now: Instant) -> bool {
         self.times.is_none_or(|(end, _)| now < end)
     }

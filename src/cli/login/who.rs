@@ -11,6 +11,7 @@ use crate::agent::Name;
 use crate::app::{self, Environment, StartHint};
 use crate::config::Config;
 use crate::login::{Fault, Provider, SignedIn};
+use crate::secret::Secret;
 
 /// A kept sign-in, and the provider that renews it.
 #[derive(Debug, Clone)]
@@ -60,14 +61,48 @@ impl Who {
                 return Err(NO);
             }
         };
-        let mut all = app::people(config, environment).await.map_err(|error| {
-            complain(&format_args!("{error}\n  = {}", StartHint(&error)));
-            super::super::serve::exit_code(&error)
-        })?;
-        Ok(Some(Self {
-            provider: Arc::new(all.swap_remove(place)),
-            kept,
-        }))
+        let provider = Arc::new(providers(config, environment).await?.swap_remove(place));
+        Ok(Some(Self { provider, kept }))
+    }
+
+    /// The login that is named, else the file's only one, whether or not somebody is signed in there yet.
+    ///
+    /// # Errors
+    /// The exit code, after the reason was shown on stderr.
+    pub(crate) async fn at(
+        config: &Config,
+        named: Option<&Name>,
+        environment: &Environment,
+    ) -> Result<Self, u8> {
+        let known: Vec<&Name> = config.logins.iter().map(|one| &one.settings.name).collect();
+        let place = match (named, &*known) {
+            (Some(name), _) => known.iter().position(|one| *one == name),
+            (None, [_]) => Some(0),
+            (None, _) => None,
+        };
+        let Some((place, login)) = place.zip(place.and_then(|place| config.logins.get(place)))
+        else {
+            let names: Vec<&str> = known.iter().map(|name| name.as_str()).collect();
+            complain(&format_args!(
+                "say for whom with --login; the file's [login.NAME] are: {}",
+                names.join(", ")
+            ));
+            return Err(USAGE);
+        };
+        let Some(kept) = Kept::of(&login.settings, environment) else {
+            complain(
+                &"neither XDG_STATE_HOME nor HOME is set: there is no place where a sign-in is kept",
+            );
+            return Err(UNAVAILABLE);
+        };
+        let provider = Arc::new(providers(config, environment).await?.swap_remove(place));
+        Ok(Self { provider, kept })
+    }
+
+    /// Whether this is the ID token that is kept now. Reads a file.
+    pub(crate) fn keeps(&self, id_token: &Secret) -> bool {
+        let kept = self.kept.read().ok().flatten();
+        kept.is_some_and(|kept| kept.id_token.equals(id_token.expose()))
     }
 
     /// The sign-in as it is now, with an ID token that holds: renewed where the one that is kept is about to end.
@@ -95,6 +130,13 @@ impl Who {
             }
         })
     }
+}
+
+async fn providers(config: &Config, environment: &Environment) -> Result<Vec<Provider>, u8> {
+    app::people(config, environment).await.map_err(|error| {
+        complain(&format_args!("{error}\n  = {}", StartHint(&error)));
+        super::super::serve::exit_code(&error)
+    })
 }
 
 async fn renewed(provider: &Provider, kept: &Kept) -> Result<SignedIn, Fault> {

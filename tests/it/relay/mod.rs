@@ -1,5 +1,7 @@
 //! `keyward relay` beside real clients, before a real gateway: all three are programs of their own.
 
+mod aws;
+mod person;
 mod world;
 
 use std::path::{Path, PathBuf};

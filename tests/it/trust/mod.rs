@@ -1,6 +1,6 @@
 //! Trust providers: tokens, processes and certificates that prove an agent, and those that only look like it.
 
-mod aws;
+pub mod aws;
 pub mod issuer;
 mod jwt;
 mod kubernetes;
