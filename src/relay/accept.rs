@@ -141,6 +141,7 @@ impl Socket {
                     uid: credentials.uid(),
                     gid: credentials.gid(),
                     handle: syscall::peer_process(&stream).ok(),
+                    inode: UnixPeer::inode_of(&stream),
                 };
                 let link = Link {
                     unix: Some(Arc::new(peer)),
@@ -160,9 +161,10 @@ impl Drop for Socket {
     }
 }
 
-/// A file left by a process that is gone is replaced; a live one is not.
+/// A file left by a process that is gone is replaced; a live one is not, nor one of which nobody knows.
 fn unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
-    if std::os::unix::net::UnixStream::connect(path).is_err()
+    let connected = std::os::unix::net::UnixStream::connect(path);
+    if connected.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
         && std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket())
     {
         std::fs::remove_file(path)?;

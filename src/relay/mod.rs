@@ -31,7 +31,7 @@ use tracing::warn;
 
 use crate::clock::Clock;
 use crate::host::Target;
-use crate::identity::{Callers, PeerSettings};
+use crate::identity::{Callers, Learnt, PeerSettings};
 use accept::{Seats, Socket};
 use gateway::Gateway;
 use standing::Standings;
@@ -62,8 +62,8 @@ pub struct Settings {
     pub person: Option<Arc<dyn SignIn>>,
     /// Which processes are served; `None`: whoever connects.
     pub callers: Option<PeerSettings>,
-    /// Whether the gateway is told which process it is.
-    pub tells: bool,
+    /// What the gateway is told of a process beside its user; `None`: nothing at all.
+    pub tells: Option<Learnt>,
     /// Whether a process's own `Proxy-Authorization` is passed on in place of the relay's.
     pub passes: bool,
     /// Connections of allowed processes at once.
@@ -139,8 +139,8 @@ impl Relay {
             gateway,
             standings,
             callers: (settings.callers.clone())
-                .map(|callers| Callers::new(callers, settings.tells)),
-            tells: settings.tells,
+                .map(|callers| Callers::new(callers, settings.tells.unwrap_or_default())),
+            tells: settings.tells.is_some(),
             passes: settings.passes,
             tracker: tracker.clone(),
             ids: front::Ids::new(),

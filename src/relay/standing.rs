@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use http::header::HeaderValue;
+use jiff::Timestamp;
 use tokio::sync::{Mutex, Notify, watch};
 use tracing::{info, warn};
 
@@ -15,13 +16,15 @@ use super::Settings;
 use super::fault::Fault;
 use super::person::Proved;
 use super::token::Evidence;
-use crate::clock::Clock;
+use crate::clock::{Clock, Now};
 use crate::tls::Connector;
 
 /// What one request to the gateway is made with.
 #[derive(Debug)]
 pub(super) struct Standing {
     pub(super) connector: Arc<Connector>,
+    /// When its certificate ends: nothing is proved with one that is over.
+    until: Timestamp,
     /// `Proxy-Authorization`; without one the certificate says it all.
     pub(super) authorization: Option<HeaderValue>,
     /// When the token ends, and when the next is asked for.
@@ -36,7 +39,7 @@ pub(super) struct Standings {
     evidence: Evidence,
     clock: Arc<dyn Clock>,
     /// By the newest certificate; none before the first.
-    connector: watch::Sender<Option<Arc<Connector>>>,
+    connector: watch::Sender<Option<(Arc<Connector>, Timestamp)>>,
     current: ArcSwapOption<Standing>,
     turn: Mutex<Turn>,
     /// The certificate is another.
@@ -84,13 +87,21 @@ impl Standings {
         &self.clock
     }
 
-    /// Takes another certificate, or other roots.
-    pub(super) fn use_connector(&self, connector: Connector) {
+    /// There is no certificate any more: nothing is proved until there is another.
+    pub(super) fn withdraw(&self) {
+        self.connector.send_replace(None);
+        self.current.store(None);
+    }
+
+    /// Takes another certificate, which ends then, or other roots.
+    pub(super) fn use_connector(&self, connector: Connector, until: Timestamp) {
         let connector = Arc::new(connector);
-        self.connector.send_replace(Some(Arc::clone(&connector)));
+        self.connector
+            .send_replace(Some((Arc::clone(&connector), until)));
         if !self.evidence.is_exchanged() {
             self.current.store(Some(Arc::new(Standing {
                 connector,
+                until,
                 authorization: None,
                 times: None,
                 person: None,
@@ -102,7 +113,7 @@ impl Standings {
 
     /// The standing to use now.
     pub(super) async fn current(&self) -> Result<Arc<Standing>, Fault> {
-        let is_good = |standing: &Standing| standing.is_good(self.clock.now().mono);
+        let is_good = |standing: &Standing| standing.is_good(self.clock.now());
         let seen = self.current.load_full();
         if let Some(current) = &seen
             && is_good(current)
@@ -190,10 +201,15 @@ impl Standings {
     }
 
     async fn exchange(&self) -> Result<Standing, Fault> {
-        let connector = self.certified().await?;
+        let (connector, until) = self.certified().await?;
+        if until <= self.clock.now().wall {
+            let why = format!("the certificate ended at {until}, and no other has come");
+            return Err(Fault::NoEvidence(why));
+        }
         if !self.evidence.is_exchanged() {
             return Ok(Standing {
                 connector,
+                until,
                 authorization: None,
                 times: None,
                 person: None,
@@ -203,6 +219,7 @@ impl Standings {
         let granted = self.evidence.exchange(&connector).await?;
         Ok(Standing {
             connector,
+            until,
             authorization: Some(granted.authorization),
             times: Some((from + granted.life, from + ahead(granted.life))),
             person: granted.person,
@@ -210,7 +227,7 @@ impl Standings {
     }
 
     /// A process may ask before the Workload API has said anything: it is waited for, and not for long.
-    async fn certified(&self) -> Result<Arc<Connector>, Fault> {
+    async fn certified(&self) -> Result<(Arc<Connector>, Timestamp), Fault> {
         let mut seen = self.connector.subscribe();
         let coming = async {
             let found = seen.wait_for(Option::is_some).await.ok()?;
@@ -252,7 +269,7 @@ impl Standings {
             let is_other = |current: &Arc<Standing>| {
                 let newest = newest.as_ref();
                 seen.as_ref().is_none_or(|seen| !Arc::ptr_eq(seen, current))
-                    && newest.is_some_and(|newest| Arc::ptr_eq(newest, &current.connector))
+                    && newest.is_some_and(|(newest, _)| Arc::ptr_eq(newest, &current.connector))
             };
             match self.renew(is_other).await {
                 Ok(_) => failures = 0,
@@ -282,8 +299,8 @@ impl Standing {
         self.person.as_ref().map(|person| &person.user)
     }
 
-    fn is_good(&self, now: Instant) -> bool {
-        self.times.is_none_or(|(end, _)| now < end)
+    fn is_good(&self, now: Now) -> bool {
+        now.wall < self.until && self.times.is_none_or(|(end, _)| now.mono < end)
     }
 }
 

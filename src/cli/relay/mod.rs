@@ -16,7 +16,7 @@ use crate::agent::Name;
 use crate::app::Environment;
 use crate::clock::SystemClock;
 use crate::host::Target;
-use crate::identity::PeerSettings;
+use crate::identity::{Learnt, PeerSettings};
 use crate::issuer::Endpoint;
 use crate::issuer::spiffe::workload::Address;
 use crate::relay::{Aws, AwsProof, Certificate, Fault, Listen, Relay, Settings, StartError, Token};
@@ -79,9 +79,11 @@ pub struct RelayArgs {
     /// Serve whoever connects, from anywhere: nobody is told apart
     #[arg(long, conflicts_with_all = ["allow_uid", "allow_executable", "allow_cgroup", "tell_process"])]
     allow_anyone: bool,
-    /// Tell the gateway which process it is; it needs [trust.NAME.relay], and an X.509-SVID here
-    #[arg(long, conflicts_with_all = ["token_file", "audience", "pass_credentials"])]
-    tell_process: bool,
+    /// Tell the gateway which process it is: its user, and its executable or what is listed; it needs [trust.NAME.relay],
+    /// and an X.509-SVID here
+    #[arg(long, value_enum, value_name = "WHAT", num_args = 0..=1, require_equals = true, value_delimiter = ',',
+        default_missing_value = "executable", conflicts_with_all = ["token_file", "audience", "pass_credentials"])]
+    tell_process: Option<Vec<Told>>,
     /// Pass a process's own Proxy-Authorization on, in place of the relay's
     #[arg(long)]
     pass_credentials: bool,
@@ -91,6 +93,21 @@ pub struct RelayArgs {
     /// Connections of allowed processes at once; others are counted apart
     #[arg(long, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     max_connections: u32,
+}
+
+/// What is told of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Told {
+    /// Nothing beside the user
+    User,
+    /// The executable's path
+    Executable,
+    /// The SHA-256 of its content
+    Sha256,
+    /// The effective group
+    Group,
+    /// The control groups
+    Cgroups,
 }
 
 /// What AWS proves.
@@ -211,13 +228,13 @@ async fn serve(settings: Settings, drain: Duration) -> u8 {
 
 fn settings(args: &RelayArgs, environment: &Environment) -> Result<Settings, String> {
     let (certificate, token) = evidence(args, environment, (Path::new(TOKEN), Path::new(VENDOR)))?;
-    if args.tell_process && matches!(certificate, Certificate::Own) {
+    if args.tell_process.is_some() && matches!(certificate, Certificate::Own) {
         return Err(
             "--tell-process needs an X.509-SVID that proves the relay: give SPIFFE_ENDPOINT_SOCKET, or --cert and --key"
                 .to_owned(),
         );
     }
-    if args.tell_process && token.is_some() {
+    if args.tell_process.is_some() && token.is_some() {
         return Err("--tell-process and a token exclude each other".to_owned());
     }
     let anywhere = args.listen.iter().find_map(|listen| match listen {
@@ -252,7 +269,12 @@ fn settings(args: &RelayArgs, environment: &Environment) -> Result<Settings, Str
         token,
         person: None,
         callers,
-        tells: args.tell_process,
+        tells: args.tell_process.as_ref().map(|told| Learnt {
+            gid: told.contains(&Told::Group),
+            executable: told.contains(&Told::Executable),
+            sha256: told.contains(&Told::Sha256),
+            cgroups: told.contains(&Told::Cgroups),
+        }),
         passes: args.pass_credentials,
         max_connections: args.max_connections as usize,
     })
@@ -278,7 +300,10 @@ fn evidence(
         }
         (None, _) => None,
     };
-    let bare = args.cert.is_none() && api.is_none() && !args.pass_credentials && !args.tell_process;
+    let bare = args.cert.is_none()
+        && api.is_none()
+        && !args.pass_credentials
+        && args.tell_process.is_none();
     let is_found = || {
         let is_set = |name: &&str| {
             environment

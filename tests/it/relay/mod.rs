@@ -2,6 +2,7 @@
 
 mod aws;
 mod person;
+mod states;
 mod world;
 
 use std::path::{Path, PathBuf};
