@@ -50,8 +50,8 @@ pub(super) struct Standings {
 #[derive(Debug, Default)]
 struct Turn {
     failed: Option<(Instant, Fault)>,
-    /// Of a person who is signed in no more: the gateway is to end it.
-    spent: Option<Arc<Standing>>,
+    /// Of people who are signed in no more: the gateway is to end them.
+    spent: Vec<Arc<Standing>>,
 }
 
 /// For how long a failure is told to whoever asks, before it is tried again.
@@ -196,7 +196,7 @@ impl Standings {
 
     /// Has the gateway end what was for somebody who is signed in no more, tunnels and all.
     fn spend(&self, turn: &mut Turn, old: Arc<Standing>) {
-        turn.spent = Some(old);
+        turn.spent.push(old);
         self.changed.notify_one();
     }
 
@@ -257,12 +257,11 @@ impl Standings {
                 () = self.changed.notified() => {}
                 () = self.left(current.as_deref()) => {}
             }
-            let spent = self.turn.lock().await.spent.take();
-            if let Some((spent, token)) = spent
-                .as_deref()
-                .and_then(|spent| Some((spent, spent.authorization.as_ref()?)))
-            {
-                self.evidence.revoke(&spent.connector, token).await;
+            let spent = std::mem::take(&mut self.turn.lock().await.spent);
+            for old in spent {
+                if let Some(token) = &old.authorization {
+                    self.evidence.revoke(&old.connector, token).await;
+                }
             }
             let seen = current;
             let newest = self.connector.borrow().clone();
