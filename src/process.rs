@@ -7,9 +7,10 @@ use std::io;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
+use tokio::signal::unix::{SignalKind, signal};
 use zeroize::Zeroizing;
 
 /// keyward's environment as `main` captured it, before it took the secrets out of its own.
@@ -53,8 +54,9 @@ impl Surroundings {
     }
 }
 
-/// Runs a command, writes `input` to it, and takes its standard output. At too much output, and when the future is
-/// dropped, its whole process group is killed; the caller sets the deadline.
+/// Runs a command, writes `input` to it, and takes its standard output. When it ends, at too much output, and when the
+/// future is dropped, what is left of its process group is killed; the caller sets the deadline. A process that made itself
+/// a session of its own, as an agent of keys does, is not in the group.
 ///
 /// # Errors
 /// [`Broken`]. A command that ends badly is no error here.
@@ -85,7 +87,7 @@ pub async fn run(
         .process_group(0)
         .kill_on_drop(true);
     let mut child = command.spawn().map_err(not_started)?;
-    let mut group = Group::of(&child);
+    let group = Group::of(&child);
     let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
     let mut complaints = Complaints {
         from: child.stderr.take(),
@@ -96,6 +98,11 @@ pub async fn run(
         // To the end of the output first, then wait: until then the child's process id cannot become another's.
         let ((), stdout) = tokio::join!(tell(stdin, input), read(stdout, max_output));
         let stdout = stdout?;
+        // What it left in the background ends with it, however well it ended. While it is not waited for its number, which
+        // is its group's, cannot become another's.
+        if ended(&child).await.is_ok() {
+            drop(group);
+        }
         let status = child.wait().await.map_err(|_| Broken::Unread)?;
         Ok((stdout, status))
     };
@@ -107,9 +114,6 @@ pub async fn run(
     tokio::time::timeout(LAST_WORDS, complaints.listen())
         .await
         .ok();
-    if status.success() {
-        group.0 = None;
-    }
     Ok(Output {
         stdout,
         status,
@@ -159,7 +163,20 @@ impl Complaints {
     }
 }
 
-/// The process group of a command that has not ended well; killed when dropped.
+/// Waits until a child has ended, and leaves it to be waited for.
+async fn ended(child: &Child) -> io::Result<()> {
+    let id = child.id().and_then(|id| i32::try_from(id).ok());
+    let pid = id.and_then(Pid::from_raw).ok_or(io::ErrorKind::NotFound)?;
+    // Listened for before the first look, so that no end is missed.
+    let mut children = signal(SignalKind::child())?;
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    while waitid(WaitId::Pid(pid), look)?.is_none() {
+        children.recv().await;
+    }
+    Ok(())
+}
+
+/// The process group of a command; killed when dropped.
 struct Group(Option<Pid>);
 
 impl Group {
@@ -180,3 +197,35 @@ impl Drop for Group {
 
 /// How long the standard error of a command that has ended is still read.
 const LAST_WORDS: Duration = Duration::from_millis(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether a process is gone, or waits for nothing but its parent's look.
+    fn is_over(pid: &str) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+        stat.map_or(true, |stat| stat.contains(") Z "))
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn what_a_command_leaves_in_the_background_ends_with_it() {
+        for end in ["true", "exit 3", "kill -9 $$"] {
+            // Its output is closed: nothing but the process itself is left.
+            let script = format!("sleep 1000 >/dev/null 2>&1 </dev/null & echo $!; {end}");
+            let argv = ["/bin/sh", "-c", &script].map(str::to_owned);
+            let around = Surroundings::keeping(&|_| None, []);
+            let output = run(&argv, b"", 64, &around).await.unwrap();
+            assert_eq!(output.status.success(), end == "true");
+            let pid = std::str::from_utf8(&output.stdout).unwrap().trim();
+            let gone = async {
+                while !is_over(pid) {
+                    tokio::task::yield_now().await;
+                }
+            };
+            let waited = tokio::time::timeout(Duration::from_secs(10), gone).await;
+            assert!(waited.is_ok(), "{end}: {pid} lives on");
+        }
+    }
+}

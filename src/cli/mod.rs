@@ -63,7 +63,7 @@ enum Command {
     /// Run the daemon: sidecar, VM, gateway
     Serve(serve::ServeArgs),
     /// Give the processes of this machine one constant proxy URL, and prove them to a gateway elsewhere
-    Relay(relay::RelayArgs),
+    Relay(Box<relay::RelayArgs>),
     /// Write a first file from what this machine has: keys, proxies, roots, logins
     Init(init::InitArgs),
     /// Show every fault of a configuration file, with line, column and caret

@@ -38,7 +38,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-pub use aws::{AwsProvider, AwsSource, AwsSpec};
+pub use aws::{AwsProvider, AwsSource, AwsSpec, Instance as AwsInstance};
 pub use azure::{AzureProvider, AzureSettings};
 pub use broker::{Broker, Order};
 pub use certificate::{CertificateProvider, CertificateSettings};

@@ -31,7 +31,7 @@ pub use login::{Expected, Known, Login, Logins, UserEvidence};
 pub use mapping::{Mapping, Pattern};
 pub use metrics::{Counted, Metrics};
 pub use overlay::{AgentStore, BadEntry, Overlay, Said, Silent, Written};
-pub use peer::{Callers, Process};
+pub use peer::{Callers, Learnt, Process};
 pub use registry::{AgentEntry, Listed, Registry, Status, Unregistered};
 pub use settings::{
     Algorithm, AwsSettings, CallerIdentity, ImageVerifier, JwtSettings, KeyPlace,
@@ -143,6 +143,15 @@ pub struct UnixPeer {
     pub gid: u32,
     /// A handle that is never another process's (`SO_PEERPIDFD`), where the kernel has it.
     pub handle: Option<OwnedFd>,
+    /// The inode of our end of the connection, by which the kernel names the other.
+    pub inode: Option<u64>,
+}
+
+impl UnixPeer {
+    /// The inode of this socket, for [`UnixPeer::inode`].
+    pub fn inode_of(socket: &impl std::os::fd::AsFd) -> Option<u64> {
+        rustix::fs::fstat(socket).ok().map(|found| found.st_ino)
+    }
 }
 
 impl Peer {

@@ -52,6 +52,9 @@ pub enum Fault {
     /// The provider is out of reach.
     #[error("the login's provider is out of reach")]
     Unavailable,
+    /// Another command is renewing the sign-in, and does not end.
+    #[error("another command holds the kept sign-in: end that one, or try again")]
+    Busy,
 }
 
 impl SignedIn {

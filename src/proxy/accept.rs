@@ -321,6 +321,7 @@ fn unix_peer(stream: &UnixStream) -> io::Result<UnixPeer> {
         uid: credentials.uid(),
         gid: credentials.gid(),
         handle: syscall::peer_process(stream).ok(),
+        inode: UnixPeer::inode_of(stream),
     })
 }
 

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::either::Either;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::front::{self, Front};
 use super::{Listen, Shared};
@@ -31,6 +31,54 @@ pub(super) enum Socket {
 pub struct BindError {
     address: String,
     source: io::Error,
+}
+
+/// How many connections may be there at once. Who is allowed is found out first, and strangers are counted apart: what
+/// they hold open is never what an agent waits for.
+#[derive(Debug)]
+pub(super) struct Seats {
+    /// Accepted, and not judged yet.
+    door: Arc<Semaphore>,
+    served: Arc<Semaphore>,
+    strangers: Arc<Semaphore>,
+}
+
+/// Connections that are looked at, or wait for their seat. Those beyond wait in the backlog.
+const AT_THE_DOOR: usize = 256;
+/// Connections that are only told that they are not allowed. Those beyond are closed.
+const STRANGERS: usize = 32;
+/// How long a process may take for a head, and a connection may wait for its next.
+const HEAD: Duration = Duration::from_mins(1);
+/// The same for a stranger.
+const STRANGERS_HEAD: Duration = Duration::from_secs(10);
+
+impl Seats {
+    pub(super) fn new(served: usize) -> Arc<Self> {
+        Arc::new(Self {
+            door: Arc::new(Semaphore::new(AT_THE_DOOR)),
+            served: Arc::new(Semaphore::new(served)),
+            strangers: Arc::new(Semaphore::new(STRANGERS)),
+        })
+    }
+
+    /// A seat for this connection, and its patience. `None`: the relay ends, or there are too many strangers.
+    async fn take(
+        &self,
+        shared: &Shared,
+        front: &Front,
+    ) -> Option<(OwnedSemaphorePermit, Duration)> {
+        if !front.is_served().await {
+            let seat = Arc::clone(&self.strangers).try_acquire_owned().ok();
+            if seat.is_none() {
+                debug!("too many connections of processes that are not allowed; one is closed");
+            }
+            return Some((seat?, STRANGERS_HEAD));
+        }
+        tokio::select! {
+            seat = Arc::clone(&self.served).acquire_owned() => Some((seat.ok()?, HEAD)),
+            () = shared.drain.cancelled() => None,
+        }
+    }
 }
 
 /// How long the loop rests after an error such as EMFILE: connections wait in the backlog meanwhile.
@@ -93,6 +141,7 @@ impl Socket {
                     uid: credentials.uid(),
                     gid: credentials.gid(),
                     handle: syscall::peer_process(&stream).ok(),
+                    inode: UnixPeer::inode_of(&stream),
                 };
                 let link = Link {
                     unix: Some(Arc::new(peer)),
@@ -112,9 +161,10 @@ impl Drop for Socket {
     }
 }
 
-/// A file left by a process that is gone is replaced; a live one is not.
+/// A file left by a process that is gone is replaced; a live one is not, nor one of which nobody knows.
 fn unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
-    if std::os::unix::net::UnixStream::connect(path).is_err()
+    let connected = std::os::unix::net::UnixStream::connect(path);
+    if connected.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
         && std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket())
     {
         std::fs::remove_file(path)?;
@@ -125,17 +175,21 @@ fn unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
 }
 
 /// Accepts for ever, a task for each connection.
-pub(super) async fn serve(shared: Arc<Shared>, socket: Socket, permits: Arc<Semaphore>) {
+pub(super) async fn serve(shared: Arc<Shared>, socket: Socket, seats: Arc<Seats>) {
     loop {
-        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
+        let Ok(at_the_door) = Arc::clone(&seats.door).acquire_owned().await else {
             return;
         };
         match socket.next().await {
             Ok((stream, link)) => {
                 let front = Front::new(Arc::clone(&shared), link);
+                let (seats, all) = (Arc::clone(&seats), Arc::clone(&shared));
                 shared.tracker.spawn(async move {
-                    front::serve(front, stream).await;
-                    drop(permit);
+                    let seat = seats.take(&all, &front).await;
+                    drop(at_the_door);
+                    if let Some((_seat, patience)) = seat {
+                        front::serve(front, stream, patience).await;
+                    }
                 });
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}

@@ -59,6 +59,7 @@ enum Source {
         api: Address,
         open: Option<Svids>,
         failures: u32,
+        withdrawn: bool,
     },
 }
 
@@ -93,6 +94,7 @@ impl Follower {
                     api,
                     open: None,
                     failures: 0,
+                    withdrawn: false,
                 };
                 (None, source)
             }
@@ -115,8 +117,13 @@ impl Follower {
         loop {
             tokio::select! {
                 identity = self.source.next() => {
-                    info!(until = %identity.until(), "certificate in place");
-                    self.identity = Some(identity);
+                    if let Some(identity) = &identity {
+                        info!(until = %identity.until(), "certificate in place");
+                    } else {
+                        warn!("the Workload API has withdrawn the certificate; requests are refused");
+                        self.standings.withdraw();
+                    }
+                    self.identity = identity;
                 }
                 () = changed(&self.roots, &mut self.roots_seen) => {
                     match connector(&self.roots, &self.clock) {
@@ -140,15 +147,16 @@ impl Follower {
             return;
         };
         match self.bare.with_identity(identity) {
-            Ok(connector) => self.standings.use_connector(connector),
+            Ok(connector) => self.standings.use_connector(connector, identity.until()),
             Err(error) => warn!(%error, "the old certificate stays"),
         }
     }
 }
 
 impl Source {
-    /// The next certificate, once there is one. Nothing is lost where the future is dropped.
-    async fn next(&mut self) -> ClientIdentity {
+    /// The next certificate, once there is one; `None` where there is to be none any more. Nothing is lost where the future
+    /// is dropped.
+    async fn next(&mut self) -> Option<ClientIdentity> {
         match self {
             Self::Own => std::future::pending().await,
             Self::Files { cert, key, seen } => {
@@ -156,7 +164,7 @@ impl Source {
                 loop {
                     changed(&files, seen).await;
                     match load(cert, key).await {
-                        Ok(identity) => return identity,
+                        Ok(identity) => return Some(identity),
                         Err(fault) => warn!(%fault, "the old certificate stays"),
                     }
                 }
@@ -165,19 +173,25 @@ impl Source {
                 api,
                 open,
                 failures,
+                withdrawn,
             } => loop {
                 match svid(api, open).await {
                     Ok(identity) => {
                         *failures = 0;
-                        return identity;
+                        *withdrawn = false;
+                        return Some(identity);
                     }
-                    Err(why) => {
+                    Err(fault) => {
                         *open = None;
-                        // Said once; the old certificate serves for as long as it lives.
+                        // Said once. Where it is only out of reach the old certificate serves for as long as it lives.
                         if *failures == 0 {
-                            warn!(why, "no X.509-SVID; trying again");
+                            warn!(why = fault.text(), "no X.509-SVID; trying again");
                         }
                         *failures = failures.saturating_add(1);
+                        if fault == Said::Denied && !*withdrawn {
+                            *withdrawn = true;
+                            return None;
+                        }
                         tokio::time::sleep(super::standing::backoff(*failures)).await;
                     }
                 }
@@ -186,34 +200,36 @@ impl Source {
     }
 }
 
-async fn svid(api: &Address, open: &mut Option<Svids>) -> Result<ClientIdentity, &'static str> {
+async fn svid(api: &Address, open: &mut Option<Svids>) -> Result<ClientIdentity, Said> {
     if open.is_none() {
-        let late = "the Workload API does not answer";
+        let late = Said::Down("the Workload API does not answer");
         let opening = async {
             let mut stream = Svids::open(api.socket()).await?;
             let issuance = stream.next().await?;
             Ok((stream, issuance))
         };
         let opened = tokio::time::timeout(FIRST, opening).await;
-        let (stream, issuance) = opened.map_err(|_| late)?.map_err(Said::text)?;
+        let (stream, issuance) = opened.map_err(|_| late)??;
         *open = Some(stream);
         let (id, identity) = default_of(issuance)?;
         info!(%id, "X.509-SVID received");
         return Ok(identity);
     }
-    let stream = open.as_mut().ok_or("no stream")?;
-    let issuance = stream.next().await.map_err(Said::text)?;
+    let stream = open.as_mut().ok_or(Said::Down("no stream"))?;
+    let issuance = stream.next().await?;
     let (id, identity) = default_of(issuance)?;
     info!(%id, "X.509-SVID renewed");
     Ok(identity)
 }
 
-/// Of several the first is meant: it is the default one (SPIFFE Workload API §5.3).
-fn default_of(issuance: Issuance) -> Result<(String, ClientIdentity), &'static str> {
+/// Of several the first is meant: it is the default one (SPIFFE Workload API §5.3). A message without any says what a
+/// refusal says: this process has no identity.
+fn default_of(issuance: Issuance) -> Result<(String, ClientIdentity), Said> {
     let first = issuance.svids.into_iter().next();
-    let svid = first.ok_or("the Workload API has no X.509-SVID for this process")?;
+    let svid = first.ok_or(Said::Denied)?;
     let identity = ClientIdentity::from_der(svid.chain, &svid.key);
-    let identity = identity.map_err(|_| "the Workload API's X.509-SVID cannot be used")?;
+    let identity =
+        identity.map_err(|_| Said::Down("the Workload API's X.509-SVID cannot be used"))?;
     Ok((svid.id, identity))
 }
 

@@ -27,6 +27,9 @@ pub enum Fault {
     /// There is nothing to prove oneself with.
     #[error("there is no evidence: {0}")]
     NoEvidence(String),
+    /// The person for whom it acts is not signed in.
+    #[error("nobody is signed in: {0}")]
+    SignedOut(&'static str),
     /// The gateway does not take the evidence.
     #[error("the gateway does not take the evidence: {0}")]
     Refused(String),
@@ -52,6 +55,7 @@ impl Fault {
             Self::NoEvidence(_) => {
                 "give --token-file, --cert and --key, or SPIFFE_ENDPOINT_SOCKET; see docs/relay.md"
             }
+            Self::SignedOut(_) => "sign in on this machine: keyward login -c FILE --local",
             Self::Refused(_) => {
                 "a [trust.NAME] table of the gateway must know the evidence, and [agent.ID] the agent"
             }
@@ -81,6 +85,10 @@ impl Fault {
             Self::NoEvidence(_) => (
                 Refusal::IdentityUnavailable,
                 "The relay has nothing to prove itself with to its gateway yet. Try again later, or tell the operator.",
+            ),
+            Self::SignedOut(_) => (
+                Refusal::UserRequired,
+                "Nobody is signed in on this machine for whom the relay could act. Sign in with `keyward login -c FILE --local`, and try again.",
             ),
             Self::Refused(_) => (
                 Refusal::Denied(""),

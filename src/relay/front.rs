@@ -35,8 +35,6 @@ pub(super) type Up = Either<Incoming, Empty<Bytes>>;
 /// An answer's body: the gateway's or our own.
 type Down = Either<Incoming, Body>;
 
-/// How long a process may take for a head, and a connection may wait for its next.
-const HEAD: Duration = Duration::from_mins(1);
 /// What is copied at once, in bytes, each way.
 const PIECE: usize = 16 * 1024;
 
@@ -88,6 +86,15 @@ impl Front {
         }
     }
 
+    /// Whether this is the connection of a process that is served, as it is now. A process can become another program
+    /// before it asks: where more than its user counts it is looked at again then.
+    pub(super) async fn is_served(&self) -> bool {
+        match &self.shared.callers {
+            Some(callers) if !callers.is_by_user() => callers.of(&self.link).await.is_some(),
+            _ => self.caller().await.is_ok(),
+        }
+    }
+
     async fn caller(&self) -> Result<&Caller, Refused> {
         let found = self.caller.get_or_init(|| async {
             let Some(callers) = &self.shared.callers else {
@@ -124,8 +131,8 @@ impl From<Fault> for Refused {
     }
 }
 
-/// Serves one connection from its first byte to its end.
-pub(super) async fn serve(front: Front, stream: Stream) {
+/// Serves one connection from its first byte to its end. `patience` is how long a head may take, and the wait for it.
+pub(super) async fn serve(front: Front, stream: Stream, patience: Duration) {
     let shared = Arc::clone(&front.shared);
     let front = Arc::new(front);
     let service = service_fn(move |request: Request<Incoming>| {
@@ -134,7 +141,7 @@ pub(super) async fn serve(front: Front, stream: Stream) {
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD)
+        .header_read_timeout(patience)
         .max_buf_size(BUFFER)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();

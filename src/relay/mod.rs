@@ -10,11 +10,13 @@
 //! renewal, and passes on what the processes send: tunnels are copied, and TLS within them is never taken apart.
 
 mod accept;
+mod aws;
 mod certificate;
 mod fault;
 mod front;
 mod gateway;
 mod look;
+mod person;
 mod standing;
 mod token;
 
@@ -23,21 +25,22 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use crate::clock::Clock;
 use crate::host::Target;
-use crate::identity::{Callers, PeerSettings};
-use accept::Socket;
+use crate::identity::{Callers, Learnt, PeerSettings};
+use accept::{Seats, Socket};
 use gateway::Gateway;
 use standing::Standings;
 
 pub use accept::BindError;
+pub use aws::{Aws, AwsProof};
 pub use certificate::Certificate;
 pub use fault::Fault;
+pub use person::{Absent, Proved, SignIn};
 pub use token::Token;
 
 /// What a relay is told.
@@ -55,13 +58,15 @@ pub struct Settings {
     pub certificate: Certificate,
     /// What is shown beside it, if anything.
     pub token: Option<Token>,
+    /// For whom the processes act, where they act for somebody.
+    pub person: Option<Arc<dyn SignIn>>,
     /// Which processes are served; `None`: whoever connects.
     pub callers: Option<PeerSettings>,
-    /// Whether the gateway is told which process it is.
-    pub tells: bool,
+    /// What the gateway is told of a process beside its user; `None`: nothing at all.
+    pub tells: Option<Learnt>,
     /// Whether a process's own `Proxy-Authorization` is passed on in place of the relay's.
     pub passes: bool,
-    /// Connections of processes at once.
+    /// Connections of allowed processes at once.
     pub max_connections: usize,
 }
 
@@ -134,8 +139,8 @@ impl Relay {
             gateway,
             standings,
             callers: (settings.callers.clone())
-                .map(|callers| Callers::new(callers, settings.tells)),
-            tells: settings.tells,
+                .map(|callers| Callers::new(callers, settings.tells.unwrap_or_default())),
+            tells: settings.tells.is_some(),
             passes: settings.passes,
             tracker: tracker.clone(),
             ids: front::Ids::new(),
@@ -151,9 +156,9 @@ impl Relay {
                 () = standings.keep_fresh() => {}
             }
         });
-        let permits = Arc::new(Semaphore::new(settings.max_connections));
+        let seats = Seats::new(settings.max_connections);
         for socket in sockets {
-            let serving = accept::serve(Arc::clone(&shared), socket, Arc::clone(&permits));
+            let serving = accept::serve(Arc::clone(&shared), socket, Arc::clone(&seats));
             let drain = drain.clone();
             tracker.spawn(async move {
                 tokio::select! {

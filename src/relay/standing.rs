@@ -8,35 +8,38 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use http::header::HeaderValue;
+use jiff::Timestamp;
 use tokio::sync::{Mutex, Notify, watch};
 use tracing::{info, warn};
 
 use super::Settings;
 use super::fault::Fault;
-use super::token::Token;
-use crate::clock::Clock;
-use crate::host::Target;
+use super::person::Proved;
+use super::token::Evidence;
+use crate::clock::{Clock, Now};
 use crate::tls::Connector;
 
 /// What one request to the gateway is made with.
 #[derive(Debug)]
 pub(super) struct Standing {
     pub(super) connector: Arc<Connector>,
+    /// When its certificate ends: nothing is proved with one that is over.
+    until: Timestamp,
     /// `Proxy-Authorization`; without one the certificate says it all.
     pub(super) authorization: Option<HeaderValue>,
     /// When the token ends, and when the next is asked for.
     times: Option<(Instant, Instant)>,
+    /// For whom the token is.
+    person: Option<Proved>,
 }
 
 /// The standing of now, and how the next comes about.
 #[derive(Debug)]
 pub(super) struct Standings {
-    gateway: Target,
-    connect_to: Target,
-    token: Option<Token>,
+    evidence: Evidence,
     clock: Arc<dyn Clock>,
     /// By the newest certificate; none before the first.
-    connector: watch::Sender<Option<Arc<Connector>>>,
+    connector: watch::Sender<Option<(Arc<Connector>, Timestamp)>>,
     current: ArcSwapOption<Standing>,
     turn: Mutex<Turn>,
     /// The certificate is another.
@@ -47,10 +50,14 @@ pub(super) struct Standings {
 #[derive(Debug, Default)]
 struct Turn {
     failed: Option<(Instant, Fault)>,
+    /// Of people who are signed in no more: the gateway is to end them.
+    spent: Vec<Arc<Standing>>,
 }
 
 /// For how long a failure is told to whoever asks, before it is tried again.
 const REST: Duration = Duration::from_millis(500);
+/// How often it is looked whether the person is still signed in, where nobody asks.
+const LOOK: Duration = Duration::from_secs(1);
 /// For how long the first certificate is waited for.
 const FIRST: Duration = Duration::from_secs(3);
 
@@ -58,12 +65,16 @@ impl Standings {
     pub(super) fn new(settings: &Settings, clock: Arc<dyn Clock>) -> Arc<Self> {
         let gateway = settings.gateway.clone();
         Arc::new(Self {
-            connect_to: settings
-                .connect_to
-                .clone()
-                .unwrap_or_else(|| gateway.clone()),
-            gateway,
-            token: settings.token.clone(),
+            evidence: Evidence {
+                token: settings.token.clone(),
+                person: settings.person.clone(),
+                connect_to: settings
+                    .connect_to
+                    .clone()
+                    .unwrap_or_else(|| gateway.clone()),
+                gateway,
+                clock: Arc::clone(&clock),
+            },
             clock,
             connector: watch::Sender::new(None),
             current: ArcSwapOption::empty(),
@@ -76,15 +87,24 @@ impl Standings {
         &self.clock
     }
 
-    /// Takes another certificate, or other roots.
-    pub(super) fn use_connector(&self, connector: Connector) {
+    /// There is no certificate any more: nothing is proved until there is another.
+    pub(super) fn withdraw(&self) {
+        self.connector.send_replace(None);
+        self.current.store(None);
+    }
+
+    /// Takes another certificate, which ends then, or other roots.
+    pub(super) fn use_connector(&self, connector: Connector, until: Timestamp) {
         let connector = Arc::new(connector);
-        self.connector.send_replace(Some(Arc::clone(&connector)));
-        if self.token.is_none() {
+        self.connector
+            .send_replace(Some((Arc::clone(&connector), until)));
+        if !self.evidence.is_exchanged() {
             self.current.store(Some(Arc::new(Standing {
                 connector,
+                until,
                 authorization: None,
                 times: None,
+                person: None,
             })));
         }
         // The token is bound to the certificate that it was got with: the two change together.
@@ -93,13 +113,28 @@ impl Standings {
 
     /// The standing to use now.
     pub(super) async fn current(&self) -> Result<Arc<Standing>, Fault> {
-        let is_good = |standing: &Standing| standing.is_good(self.clock.now().mono);
-        if let Some(current) = self.current.load_full()
-            && is_good(&current)
+        let is_good = |standing: &Standing| standing.is_good(self.clock.now());
+        let seen = self.current.load_full();
+        if let Some(current) = &seen
+            && is_good(current)
+            && self.is_kept(current).await
         {
-            return Ok(current);
+            return Ok(Arc::clone(current));
         }
-        self.renew(|current| is_good(current)).await
+        let is_other =
+            |current: &Arc<Standing>| seen.as_ref().is_none_or(|seen| !Arc::ptr_eq(seen, current));
+        self.renew(|current| is_other(current) && is_good(current))
+            .await
+    }
+
+    /// Whether the person for whom it is is still signed in, by the same ID token. It is looked at each time: from the
+    /// moment at which somebody signs out nothing is done in their name.
+    async fn is_kept(&self, standing: &Standing) -> bool {
+        match (&self.evidence.person, &standing.person) {
+            (Some(sign_in), Some(person)) => sign_in.keeps(&person.id_token).await,
+            (Some(_), None) => false,
+            (None, _) => true,
+        }
     }
 
     /// Another than `spent`, which the gateway no longer takes. `None`: there can be none.
@@ -107,7 +142,7 @@ impl Standings {
         &self,
         spent: &Arc<Standing>,
     ) -> Result<Option<Arc<Standing>>, Fault> {
-        if self.token.is_none() {
+        if !self.evidence.is_exchanged() {
             let newer = self.current.load_full();
             return Ok(newer.filter(|newer| !Arc::ptr_eq(newer, spent)));
         }
@@ -136,7 +171,11 @@ impl Standings {
                     info!("the gateway takes the evidence again");
                 }
                 let standing = Arc::new(standing);
-                self.current.store(Some(Arc::clone(&standing)));
+                let old = self.current.swap(Some(Arc::clone(&standing)));
+                let is_anothers = |old: &Arc<Standing>| old.user() != standing.user();
+                if let Some(old) = old.filter(is_anothers) {
+                    self.spend(&mut turn, old);
+                }
                 Ok(standing)
             }
             Err(fault) => {
@@ -145,32 +184,50 @@ impl Standings {
                     warn!(%fault, hint = fault.hint(), "no standing before the gateway");
                 }
                 turn.failed = Some((self.clock.now().mono, fault.clone()));
+                if matches!(fault, Fault::SignedOut(_))
+                    && let Some(old) = self.current.swap(None)
+                {
+                    self.spend(&mut turn, old);
+                }
                 Err(fault)
             }
         }
     }
 
+    /// Has the gateway end what was for somebody who is signed in no more, tunnels and all.
+    fn spend(&self, turn: &mut Turn, old: Arc<Standing>) {
+        turn.spent.push(old);
+        self.changed.notify_one();
+    }
+
     async fn exchange(&self) -> Result<Standing, Fault> {
-        let connector = self.certified().await?;
-        let Some(token) = &self.token else {
+        let (connector, until) = self.certified().await?;
+        if until <= self.clock.now().wall {
+            let why = format!("the certificate ended at {until}, and no other has come");
+            return Err(Fault::NoEvidence(why));
+        }
+        if !self.evidence.is_exchanged() {
             return Ok(Standing {
                 connector,
+                until,
                 authorization: None,
                 times: None,
+                person: None,
             });
-        };
+        }
         let from = self.clock.now().mono;
-        let places = (&self.gateway, &self.connect_to);
-        let granted = token.exchange(&connector, places).await?;
+        let granted = self.evidence.exchange(&connector).await?;
         Ok(Standing {
             connector,
+            until,
             authorization: Some(granted.authorization),
             times: Some((from + granted.life, from + ahead(granted.life))),
+            person: granted.person,
         })
     }
 
     /// A process may ask before the Workload API has said anything: it is waited for, and not for long.
-    async fn certified(&self) -> Result<Arc<Connector>, Fault> {
+    async fn certified(&self) -> Result<(Arc<Connector>, Timestamp), Fault> {
         let mut seen = self.connector.subscribe();
         let coming = async {
             let found = seen.wait_for(Option::is_some).await.ok()?;
@@ -180,9 +237,9 @@ impl Standings {
         found.ok_or_else(|| Fault::NoEvidence("no certificate has come yet".to_owned()))
     }
 
-    /// Renews ahead of each end, and after each change of the certificate.
+    /// Renews ahead of each end, after each change of the certificate, and once somebody signed out or in.
     pub(super) async fn keep_fresh(&self) {
-        if self.token.is_none() {
+        if !self.evidence.is_exchanged() {
             return std::future::pending().await;
         }
         let mut failures = 0;
@@ -198,13 +255,20 @@ impl Standings {
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = self.changed.notified() => {}
+                () = self.left(current.as_deref()) => {}
+            }
+            let spent = std::mem::take(&mut self.turn.lock().await.spent);
+            for old in spent {
+                if let Some(token) = &old.authorization {
+                    self.evidence.revoke(&old.connector, token).await;
+                }
             }
             let seen = current;
             let newest = self.connector.borrow().clone();
             let is_other = |current: &Arc<Standing>| {
                 let newest = newest.as_ref();
                 seen.as_ref().is_none_or(|seen| !Arc::ptr_eq(seen, current))
-                    && newest.is_some_and(|newest| Arc::ptr_eq(newest, &current.connector))
+                    && newest.is_some_and(|(newest, _)| Arc::ptr_eq(newest, &current.connector))
             };
             match self.renew(is_other).await {
                 Ok(_) => failures = 0,
@@ -214,9 +278,28 @@ impl Standings {
     }
 }
 
+impl Standings {
+    /// Returns when the person of this standing is no longer signed in as they were.
+    async fn left(&self, current: Option<&Standing>) {
+        let Some(standing) = current.filter(|standing| standing.person.is_some()) else {
+            return std::future::pending().await;
+        };
+        loop {
+            tokio::time::sleep(LOOK).await;
+            if !self.is_kept(standing).await {
+                return;
+            }
+        }
+    }
+}
+
 impl Standing {
-    fn is_good(&self, now: Instant) -> bool {
-        self.times.is_none_or(|(end, _)| now < end)
+    fn user(&self) -> Option<&crate::agent::User> {
+        self.person.as_ref().map(|person| &person.user)
+    }
+
+    fn is_good(&self, now: Now) -> bool {
+        now.wall < self.until && self.times.is_none_or(|(end, _)| now.mono < end)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,23 +10,39 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, Request};
 use serde::Deserialize;
 
+use super::aws::{Aws, AwsProof};
 use super::fault::Fault;
 use super::gateway::Gateway;
+use super::person::{Proved, SignIn};
+use crate::clock::Clock;
 use crate::host::Target;
 use crate::identity::Presented;
 use crate::issuer::spiffe::workload::{self, Address};
-use crate::issuer::{Endpoint, Network};
+use crate::issuer::{Answer, Endpoint, Network};
 use crate::secret::Secret;
 use crate::tls::Connector;
 
-/// Where the token comes from. It is read anew at each exchange.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Where the token comes from. It is read, or made, anew at each exchange.
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Token {
     /// A file that somebody keeps fresh: a Kubernetes projected volume, a cloud's web identity.
     File(PathBuf),
     /// A JWT-SVID for this audience.
     Svid(Address, String),
+    /// What AWS proves of this machine.
+    Aws(Aws),
+}
+
+/// All that is shown beside the certificate.
+#[derive(Debug)]
+pub(super) struct Evidence {
+    pub(super) token: Option<Token>,
+    /// For whom the sessions are to be.
+    pub(super) person: Option<Arc<dyn SignIn>>,
+    pub(super) gateway: Target,
+    pub(super) connect_to: Target,
+    pub(super) clock: Arc<dyn Clock>,
 }
 
 /// What goes into `Proxy-Authorization`, and for how long.
@@ -33,7 +50,28 @@ pub enum Token {
 pub(super) struct Granted {
     pub(super) authorization: HeaderValue,
     pub(super) life: Duration,
+    /// For whom it is.
+    pub(super) person: Option<Proved>,
 }
+
+/// A token, and what it is called at `/token` (RFC 8693 §3). Without a name it is no evidence there.
+struct Shown {
+    token: Secret,
+    kind: Option<&'static str>,
+}
+
+/// A session token of the gateway's.
+struct Session {
+    token: Secret,
+    life: Duration,
+}
+
+const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
+const ID_TOKEN: &str = "urn:ietf:params:oauth:token-type:id_token";
+const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
+const AWS_DOCUMENT: &str = "urn:keyward:token-type:aws-identity-document";
+const AWS_CALLER: &str = "urn:keyward:token-type:aws-caller-identity";
+const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 
 /// The longest token, in bytes: as long as the gateway reads.
 const MOST: u64 = 16 * 1024;
@@ -42,138 +80,223 @@ const PLAIN_LIFE: Duration = Duration::from_secs(10);
 
 impl Token {
     /// Reads it.
-    async fn read(&self) -> Result<Secret, Fault> {
-        match self {
-            Self::File(path) => {
-                let failed = |why: &dyn std::fmt::Display| {
-                    Fault::NoEvidence(format!("{}: {why}", path.display()))
-                };
-                let found = tokio::fs::metadata(path).await.map_err(|e| failed(&e))?;
-                if found.len() > MOST {
-                    return Err(failed(&"it is too long for a token"));
-                }
-                let text = tokio::fs::read(path).await.map_err(|e| failed(&e))?;
-                let text = Secret::new(text);
-                let trimmed = text.expose().trim_ascii();
-                if trimmed.is_empty() {
-                    return Err(failed(&"it is empty"));
-                }
-                Ok(Secret::new(trimmed.to_vec()))
-            }
+    async fn read(&self, clock: &Arc<dyn Clock>) -> Result<Shown, Fault> {
+        let (token, kind) = match self {
+            Self::File(path) => (of_file(path).await?, None),
             Self::Svid(api, audience) => {
                 let token =
                     tokio::time::timeout(DEADLINE, workload::token(api.socket(), audience)).await;
                 let late = || Fault::NoEvidence("the Workload API does not answer".to_owned());
                 let token = token.map_err(|_| late())?;
-                token.map_err(|why| Fault::NoEvidence(why.to_owned()))
+                let token = token.map_err(|why| Fault::NoEvidence(why.to_owned()))?;
+                (token, None)
             }
-        }
+            Self::Aws(aws) => {
+                let kind = match aws.proof {
+                    AwsProof::CallerIdentity { .. } => AWS_CALLER,
+                    AwsProof::IdentityDocument => AWS_DOCUMENT,
+                };
+                let late = || Fault::NoEvidence("AWS does not answer".to_owned());
+                let proof = tokio::time::timeout(DEADLINE, aws.proof(clock)).await;
+                (proof.map_err(|_| late())??, Some(kind))
+            }
+        };
+        let malformed = |_| Fault::NoEvidence("the token is malformed".to_owned());
+        let presented = Presented::of(token.expose()).map_err(malformed)?;
+        let kind = kind.or(presented.is_jwt().then_some(JWT));
+        Ok(Shown { token, kind })
+    }
+}
+
+async fn of_file(path: &PathBuf) -> Result<Secret, Fault> {
+    let failed =
+        |why: &dyn std::fmt::Display| Fault::NoEvidence(format!("{}: {why}", path.display()));
+    let found = tokio::fs::metadata(path).await.map_err(|e| failed(&e))?;
+    if found.len() > MOST {
+        return Err(failed(&"it is too long for a token"));
+    }
+    let text = tokio::fs::read(path).await.map_err(|e| failed(&e))?;
+    let text = Secret::new(text);
+    let trimmed = text.expose().trim_ascii();
+    if trimmed.is_empty() {
+        return Err(failed(&"it is empty"));
+    }
+    Ok(Secret::new(trimmed.to_vec()))
+}
+
+impl Evidence {
+    /// Whether there is anything but the certificate.
+    pub(super) fn is_exchanged(&self) -> bool {
+        self.token.is_some() || self.person.is_some()
     }
 
-    /// Turns it into what the gateway takes: a session token for a JWT, anything else as it is.
-    pub(super) async fn exchange(
+    /// Turns it into what the gateway takes: a session token, or a static token as it is.
+    pub(super) async fn exchange(&self, connector: &Connector) -> Result<Granted, Fault> {
+        let shown = match &self.token {
+            Some(token) => Some(token.read(&self.clock).await?),
+            None => None,
+        };
+        let person = match &self.person {
+            Some(sign_in) => Some(sign_in.current().await?),
+            None => None,
+        };
+        let granting = self.grant(connector, shown, person.as_ref());
+        let granted = tokio::time::timeout(DEADLINE, granting).await;
+        let Session { token, life } = granted.map_err(|_| Fault::TimedOut)??;
+        let unusable = || Fault::Refused("its token cannot be used".to_owned());
+        Ok(Granted {
+            authorization: bearer(&token).ok_or_else(unusable)?,
+            life,
+            person,
+        })
+    }
+
+    async fn grant(
         &self,
         connector: &Connector,
-        (gateway, connect_to): (&Target, &Target),
-    ) -> Result<Granted, Fault> {
-        let token = self.read().await?;
-        let malformed = || Fault::NoEvidence("the token is malformed".to_owned());
-        let shown = Presented::of(token.expose()).map_err(|_| malformed())?;
-        if !shown.is_jwt() {
-            let authorization = bearer(&token).ok_or_else(malformed)?;
-            return Ok(Granted {
-                authorization,
-                life: PLAIN_LIFE,
+        shown: Option<Shown>,
+        person: Option<&Proved>,
+    ) -> Result<Session, Fault> {
+        let actor = match (shown, person) {
+            (
+                Some(Shown {
+                    token,
+                    kind: Some(kind),
+                }),
+                None,
+            ) => {
+                let form = [
+                    ("grant_type", EXCHANGE),
+                    ("subject_token_type", kind),
+                    ("subject_token", text(&token)),
+                ];
+                return self.ask(connector, &form).await;
+            }
+            (Some(Shown { token, kind: None }), None) => {
+                return Ok(Session {
+                    token,
+                    life: PLAIN_LIFE,
+                });
+            }
+            (Some(Shown { kind: None, .. }), Some(_)) => {
+                return Err(Fault::NoEvidence(
+                    "a static token acts for no person: show a JWT, AWS or a certificate"
+                        .to_owned(),
+                ));
+            }
+            (Some(Shown { token, kind }), Some(_)) => (token, kind.unwrap_or(JWT)),
+            // By its certificate alone the relay gets a session first, which then acts for the person.
+            (None, _) => {
+                let form = [("grant_type", "client_credentials")];
+                let own = self.ask(connector, &form).await?;
+                (own.token, ACCESS_TOKEN)
+            }
+        };
+        let Some(person) = person else {
+            return Err(Fault::NoEvidence("nothing is shown".to_owned()));
+        };
+        // RFC 8693 §1.1: the person is the subject, the relay acts.
+        let form = [
+            ("grant_type", EXCHANGE),
+            ("subject_token_type", ID_TOKEN),
+            ("subject_token", text(&person.id_token)),
+            ("actor_token_type", actor.1),
+            ("actor_token", text(&actor.0)),
+        ];
+        self.ask(connector, &form).await
+    }
+
+    async fn ask(&self, connector: &Connector, form: &[(&str, &str)]) -> Result<Session, Fault> {
+        let answer = self.send(connector, "token", form).await?;
+        if answer.status.is_success() {
+            let rubbish = |_| Fault::Refused("its answer is no token".to_owned());
+            let Given {
+                access_token,
+                expires_in,
+            } = answer.json().map_err(rubbish)?;
+            if expires_in == 0 {
+                return Err(Fault::Refused("its token is over".to_owned()));
+            }
+            return Ok(Session {
+                token: Secret::from(access_token),
+                life: Duration::from_secs(expires_in.min(MOST_LIFE)),
             });
         }
-        let asking = ask(&token, connector, (gateway, connect_to));
-        let answered = tokio::time::timeout(DEADLINE, asking).await;
-        answered.map_err(|_| Fault::TimedOut)?
+        if answer.status.is_server_error() {
+            return Err(Fault::Undecided);
+        }
+        let Said {
+            error,
+            error_description,
+        } = answer.json().unwrap_or_default();
+        let visible = |text: String| -> String {
+            let text = text.chars().filter(|c| !c.is_control());
+            text.take(200).collect()
+        };
+        Err(Fault::Refused(format!(
+            "{} {} {}",
+            answer.status.as_u16(),
+            visible(error),
+            visible(error_description)
+        )))
+    }
+
+    /// Ends the session of a token that was granted (RFC 7009).
+    pub(super) async fn revoke(&self, connector: &Connector, authorization: &HeaderValue) {
+        let token = authorization.to_str().unwrap_or_default();
+        let token = token.strip_prefix("Bearer ").unwrap_or_default();
+        let form = [("token", token)];
+        let sending = self.send(connector, "revoke", &form);
+        // Where the gateway is away the session ends by its time.
+        tokio::time::timeout(DEADLINE, sending).await.ok();
+    }
+
+    async fn send(
+        &self,
+        connector: &Connector,
+        path: &str,
+        form: &[(&str, &str)],
+    ) -> Result<Answer, Fault> {
+        let (gateway, connect_to) = (&self.gateway, &self.connect_to);
+        let endpoint: Endpoint = format!("https://{gateway}/{path}")
+            .parse()
+            .expect("a host and a port make a URL");
+        let body = form_urlencoded::Serializer::new(String::new())
+            .extend_pairs(form)
+            .finish();
+        let mut request = Request::new(Bytes::from(body));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = endpoint.uri().clone();
+        let media_type = HeaderValue::from_static("application/x-www-form-urlencoded");
+        request.headers_mut().insert(CONTENT_TYPE, media_type);
+        let elsewhere = BTreeMap::from([(endpoint.target().clone(), connect_to.clone())]);
+        let client = Network::new(connector.clone(), elsewhere).client();
+        if let Ok(answer) = client.send(request).await {
+            return Ok(answer);
+        }
+        // The client does not say why; a connection of our own does.
+        let way = Gateway::new(gateway.clone(), Some(connect_to.clone()));
+        Err(way.open(connector).await.err().unwrap_or(Fault::Broke))
     }
 }
 
 /// RFC 8693 §2.2.1.
 #[derive(Deserialize)]
-struct Answer {
+struct Given {
     access_token: String,
     expires_in: u64,
 }
 
 /// RFC 6749 §5.2.
-#[derive(Deserialize, Default)]
+#[derive(Default, Deserialize)]
 struct Said {
-    #[serde(default)]
     error: String,
     #[serde(default)]
     error_description: String,
 }
 
-async fn ask(
-    token: &Secret,
-    connector: &Connector,
-    (gateway, connect_to): (&Target, &Target),
-) -> Result<Granted, Fault> {
-    let (endpoint, request) = request(token, gateway);
-    let elsewhere = BTreeMap::from([(endpoint.target().clone(), connect_to.clone())]);
-    let client = Network::new(connector.clone(), elsewhere).client();
-    let Ok(answer) = client.send(request).await else {
-        // The client does not say why; a connection of our own does.
-        let way = Gateway::new(gateway.clone(), Some(connect_to.clone()));
-        return Err(way.open(connector).await.err().unwrap_or(Fault::Broke));
-    };
-    if answer.status.is_success() {
-        let rubbish = |_| Fault::Refused("its answer is no token".to_owned());
-        let Answer {
-            access_token,
-            expires_in,
-        } = answer.json().map_err(rubbish)?;
-        let authorization = bearer(&Secret::from(access_token));
-        let authorization = authorization.filter(|_| expires_in > 0);
-        let nothing = || Fault::Refused("its token cannot be used".to_owned());
-        return Ok(Granted {
-            authorization: authorization.ok_or_else(nothing)?,
-            life: Duration::from_secs(expires_in.min(MOST_LIFE)),
-        });
-    }
-    if answer.status.is_server_error() {
-        return Err(Fault::Undecided);
-    }
-    let Said {
-        error,
-        error_description,
-    } = answer.json().unwrap_or_default();
-    let visible = |text: String| -> String {
-        let text = text.chars().filter(|c| !c.is_control());
-        text.take(200).collect()
-    };
-    Err(Fault::Refused(format!(
-        "{} {} {}",
-        answer.status.as_u16(),
-        visible(error),
-        visible(error_description)
-    )))
-}
-
-fn request(token: &Secret, gateway: &Target) -> (Endpoint, Request<Bytes>) {
-    let text = std::str::from_utf8(token.expose()).unwrap_or_default();
-    let mut form = form_urlencoded::Serializer::new(String::new());
-    form.extend_pairs([
-        (
-            "grant_type",
-            "urn:ietf:params:oauth:grant-type:token-exchange",
-        ),
-        ("subject_token_type", "urn:ietf:params:oauth:token-type:jwt"),
-        ("subject_token", text),
-    ]);
-    let endpoint: Endpoint = format!("https://{gateway}/token")
-        .parse()
-        .expect("a host and a port make a URL");
-    let mut request = Request::new(Bytes::from(form.finish()));
-    *request.method_mut() = Method::POST;
-    *request.uri_mut() = endpoint.uri().clone();
-    let media_type = HeaderValue::from_static("application/x-www-form-urlencoded");
-    request.headers_mut().insert(CONTENT_TYPE, media_type);
-    (endpoint, request)
+fn text(token: &Secret) -> &str {
+    std::str::from_utf8(token.expose()).unwrap_or_default()
 }
 
 fn bearer(token: &Secret) -> Option<HeaderValue> {

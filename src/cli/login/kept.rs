@@ -6,9 +6,11 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize as _, Zeroizing};
 
@@ -93,8 +95,15 @@ impl Kept {
         self.folder.join(format!("{}.json", self.name))
     }
 
-    /// Waits for its turn.
+    /// Waits for its turn, for [`TURN`] at most.
+    ///
+    /// # Errors
+    /// What the system says; [`io::ErrorKind::TimedOut`] where another command holds it for longer.
     pub(crate) fn lock(&self) -> io::Result<Lock> {
+        self.lock_within(TURN)
+    }
+
+    fn lock_within(&self, patience: Duration) -> io::Result<Lock> {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -105,8 +114,22 @@ impl Kept {
             .write(true)
             .mode(0o600)
             .open(self.folder.join(format!("{}.lock", self.name)))?;
-        flock(&file, FlockOperation::LockExclusive)?;
-        Ok(Lock(file))
+        // The kernel gives a wait for the lock no end, so it is tried again and again.
+        let begun = Instant::now();
+        loop {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(Lock(file)),
+                Err(Errno::WOULDBLOCK) if begun.elapsed() < patience => std::thread::sleep(TRY),
+                Err(Errno::WOULDBLOCK) => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::TimedOut,
+                        "another command holds it: end that one, or try again",
+                    ));
+                }
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     /// Whether somebody is signed in there.
@@ -205,3 +228,25 @@ impl Kept {
 
 /// A longer file is none of ours.
 const LONGEST: u64 = 1 << 20;
+/// How long a command waits for another's renewal: longer than all calls of one take.
+const TURN: Duration = Duration::from_secs(30);
+/// How long it rests between two tries.
+const TRY: Duration = Duration::from_millis(20);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_that_nobody_gives_back_is_not_waited_for_without_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let environment =
+            Environment::new([("XDG_STATE_HOME".to_owned(), folder.path().into())].into());
+        let kept = Kept::at("corp", &["https://id.example.com"], &environment).unwrap();
+        let held = kept.lock().unwrap();
+        let late = kept.lock_within(Duration::from_millis(50)).unwrap_err();
+        assert_eq!(late.kind(), io::ErrorKind::TimedOut);
+        drop(held);
+        assert!(kept.lock().is_ok());
+    }
+}

@@ -3,11 +3,10 @@
 mod browser;
 mod daemon;
 mod kept;
+mod who;
 
 use std::io::Write;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::json;
@@ -19,9 +18,11 @@ use crate::app::{self, Environment, StartHint};
 use crate::config::Config;
 use crate::login::{Fault, PATIENCE, Poll, Provider, Returned, SignedIn};
 use crate::syscall::{self, Role};
+use kept::Kept;
 
 pub(crate) use daemon::pass;
-pub(crate) use kept::{Content, Kept, Lock, state};
+pub(crate) use kept::state;
+pub(crate) use who::{AGAIN, MARGIN, Who};
 
 /// The arguments of `keyward login`.
 #[derive(Debug, clap::Args)]
@@ -287,83 +288,4 @@ fn unkept(kept: &Kept, error: &std::io::Error) -> u8 {
         kept.path().display()
     ));
     UNAVAILABLE
-}
-
-/// A sign-in that was kept, as good as it can be made: renewed where it is about to end.
-///
-/// # Errors
-/// [`Fault`]: there is none any more. The file of one that the provider refuses stays: what is wrong with it may pass.
-pub(crate) async fn renewed(provider: &Provider, kept: &Kept) -> Result<SignedIn, Fault> {
-    let gone = Fault::Refused("the kept sign-in cannot be read: sign in anew");
-    let waiting = kept.clone();
-    // Another command may be renewing it just now.
-    let turn = tokio::task::spawn_blocking(move || waiting.lock()).await;
-    let _turn: Lock = turn.ok().and_then(Result::ok).ok_or(gone)?;
-    let Some(Content {
-        user,
-        expires,
-        id_token,
-        access_token,
-        refresh_token,
-    }) = kept.read().map_err(|_| gone)?
-    else {
-        return Err(Fault::Refused("nobody is signed in any more"));
-    };
-    let left = expires.duration_since(Timestamp::now());
-    let known = if left < MARGIN && refresh_token.is_some() {
-        None
-    } else {
-        match (
-            provider.verified(&id_token, access_token.as_ref()).await,
-            &refresh_token,
-        ) {
-            (Ok(known), _) => Some(known),
-            // Signed with a key that is gone, say: a new one tells.
-            (Err(Fault::Refused(_)), Some(_)) => None,
-            (Err(Fault::Refused(_)), None) if left <= jiff::SignedDuration::ZERO => {
-                return Err(Fault::Refused("the sign-in has ended"));
-            }
-            (Err(fault), _) => return Err(fault),
-        }
-    };
-    match (known, refresh_token) {
-        (Some(known), refresh_token) => Ok(SignedIn {
-            user: known.user,
-            expires: known.expires,
-            id_token,
-            access_token,
-            refresh_token,
-        }),
-        (None, Some(refresh)) => {
-            let fresh = provider.refresh(&refresh).await?;
-            // OpenID Connect Core 1.0 §12.2.
-            if *fresh.user.name != *user {
-                return Err(Fault::Refused("the provider now names another person"));
-            }
-            let written = kept.write(&fresh, Some(&refresh));
-            written.map_err(|_| Fault::Refused("the renewed sign-in cannot be kept"))?;
-            Ok(SignedIn {
-                refresh_token: fresh.refresh_token.or(Some(refresh)),
-                ..fresh
-            })
-        }
-        (None, None) => Err(gone),
-    }
-}
-
-/// So long before its end a sign-in is renewed.
-pub(crate) const MARGIN: jiff::SignedDuration = jiff::SignedDuration::from_secs(60);
-/// How long it is waited after a provider did not answer.
-pub(crate) const AGAIN: Duration = Duration::from_secs(5);
-
-/// The providers of a file, for a command that goes on with a kept sign-in.
-pub(crate) async fn providers(
-    config: &Config,
-    environment: &Environment,
-) -> Result<Vec<Arc<Provider>>, u8> {
-    let all = app::people(config, environment).await.map_err(|error| {
-        complain(&format_args!("{error}\n  = {}", StartHint(&error)));
-        super::serve::exit_code(&error)
-    })?;
-    Ok(all.into_iter().map(Arc::new).collect())
 }

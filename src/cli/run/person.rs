@@ -8,17 +8,16 @@ use jiff::Timestamp;
 
 use crate::agent::Name;
 use crate::app::{App, Environment};
-use crate::cli::login::{AGAIN, Kept, MARGIN, providers, renewed};
-use crate::cli::{NO, UNAVAILABLE, USAGE, complain};
+use crate::cli::complain;
+use crate::cli::login::{AGAIN, MARGIN, Who};
 use crate::config::Config;
-use crate::login::{Fault, Provider, SignedIn};
+use crate::login::{Fault, SignedIn};
 use crate::policy::Person;
 
 /// A kept sign-in under which a session runs.
 #[derive(Debug)]
 pub(super) struct Acting {
-    provider: Arc<Provider>,
-    kept: Kept,
+    who: Who,
     pub(super) person: Arc<Person>,
     expires: Timestamp,
     renews: bool,
@@ -33,54 +32,19 @@ pub(super) async fn find(
     named: Option<&Name>,
     environment: &Environment,
 ) -> Result<Option<Acting>, u8> {
-    let mut there = Vec::new();
-    for (place, login) in config.logins.iter().enumerate() {
-        let name = &login.settings.name;
-        let kept = Kept::of(&login.settings, environment);
-        let Some(kept) = kept.filter(Kept::is_there) else {
-            continue;
-        };
-        if named.is_none_or(|named| named == name) {
-            there.push((place, name, kept));
+    match Who::find(config, named, environment).await? {
+        Some(who) => {
+            let signed_in = who.needed().await?;
+            Ok(Some(Acting::new(who, &signed_in)))
         }
+        None => Ok(None),
     }
-    let (place, name, kept) = match (there.pop(), &*there, named) {
-        (Some(only), [], _) => only,
-        (Some((_, last, _)), others, _) => {
-            let names = others.iter().map(|(_, name, _)| name.as_str());
-            let names: Vec<&str> = names.chain([last.as_str()]).collect();
-            complain(&format_args!(
-                "say for whom with --login; somebody is signed in at: {}",
-                names.join(", ")
-            ));
-            return Err(USAGE);
-        }
-        (None, _, None) => return Ok(None),
-        (None, _, Some(name)) => {
-            complain(&format_args!(
-                "nobody is signed in at {name}: keyward login {name} -c FILE --local"
-            ));
-            return Err(NO);
-        }
-    };
-    let provider = providers(config, environment).await?.swap_remove(place);
-    let signed_in = renewed(&provider, &kept).await.map_err(|fault| {
-        complain(&format_args!(
-            "the sign-in at {name} cannot be used: {fault}\n  = keyward login {name} -c FILE --local; to act for nobody, the same with --forget"
-        ));
-        match fault {
-            Fault::Unavailable => UNAVAILABLE,
-            _ => NO,
-        }
-    })?;
-    Ok(Some(Acting::new(provider, kept, &signed_in)))
 }
 
 impl Acting {
-    fn new(provider: Arc<Provider>, kept: Kept, signed_in: &SignedIn) -> Self {
+    fn new(who: Who, signed_in: &SignedIn) -> Self {
         Self {
-            provider,
-            kept,
+            who,
             person: Arc::new(Person::new(signed_in.user.clone(), signed_in.tokens())),
             expires: signed_in.expires,
             renews: signed_in.refresh_token.is_some(),
@@ -108,14 +72,14 @@ impl Acting {
         while self.renews {
             let due = self.expires.duration_since(Timestamp::now()) - MARGIN / 2;
             tokio::time::sleep(Duration::try_from(due).unwrap_or_default()).await;
-            match renewed(&self.provider, &self.kept).await {
+            match self.who.current().await {
                 Ok(fresh) if fresh.user == self.person.user => {
                     self.person.renew(fresh.tokens());
                     // One that is as short as the margin would be renewed without a pause.
                     tokio::time::sleep(AGAIN).await;
                     self.expires = fresh.expires;
                 }
-                Err(Fault::Unavailable) if self.expires > Timestamp::now() => {
+                Err(Fault::Unavailable | Fault::Busy) if self.expires > Timestamp::now() => {
                     tokio::time::sleep(AGAIN).await;
                 }
                 _ => {

@@ -34,7 +34,7 @@ pub(super) struct Container {
 }
 
 /// The instance metadata service.
-pub(super) struct Instance {
+pub struct Instance {
     client: Client,
     endpoint: Endpoint,
 }
@@ -79,7 +79,8 @@ impl Container {
 }
 
 impl Instance {
-    pub(super) fn of(env: &dyn Fn(&str) -> Option<String>, client: Client) -> Option<Self> {
+    /// The one that these variables name, else the usual one. `None` for a URL that is none.
+    pub fn of(env: &dyn Fn(&str) -> Option<String>, client: Client) -> Option<Self> {
         let url = env("AWS_EC2_METADATA_SERVICE_ENDPOINT");
         let six = env("AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE");
         let six = six.is_some_and(|mode| mode.eq_ignore_ascii_case("ipv6"));
@@ -95,14 +96,7 @@ impl Instance {
 
     /// A token first (version 2), then the role's name, then its keys.
     pub(super) async fn keys(&self, now: Timestamp) -> Result<Issued, IssueError> {
-        let mut request = ask(Method::PUT, &self.at("latest/api/token")?);
-        let seconds = HeaderValue::from_static("60");
-        let headers = request.headers_mut();
-        headers.insert("x-aws-ec2-metadata-token-ttl-seconds", seconds);
-        let token = send(&self.client, request).await?;
-        let token = HeaderValue::from_bytes(&token.body);
-        let mut token = token.map_err(|_| IssueError::Refused)?;
-        token.set_sensitive(true);
+        let token = self.token().await?;
         let folder = "latest/meta-data/iam/security-credentials/";
         let role = self.get(folder, &token).await?;
         let role = std::str::from_utf8(&role.body).map_err(|_| IssueError::Refused)?;
@@ -113,6 +107,29 @@ impl Instance {
         }
         let answer = self.get(&format!("{folder}{role}"), &token).await?;
         given(&answer, now)
+    }
+
+    /// The identity document of the instance, as EC2 signs it for its `rsa2048` certificates.
+    ///
+    /// # Errors
+    /// [`IssueError`]: there is no such service, or it gives none.
+    pub async fn identity_document(&self) -> Result<Secret, IssueError> {
+        let token = self.token().await?;
+        let path = "latest/dynamic/instance-identity/rsa2048";
+        let answer = self.get(path, &token).await?;
+        Ok(Secret::new(answer.body.to_vec()))
+    }
+
+    async fn token(&self) -> Result<HeaderValue, IssueError> {
+        let mut request = ask(Method::PUT, &self.at("latest/api/token")?);
+        let seconds = HeaderValue::from_static("60");
+        let headers = request.headers_mut();
+        headers.insert("x-aws-ec2-metadata-token-ttl-seconds", seconds);
+        let token = send(&self.client, request).await?;
+        let token = HeaderValue::from_bytes(&token.body);
+        let mut token = token.map_err(|_| IssueError::Refused)?;
+        token.set_sensitive(true);
+        Ok(token)
     }
 
     fn at(&self, path: &str) -> Result<Endpoint, IssueError> {

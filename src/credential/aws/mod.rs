@@ -34,6 +34,8 @@ use self::held::Held;
 use self::profile::Step;
 use self::sts::{Asked, Sts};
 
+pub use self::metadata::Instance;
+
 /// `[credential.NAME.aws]`, resolved.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AwsSpec {

@@ -22,48 +22,73 @@ pub struct Process {
     pub cgroups: Vec<String>,
 }
 
+/// What is learnt of a process that is served, beside its user. What is not asked for stays on this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact that is told or not, whatever the others are"
+)]
+pub struct Learnt {
+    /// Its effective group.
+    pub gid: bool,
+    /// Its executable.
+    pub executable: bool,
+    /// The SHA-256 of the executable's content.
+    pub sha256: bool,
+    /// Its control groups.
+    pub cgroups: bool,
+}
+
 /// Looks at who is at the other end of local connections.
 #[derive(Debug)]
 pub struct Callers {
     judge: Arc<Judge>,
-    whole: bool,
+    learnt: Learnt,
 }
 
 impl Callers {
-    /// Knows those that match every list that is not empty; with `whole`, it learns all of them that can be learnt.
-    pub fn new(settings: PeerSettings, whole: bool) -> Self {
+    /// Knows those that match every list that is not empty, and learns this of them.
+    pub fn new(settings: PeerSettings, learnt: Learnt) -> Self {
         Self {
             judge: Arc::new(Judge {
                 settings,
                 sums: Sums::default(),
+                names: learnt != Learnt::default(),
             }),
-            whole,
+            learnt,
         }
+    }
+
+    /// Whether nothing of a process counts but its user, which stays the same for as long as a connection lives.
+    pub fn is_by_user(&self) -> bool {
+        self.judge.is_by_user() && self.learnt == Learnt::default()
     }
 
     /// The process at the other end of this connection; `None` where it is none of those, or not to be seen.
     pub async fn of(&self, link: &Link) -> Option<Process> {
         let place = Place::of(link)?;
-        let (judge, whole) = (Arc::clone(&self.judge), self.whole);
-        let look = tokio::task::spawn_blocking(move || judge.know(&place, whole));
+        let (judge, learnt) = (Arc::clone(&self.judge), self.learnt);
+        let look = tokio::task::spawn_blocking(move || judge.know(&place, learnt));
         look.await.ok()?
     }
 }
 
 impl Judge {
-    fn know(&self, place: &Place, whole: bool) -> Option<Process> {
+    /// Whether nothing but the user counts.
+    fn is_by_user(&self) -> bool {
         let PeerSettings {
-            uids,
+            uids: _,
             gids,
             executables,
             sha256,
             cgroups,
         } = &self.settings;
-        let by_user = gids.is_empty()
-            && executables.is_empty()
-            && sha256.is_empty()
-            && cgroups.is_empty()
-            && !whole;
+        gids.is_empty() && executables.is_empty() && sha256.is_empty() && cgroups.is_empty()
+    }
+
+    fn know(&self, place: &Place, learnt: Learnt) -> Option<Process> {
+        let uids = &self.settings.uids;
+        let by_user = self.is_by_user() && learnt == Learnt::default();
         if let (Place::Tcp(ours, theirs), true) = (place, by_user) {
             // The socket itself says whose it is. A process in another PID namespace, as a neighbouring container is,
             // has no more to show.
@@ -78,10 +103,10 @@ impl Judge {
             });
         }
         let found = self.look(place)?;
-        Some(self.describe(found, whole))
+        Some(self.describe(found, learnt))
     }
 
-    fn describe(&self, found: Found, whole: bool) -> Process {
+    fn describe(&self, found: Found, learnt: Learnt) -> Process {
         let Found {
             uid,
             gid,
@@ -90,7 +115,7 @@ impl Judge {
         } = found;
         let file = facts.as_ref().and_then(|facts| facts.file);
         let sha256 = file
-            .filter(|_| whole)
+            .filter(|_| learnt.sha256)
             .and_then(|file| self.sums.of(pid, file).ok());
         let (executable, cgroups) = match facts {
             Some(facts) => (facts.executable, facts.cgroups),
@@ -98,14 +123,14 @@ impl Judge {
         };
         let stands_there = |path: &PathBuf| {
             let ours = std::fs::metadata(path).ok().map(|file| FileId::of(&file));
-            ours.is_some() && ours == file
+            learnt.executable && ours.is_some() && ours == file
         };
         Process {
             uid,
-            gid: Some(gid),
+            gid: learnt.gid.then_some(gid),
             executable: executable.filter(stands_there),
             sha256,
-            cgroups,
+            cgroups: if learnt.cgroups { cgroups } else { Vec::new() },
         }
     }
 }

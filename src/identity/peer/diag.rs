@@ -1,4 +1,5 @@
-//! One socket asked of the kernel by its addresses (sock_diag(7)): the answer costs the same however many there are.
+//! One socket asked of the kernel, by its addresses or its inode (sock_diag(7)): the answer costs the same however many
+//! there are.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -15,6 +16,9 @@ const REQUEST: u16 = 1;
 /// `TCP_ESTABLISHED`.
 const ESTABLISHED: u8 = 1;
 const TCP: u8 = 6;
+/// `UDIAG_SHOW_PEER`, and the attribute that it brings, `UNIX_DIAG_PEER`.
+const SHOW_PEER: u32 = 4;
+const PEER: u16 = 2;
 /// Header, request and the identity of a socket (linux/netlink.h, linux/inet_diag.h).
 const ASKED: usize = 16 + 8 + 48;
 /// Where things stand in an answer: state, ports, owner and inode.
@@ -25,17 +29,65 @@ const INODE: usize = 84;
 
 /// The established socket with these ends. `Err`: the kernel cannot be asked so.
 pub(super) fn row(local: SocketAddr, remote: SocketAddr) -> Result<Option<Row>, rustix::io::Errno> {
+    let answer = ask(&question(local, remote))?;
+    Ok(read(&answer, local.port(), remote.port()))
+}
+
+/// The inode of the other end of a connection of unix sockets, of which ours has this one. `None`: the kernel does not say.
+pub(super) fn other_end(inode: u64) -> Option<u64> {
+    const ASKED: u32 = 16 + 24;
+    let inode = u32::try_from(inode).ok()?;
+    let mut question = Vec::with_capacity(ASKED as usize);
+    question.extend_from_slice(&ASKED.to_ne_bytes());
+    question.extend_from_slice(&BY_FAMILY.to_ne_bytes());
+    question.extend_from_slice(&REQUEST.to_ne_bytes());
+    question.extend_from_slice(&[0; 8]);
+    let family = u8::try_from(AddressFamily::UNIX.as_raw()).ok()?;
+    question.extend_from_slice(&[family, 0, 0, 0]);
+    // In any state.
+    question.extend_from_slice(&u32::MAX.to_ne_bytes());
+    question.extend_from_slice(&inode.to_ne_bytes());
+    question.extend_from_slice(&SHOW_PEER.to_ne_bytes());
+    // Any cookie.
+    question.extend_from_slice(&[0xff; 8]);
+    peer_in(&ask(&question).ok()?, inode)
+}
+
+/// The peer in an answer about this inode: after its header of 16 and its message of 16 bytes attributes follow, each with
+/// its length and kind, at multiples of four (linux/unix_diag.h).
+fn peer_in(answer: &[u8], inode: u32) -> Option<u64> {
+    let word = |bytes: &[u8], at: usize| {
+        let bytes = bytes.get(at..at + 4)?;
+        Some(u32::from_ne_bytes(bytes.try_into().ok()?))
+    };
+    let kind = u16::from_ne_bytes(answer.get(4..6)?.try_into().ok()?);
+    if kind != BY_FAMILY || word(answer, 20)? != inode {
+        return None;
+    }
+    let mut rest = answer.get(32..)?;
+    while rest.len() >= 4 {
+        let length = usize::from(u16::from_ne_bytes(rest.get(..2)?.try_into().ok()?));
+        let kind = u16::from_ne_bytes(rest.get(2..4)?.try_into().ok()?);
+        if kind == PEER && length == 8 {
+            return word(rest, 4).filter(|found| *found != 0).map(u64::from);
+        }
+        rest = rest.get(length.max(4).next_multiple_of(4)..)?;
+    }
+    None
+}
+
+fn ask(question: &[u8]) -> Result<Vec<u8>, rustix::io::Errno> {
     let socket = socket_with(
         AddressFamily::NETLINK,
         SocketType::DGRAM,
         SocketFlags::CLOEXEC,
         Some(netlink::SOCK_DIAG),
     )?;
-    send(&socket, &question(local, remote), SendFlags::empty())?;
-    let mut answer = [0_u8; 512];
+    send(&socket, question, SendFlags::empty())?;
+    let mut answer = vec![0_u8; 512];
     let (_, length) = recv(&socket, &mut answer, RecvFlags::empty())?;
-    let answer = answer.get(..length).unwrap_or_default();
-    Ok(read(answer, local.port(), remote.port()))
+    answer.truncate(length);
+    Ok(answer)
 }
 
 fn question(local: SocketAddr, remote: SocketAddr) -> Vec<u8> {
@@ -89,4 +141,25 @@ fn read(answer: &[u8], local: u16, remote: u16) -> Option<Row> {
         && answer.get(PORTS..PORTS + 4) == Some(ports.as_slice());
     let (uid, inode) = (word(UID)?, u64::from(word(INODE)?));
     (is_it && inode != 0).then_some(Row { uid, inode })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd as _;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn the_other_end_of_a_unix_socket_is_found_while_it_is_there() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let inode = |socket: &UnixStream| rustix::fs::fstat(socket.as_fd()).unwrap().st_ino;
+        assert_eq!(other_end(inode(&ours)), Some(inode(&theirs)));
+        assert_eq!(other_end(inode(&theirs)), Some(inode(&ours)));
+        let own = inode(&ours);
+        drop(theirs);
+        assert_eq!(other_end(own), None);
+        assert_eq!(other_end(1), None);
+        assert_eq!(peer_in(&[0; 40], 0), None);
+    }
 }

@@ -19,7 +19,7 @@ use super::mapping::Mapping;
 use super::settings::PeerSettings;
 use super::{AttestError, Attested, Bound, Evidence, Link, TokenType, TrustProvider, UnixPeer};
 pub(super) use caller::fits;
-pub use caller::{Callers, Process};
+pub use caller::{Callers, Learnt, Process};
 use process::{Facts, FileId, Sums};
 
 /// The provider.
@@ -34,6 +34,8 @@ pub(super) struct PeerProvider {
 struct Judge {
     settings: PeerSettings,
     sums: Sums,
+    /// Whether what the process runs is looked at beyond these settings.
+    names: bool,
 }
 
 /// A process that matched.
@@ -60,12 +62,14 @@ enum Place {
 
 impl PeerProvider {
     pub(super) fn new((name, agent): (Arc<str>, Mapping), settings: &PeerSettings) -> Self {
+        let names = !matches!(agent, Mapping::Id(_));
         Self {
             name,
             agent,
             judge: Arc::new(Judge {
                 settings: settings.clone(),
                 sums: Sums::default(),
+                names,
             }),
         }
     }
@@ -109,6 +113,7 @@ pub(super) async fn process_of(link: &Link, uid: u32) -> Option<Option<PathBuf>>
             ..PeerSettings::default()
         },
         sums: Sums::default(),
+        names: true,
     };
     let look = tokio::task::spawn_blocking(move || judge.look(&place));
     Some(look.await.ok()??.executable().map(Path::to_owned))
@@ -174,6 +179,9 @@ impl Judge {
             if !same || handle.is_some_and(|handle| !process::is_same(handle, unix.pid)) {
                 return None;
             }
+            if (self.names || self.needs_facts()) && !self.holders_match(unix, facts) {
+                return None;
+            }
         }
         Some(Found {
             uid: unix.uid,
@@ -181,6 +189,42 @@ impl Judge {
             pid: unix.pid,
             facts,
         })
+    }
+
+    /// Whether all that hold the other end run what the one runs that connected, as far as we may look. The kernel says who
+    /// connected and not who speaks: a process can hand its end on, or leave it to a child and become another program.
+    #[cfg(target_os = "linux")]
+    fn holders_match(&self, unix: &UnixPeer, connected: &Facts) -> bool {
+        let Some(end) = unix.inode.and_then(diag::other_end) else {
+            return true;
+        };
+        socket::holders(end)
+            .into_iter()
+            .filter(|pid| *pid != unix.pid)
+            .all(|pid| {
+                // One that is gone by now speaks no more.
+                Facts::of(pid).is_none_or(|facts| {
+                    facts.executable == connected.executable
+                        && facts.file == connected.file
+                        && self.matches(pid, (facts.uid, facts.gid), Some(&facts))
+                })
+            })
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn holders_match(&self, _: &UnixPeer, _: &Facts) -> bool {
+        true
+    }
+
+    /// Whether more is asked for than the socket itself says.
+    fn needs_facts(&self) -> bool {
+        let PeerSettings {
+            executables,
+            sha256,
+            cgroups,
+            ..
+        } = &self.settings;
+        !(executables.is_empty() && sha256.is_empty() && cgroups.is_empty())
     }
 
     /// Whether every key that is given matches. What cannot be looked at matches none.
@@ -195,9 +239,8 @@ impl Judge {
         if !(uids.is_empty() || uids.contains(&uid)) || !(gids.is_empty() || gids.contains(&gid)) {
             return false;
         }
-        let needs_facts = !(executables.is_empty() && sha256.is_empty() && cgroups.is_empty());
         let Some(facts) = facts else {
-            return !needs_facts;
+            return !self.needs_facts();
         };
         let in_group = |group: &String| facts.cgroups.iter().any(|own| is_within(own, group));
         if !(cgroups.is_empty() || cgroups.iter().any(in_group)) {

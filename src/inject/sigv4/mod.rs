@@ -79,6 +79,7 @@ const VERSION_2: [&str; 3] = ["awsaccesskeyid", "signature", "expires"];
 pub struct Signer {
     keys: Keys,
     scope: SigningScope,
+    also: &'static [&'static str],
 }
 
 /// AWS keys.
@@ -102,6 +103,7 @@ pub struct Unsigned<'a> {
     /// Where a presigned URL was asked for: how long it is good, in seconds.
     presigned: Option<u64>,
     payload: Payload,
+    also: &'static [&'static str],
 }
 
 /// How the signature covers the body.
@@ -142,7 +144,17 @@ pub enum Unsignable {
 impl Signer {
     /// Signs with these keys.
     pub fn new(keys: Keys, scope: SigningScope) -> Self {
-        Self { keys, scope }
+        Self {
+            keys,
+            scope,
+            also: &[],
+        }
+    }
+
+    /// Covers these fields too, where they stand in a head: lower-case names.
+    #[must_use]
+    pub fn covering(self, also: &'static [&'static str]) -> Self {
+        Self { also, ..self }
     }
 
     /// Takes the agent's signature out of a head for `host`; `empty` says that there is no body.
@@ -182,6 +194,7 @@ impl Signer {
             pairs,
             presigned,
             payload,
+            also: self.also,
         })
     }
 }
@@ -346,7 +359,7 @@ impl Unsigned<'_> {
         if self.presigned.is_none() {
             self.add_headers(head.headers_mut(), &scoped, &payload)?;
         }
-        let headers = canonical_headers(head.headers(), authority)?;
+        let headers = canonical_headers(head.headers(), authority, self.also)?;
         let credential = format!("{}/{}", self.keys.id, scoped.scope);
         if let Some(seconds) = self.presigned {
             self.add_parameters(&scoped, &credential, &headers.names, seconds)?;
@@ -442,12 +455,19 @@ struct Fields {
 
 /// Signed are `Host`, `Content-Type`, `Content-MD5` and all of Amazon's own. What else stands in a head may be changed
 /// on its way, and no server asks for more.
-fn canonical_headers(headers: &HeaderMap, authority: &str) -> Result<Fields, Unsignable> {
+fn canonical_headers(
+    headers: &HeaderMap,
+    authority: &str,
+    also: &[&str],
+) -> Result<Fields, Unsignable> {
     let mut names: Vec<&str> = headers
         .keys()
         .map(HeaderName::as_str)
         .filter(|name| {
-            name.starts_with("x-amz-") || *name == CONTENT_TYPE.as_str() || *name == "content-md5"
+            let of_signatures = name.starts_with("x-amz-")
+                || *name == CONTENT_TYPE.as_str()
+                || *name == "content-md5";
+            of_signatures || also.contains(name)
         })
         .collect();
     names.push(HOST.as_str());

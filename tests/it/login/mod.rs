@@ -1,6 +1,6 @@
 //! People who sign in: against the certified OpenID provider where it is installed, and against one that lies.
 
-mod browser;
+pub mod browser;
 mod command;
 mod console;
 mod liar;

@@ -20,7 +20,7 @@ pub struct Oidc {
     pub mutual: Option<String>,
 }
 
-fn cache() -> PathBuf {
+pub fn cache() -> PathBuf {
     let home = || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/keyward");
     std::env::var_os("KEYWARD_CACHE").map_or_else(home, PathBuf::from)
 }

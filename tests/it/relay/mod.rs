@@ -1,5 +1,8 @@
 //! `keyward relay` beside real clients, before a real gateway: all three are programs of their own.
 
+mod aws;
+mod person;
+mod states;
 mod world;
 
 use std::path::{Path, PathBuf};
@@ -724,4 +727,59 @@ async fn what_cannot_hold_is_refused_at_the_start() {
         assert_eq!(output.status.code(), Some(code), "{words:?}: {text}");
         assert!(text.contains(says), "{words:?}: {text}");
     }
+}
+
+/// A stranger that opens as many connections as there may be, and asks nothing, keeps nobody out: on both kinds of
+/// sockets.
+#[tokio::test]
+async fn a_stranger_does_not_use_up_the_places_of_those_that_are_allowed() {
+    let world = World::new(MESH).await;
+    let domain = Domain::new("prod.example");
+    world.write("prod.pem", &domain.pem);
+    world.write_svid(&domain.svid(&[RELAY]));
+    let _gateway = world.start_gateway();
+    let mine = copy(&world, "mine");
+    let socket = format!("unix:{}", world.path("relay.sock").display());
+    let words = [
+        "--cert",
+        "svid.pem",
+        "--key",
+        "svid.key",
+        "--allow-executable",
+        mine.to_str().unwrap(),
+        "--max-connections",
+        "2",
+        "--listen",
+        "127.0.0.1:0",
+        "--listen",
+        &socket,
+    ];
+    let relay = world.start_relay(&words, &[]);
+    let proxy = relay.proxy();
+    // This process is a stranger to it: it runs another file.
+    let mut held = Vec::new();
+    for _ in 0..40 {
+        held.push(
+            tokio::net::TcpStream::connect(&relay.address)
+                .await
+                .unwrap(),
+        );
+    }
+    assert_eq!(world.curl(&mine, &proxy, &[]).await, "200 200");
+    let mut local = Vec::new();
+    for _ in 0..40 {
+        let path = world.path("relay.sock");
+        local.push(tokio::net::UnixStream::connect(path).await.unwrap());
+    }
+    assert_eq!(world.curl(&mine, &proxy, &[]).await, "200 200");
+    // What they ask is refused as ever, as soon as there is a place for strangers.
+    held.clear();
+    local.clear();
+    let refused = loop {
+        let text = world.curl(&curl(), &proxy, &[]).await;
+        if text != "000 000" {
+            break text;
+        }
+    };
+    assert_eq!(refused, "403 000");
 }

@@ -280,8 +280,23 @@ fn until(
 pub struct Workload {
     pub socket: String,
     next: watch::Sender<Vec<u8>>,
+    mood: watch::Sender<Mood>,
     token: Arc<Mutex<String>>,
     _folder: tempfile::TempDir,
+}
+
+/// How it answers who asks for an X.509-SVID.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mood {
+    Good,
+    /// It closes each connection.
+    Away,
+    /// `PermissionDenied`.
+    Denies,
+    /// A message without any.
+    Empty,
+    /// A message of two mebibytes.
+    Huge,
 }
 
 impl Workload {
@@ -292,12 +307,29 @@ impl Workload {
         let token = Arc::new(Mutex::new(String::new()));
         let listener = tokio::net::UnixListener::bind(&path).unwrap();
         let tokens = Arc::clone(&token);
+        let (mood, moods) = watch::channel(Mood::Good);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
+                let mut moods = moods.clone();
+                let mood = *moods.borrow_and_update();
+                if mood == Mood::Away {
+                    continue;
+                }
                 let (seen, tokens) = (seen.clone(), Arc::clone(&tokens));
                 let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
                     assert_eq!(request.headers()["workload.spiffe.io"], "true");
+                    let mut response = http::Response::builder();
                     let body = match request.uri().path() {
+                        "/SpiffeWorkloadAPI/FetchX509SVID" if mood != Mood::Good => {
+                            let said = match mood {
+                                Mood::Huge => vec![0x0a; 2 << 20],
+                                _ => Vec::new(),
+                            };
+                            if mood == Mood::Denies {
+                                response = response.header("grpc-status", "7");
+                            }
+                            Stream::of(watch::channel(said).1)
+                        }
                         "/SpiffeWorkloadAPI/FetchX509SVID" => {
                             let mut seen = seen.clone();
                             seen.mark_changed();
@@ -309,7 +341,7 @@ impl Workload {
                         }
                         other => panic!("{other}"),
                     };
-                    let response = http::Response::builder()
+                    let response = response
                         .header("content-type", "application/grpc")
                         .body(body)
                         .unwrap();
@@ -317,12 +349,18 @@ impl Workload {
                 });
                 let served = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
                     .serve_connection(TokioIo::new(stream), service);
-                tokio::spawn(served);
+                tokio::spawn(async move {
+                    tokio::select! {
+                        _ = served => {}
+                        _ = moods.changed() => {}
+                    }
+                });
             }
         });
         Self {
             socket: format!("unix://{}", path.display()),
             next,
+            mood,
             token,
             _folder: folder,
         }
@@ -331,6 +369,11 @@ impl Workload {
     /// Gives another in its place.
     pub fn rotate(&self, domain: &Domain, id: &str, svid: &Svid) {
         self.next.send(message(domain, id, svid)).unwrap();
+    }
+
+    /// Breaks off whatever it says, and answers so from now on.
+    pub fn becomes(&self, mood: Mood) {
+        self.mood.send(mood).unwrap();
     }
 
     pub fn set_token(&self, token: String) {

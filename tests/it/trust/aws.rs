@@ -23,7 +23,7 @@ use super::super::upstream::{Upstream, full};
 use super::Provider;
 use super::mint::b64;
 
-const DOCUMENT: &str = r#"{
+pub const DOCUMENT: &str = r#"{
   "accountId" : "123456789012",
   "architecture" : "x86_64",
   "imageId" : "ami-0123456789abcdef0",
@@ -63,14 +63,14 @@ fn open(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
 }
 
 /// A region's key and certificate.
-struct Region {
-    pem: String,
+pub struct Region {
+    pub pem: String,
     key: RsaKeyPair,
     key_pem: String,
 }
 
 impl Region {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let key = KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048).unwrap();
         let cert = CertificateParams::new(Vec::new())
             .unwrap()
@@ -93,7 +93,7 @@ impl Region {
     }
 
     /// PKCS #7 around `content`, whose signature is of `signed` in its place.
-    fn message(&self, content: &[u8], signed: &[u8]) -> String {
+    pub fn message(&self, content: &[u8], signed: &[u8]) -> String {
         let sum = digest(&SHA256, signed);
         let attributes = [
             tlv(0x30, &[CONTENT_TYPE, &tlv(0x31, &[DATA])]),

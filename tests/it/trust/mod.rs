@@ -1,11 +1,12 @@
 //! Trust providers: tokens, processes and certificates that prove an agent, and those that only look like it.
 
-mod aws;
+pub mod aws;
 pub mod issuer;
 mod jwt;
 mod kubernetes;
 pub mod mint;
 mod peer;
+mod peer_attacks;
 mod spiffe;
 mod user;
 

@@ -12,24 +12,24 @@ use super::super::harness::{BEARER, Harness, Setup, TOKEN_A};
 use super::super::upstream::Upstream;
 
 /// A copy of curl at this path: another executable to the kernel, with the same content.
-fn copy(folder: &Path, name: &str) -> PathBuf {
+pub fn copy(folder: &Path, name: &str) -> PathBuf {
     let to = folder.join(name);
     std::fs::copy(curl(), &to).unwrap();
     std::fs::set_permissions(&to, std::fs::Permissions::from_mode(0o755)).unwrap();
     to.canonicalize().unwrap()
 }
 
-fn curl() -> PathBuf {
+pub fn curl() -> PathBuf {
     Path::new("/usr/bin/curl").canonicalize().unwrap()
 }
 
-fn sha256(path: &Path) -> String {
+pub fn sha256(path: &Path) -> String {
     let sum = digest(&SHA256, &std::fs::read(path).unwrap());
     sum.as_ref().iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// Asks the proxy for `https://api.test/` with this program, and gives the status of the CONNECT.
-async fn ask(program: &Path, proxy: &str) -> String {
+pub async fn ask(program: &Path, proxy: &str) -> String {
     let mut command = Command::new(program);
     command.args([
         "-s",
@@ -49,11 +49,11 @@ async fn ask(program: &Path, proxy: &str) -> String {
     String::from_utf8(stdout).unwrap()
 }
 
-fn proxy(harness: &Harness) -> String {
+pub fn proxy(harness: &Harness) -> String {
     format!("http://{}", harness.app().listeners()[0].2[0])
 }
 
-async fn start(trust: &str, upstream: &Upstream) -> Harness {
+pub async fn start(trust: &str, upstream: &Upstream) -> Harness {
     let routes = format!("{BEARER}{trust}");
     Setup::new(&routes)
         .to("api.test:443", upstream)
