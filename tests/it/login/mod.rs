@@ -3,4 +3,5 @@
 mod browser;
 mod command;
 mod console;
+mod gateway;
 mod liar;
