@@ -5,3 +5,4 @@ mod command;
 mod console;
 mod gateway;
 mod liar;
+mod rotation;
