@@ -160,12 +160,6 @@ impl Logins {
         expected: Expected<'_>,
     ) -> Result<Known, PersonError> {
         let token = Unverified::read(id_token.expose()).ok_or(PersonError::Bad)?;
-        let several = token.claims.get("aud").and_then(Value::as_array);
-        let azp = token.claims.text("azp");
-        // Items 3 to 5: with several audiences it must say whom it was issued to; that it is we, `fits` asks.
-        if several.is_some_and(|all| all.len() > 1) && azp.is_none() {
-            return Err(PersonError::Bad);
-        }
         // Item 11. What was signed by another request is another sign-in.
         if expected.nonce.is_some() && token.claims.text("nonce") != expected.nonce {
             return Err(PersonError::Bad);
@@ -225,10 +219,16 @@ impl One {
         let is_access = token.is_access_token();
         match shown_as {
             UserEvidence::AccessToken => true,
-            // OpenID Connect Core 1.0 §3.1.3.7: with several audiences, whom it was issued to must be we.
+            // OpenID Connect Core 1.0 §3.1.3.7, items 3 to 5: whom it was issued to must be we, and with several
+            // audiences it must say so.
             UserEvidence::IdToken => {
                 let party = token.claims.get("azp");
-                !is_access && party.is_none_or(|party| *party == *self.login.client_id)
+                let audiences = token.claims.get("aud").and_then(Value::as_array);
+                let ours = match party {
+                    Some(party) => *party == *self.login.client_id,
+                    None => audiences.is_none_or(|all| all.len() == 1),
+                };
+                !is_access && ours
             }
         }
     }

@@ -229,6 +229,11 @@ async fn what_is_no_persons_token_is_refused() {
             ID_TOKEN,
         ),
         (
+            "several audiences, and no party",
+            world.sign(&with("aud", json!(["keyward", "other"]))),
+            ID_TOKEN,
+        ),
+        (
             "one that ended",
             world.sign(&with("exp", json!(now - 1))),
             ID_TOKEN,
