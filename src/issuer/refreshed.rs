@@ -62,8 +62,8 @@ struct Inner<O: Origin> {
     state: ArcSwapOption<State<O::Value>>,
     /// Held while a call is under way.
     flight: Mutex<Flights>,
-    /// The last call gave nothing.
-    failing: AtomicBool,
+    /// When a call gave nothing, if none gave a value since.
+    failing: parking_lot::Mutex<Option<Instant>>,
     /// A background task is fetching.
     renewing: AtomicBool,
     tracker: TaskTracker,
@@ -102,7 +102,7 @@ impl<O: Origin> Refreshed<O> {
             clock,
             state: ArcSwapOption::empty(),
             flight: Mutex::default(),
-            failing: AtomicBool::new(false),
+            failing: parking_lot::Mutex::new(None),
             renewing: AtomicBool::new(false),
             tracker: TaskTracker::new(),
         }))
@@ -114,7 +114,7 @@ impl<O: Origin> Refreshed<O> {
         let state = self.0.state.load_full();
         match &state {
             Some(state) if state.age(now) < state.fresh => Ok(Arc::clone(&state.value)),
-            Some(state) if state.age(now) < state.fresh + self.0.patience() => {
+            Some(state) if state.age(now) < state.fresh + self.0.patience(now) => {
                 self.renew_behind(state);
                 Ok(Arc::clone(&state.value))
             }
@@ -156,13 +156,13 @@ impl<O: Origin> Refreshed<O> {
 }
 
 impl<O: Origin> Inner<O> {
-    /// How long past its freshness a value is given without waiting: an origin that does not answer is not waited for by
-    /// everybody.
-    fn patience(&self) -> Duration {
-        if self.failing.load(Ordering::Relaxed) {
-            STALE
-        } else {
-            BEHIND
+    /// How long past its freshness a value is given without waiting: an origin that did not answer just now is not waited
+    /// for by everybody.
+    fn patience(&self, now: Instant) -> Duration {
+        let failed = *self.failing.lock();
+        match failed.map(|at| now.saturating_duration_since(at)) {
+            Some(ago) if ago < BEHIND => STALE,
+            _ => BEHIND,
         }
     }
 
@@ -206,7 +206,7 @@ impl<O: Origin> Inner<O> {
         match fetched.unwrap_or(Err("no answer came in time")) {
             Ok((value, fresh)) => {
                 flight.last = Some((ended, true));
-                self.failing.store(false, Ordering::Relaxed);
+                *self.failing.lock() = None;
                 let value = Arc::new(value);
                 self.state.store(Some(Arc::new(State {
                     value: Arc::clone(&value),
@@ -217,7 +217,7 @@ impl<O: Origin> Inner<O> {
             }
             Err(why) => {
                 flight.last = Some((ended, false));
-                self.failing.store(true, Ordering::Relaxed);
+                *self.failing.lock() = Some(ended);
                 warn!(
                     of = self.origin.name(),
                     why, "what is published for all cannot be fetched"
@@ -328,7 +328,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_long_past_its_time_is_not_given_to_whoever_comes_first() {
-        let (_, clock, refreshed) = setting();
+        let (counter, clock, refreshed) = setting();
         assert_eq!(*refreshed.current().await.unwrap(), 0);
         clock.advance(Duration::from_mins(5));
         assert_eq!(
@@ -341,6 +341,13 @@ mod tests {
         assert_eq!(*refreshed.current().await.unwrap(), 1);
         clock.advance(Duration::from_mins(5) + BEHIND);
         assert_eq!(*refreshed.current().await.unwrap(), 2);
+        // Nor where the origin was down some time ago.
+        counter.down.store(true, Ordering::SeqCst);
+        clock.advance(Duration::from_mins(5) + BEHIND);
+        assert_eq!(*refreshed.current().await.unwrap(), 2, "it is down");
+        counter.down.store(false, Ordering::SeqCst);
+        clock.advance(BEHIND);
+        assert_eq!(*refreshed.current().await.unwrap(), 4);
     }
 
     #[tokio::test]

@@ -22,6 +22,8 @@ use crate::secret::Secret;
 use crate::syscall::{self, Role};
 use crate::tls::Connector;
 
+/// How long one call may take.
+const PATIENCE: Duration = Duration::from_secs(30);
 const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 /// RFC 8693 §3.
 const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
@@ -144,10 +146,14 @@ fn shape(token: &str) -> Shape {
     };
     let claims = BASE64URL.decode(claims).ok();
     let claims = claims.and_then(|claims| serde_json::from_slice::<Value>(&claims).ok());
-    match claims {
-        None => Shape::Static,
-        Some(claims) if claims["aud"] == "keyward" && claims["sid"].is_string() => Shape::Session,
-        Some(_) => Shape::Evidence,
+    let Some(claims) = claims else {
+        return Shape::Static;
+    };
+    let text = |name: &str| claims.get(name).and_then(Value::as_str);
+    if text("aud") == Some("keyward") && text("sid").is_some() {
+        Shape::Session
+    } else {
+        Shape::Evidence
     }
 }
 
@@ -250,7 +256,12 @@ impl Gateway {
         if let Some(authorization) = authorization {
             request.headers_mut().insert(AUTHORIZATION, authorization);
         }
-        let answer = self.runtime.block_on(self.client.send(request));
+        let sent = async { tokio::time::timeout(PATIENCE, self.client.send(request)).await };
+        let answer = self.runtime.block_on(sent);
+        let answer = answer.map_err(|_| {
+            complain(&"keyward does not answer in time");
+            UNAVAILABLE
+        })?;
         let answer = answer.map_err(|error| {
             complain(&format_args!("keyward does not answer: {error}"));
             UNAVAILABLE
