@@ -5,6 +5,9 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
+use aws_lc_rs::digest::{Context, SHA256};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 
 use crate::agent::{Name, User};
 use crate::credential::Watched;
@@ -64,12 +67,35 @@ impl Operators {
         }
     }
 
-    /// Whether the file has an operator of this name.
-    pub(super) fn has(&self, name: &str) -> bool {
-        self.tokens
-            .load()
+    /// What ties a pass to the token that it was given for: to that of the operator of this name, or without a name to
+    /// those of all. `None`: there is no such operator, or their token has no value now. It tells nothing of the token to
+    /// whoever does not have the pass.
+    pub(super) fn tie(&self, name: Option<&str>, pass: &[u8]) -> Option<String> {
+        let tokens = self.tokens.load();
+        let mut named: Vec<&(Name, Watched)> = tokens
             .iter()
-            .any(|(known, _)| known.as_str() == name)
+            .filter(|(known, _)| name.is_none_or(|name| known.as_str() == name))
+            .collect();
+        if name.is_some() && named.is_empty() {
+            return None;
+        }
+        named.sort_by(|(one, _), (other, _)| one.as_str().cmp(other.as_str()));
+        let mut sum = Context::new(&SHA256);
+        sum.update(pass);
+        for (known, watched) in named {
+            let token = match watched.current() {
+                Ok(token) => Some(token),
+                // Among all, one without a value is a sign like another.
+                Err(_) if name.is_none() => None,
+                Err(_) => return None,
+            };
+            let token = token.as_ref().map(|token| token.expose());
+            for part in [known.as_str().as_bytes(), token.unwrap_or_default()] {
+                sum.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+                sum.update(part);
+            }
+        }
+        Some(BASE64URL.encode(sum.finish()))
     }
 
     /// Puts others in place.

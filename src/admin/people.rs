@@ -1,7 +1,8 @@
 //! People at the running keyward: sign-ins by browser and command line, and the passes that come of them.
 //!
 //! A pass opens what is its holder's, and nothing of an operator's unless an operator holds it. It is an hour long for a
-//! person, whatever the provider's token says: the provider is asked at the next sign-in.
+//! person, whatever the provider's token says: the provider is asked at the next sign-in. It is over sooner where what it
+//! was given for is gone: the person's login, the operator's token, or for the console's own URL any operator's.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -43,6 +44,16 @@ pub struct People {
     clock: Arc<dyn Clock>,
     /// How browsers reach the admin side, without a slash at its end.
     base: String,
+}
+
+/// For whom a pass is.
+#[derive(Debug, Clone)]
+enum For {
+    /// Whoever has the console's own URL: it acts as this process's operator.
+    Console,
+    /// Who showed their token.
+    Operator(Arc<str>),
+    Person(User),
 }
 
 #[derive(Debug)]
@@ -166,7 +177,7 @@ impl People {
             return Err(LATE.into());
         }
         let signed_in = self.finish(begun, &returned).await?;
-        let (token, _) = self.issue(Holder::Person(signed_in.user), true).await?;
+        let (token, _) = self.issue(For::Person(signed_in.user), true).await?;
         Ok(token)
     }
 
@@ -255,7 +266,7 @@ impl People {
             }
         };
         let user = signed_in.user;
-        let (token, expires) = self.issue(Holder::Person(user.clone()), false).await?;
+        let (token, expires) = self.issue(For::Person(user.clone()), false).await?;
         Ok(Step::Done(token, user, expires))
     }
 
@@ -277,7 +288,7 @@ impl People {
             return Ok(None);
         }
         self.record((CONSOLE, None), SIGNED_IN);
-        let (token, _) = self.issue(Holder::Operator(CONSOLE.into()), true).await?;
+        let (token, _) = self.issue(For::Console, true).await?;
         Ok(Some(token))
     }
 
@@ -291,16 +302,27 @@ impl People {
         (record.provider, record.outcome) = (Some(CONSOLE), Some(SIGNED_IN));
         record.by = Some(&name);
         self.audit.append(&record);
-        let (token, _) = self
-            .issue(Holder::Operator(Arc::clone(&name)), true)
-            .await?;
+        let (token, _) = self.issue(For::Operator(name), true).await?;
         Ok(Some(token))
     }
 
-    async fn issue(&self, holder: Holder, browser: bool) -> Result<(String, Timestamp), Silent> {
-        let life = match &holder {
-            Holder::Operator(_) => OPERATOR,
-            Holder::Person(_) => PERSON,
+    async fn issue(&self, whom: For, browser: bool) -> Result<(String, Timestamp), Silent> {
+        let life = match &whom {
+            For::Console | For::Operator(_) => OPERATOR,
+            For::Person(_) => PERSON,
+        };
+        let token = random();
+        // An operator's name is kept with its tie; it has no such sign itself.
+        let tied = |name: Option<&str>| {
+            let tie = self.operators.tie(name, token.as_bytes());
+            let tie = tie.ok_or(Silent)?;
+            let holder = format!("{}{TIE}{tie}", name.unwrap_or_default());
+            Ok(Holder::Operator(holder.into()))
+        };
+        let holder = match whom {
+            For::Person(user) => Holder::Person(user),
+            For::Operator(name) => tied(Some(&name))?,
+            For::Console => tied(None)?,
         };
         let expires = self.clock.now().wall.checked_add(life);
         let pass = Pass {
@@ -308,7 +330,6 @@ impl People {
             browser,
             expires: expires.map_err(|_| Silent)?,
         };
-        let token = random();
         self.passes
             .keep(&digest_of(token.as_bytes()), &pass)
             .await?;
@@ -331,15 +352,21 @@ impl People {
             return Ok(None);
         }
         Ok(match pass.holder {
-            // Who is no operator any more is out; the console's own URL is of this process's operator.
-            Holder::Operator(name) if *name == *CONSOLE || self.operators.has(&name) => {
-                Some(Caller::Operator(name))
-            }
+            Holder::Operator(holder) => self.operator_of(&holder, token).map(Caller::Operator),
             Holder::Person(user) if self.provider(Some(user.provider.as_str())).is_ok() => {
                 Some(Caller::Person(user))
             }
-            Holder::Operator(_) | Holder::Person(_) => None,
+            Holder::Person(_) => None,
         })
+    }
+
+    /// The operator of a pass, if the tokens are still those that it was given for.
+    fn operator_of(&self, holder: &str, token: &[u8]) -> Option<Arc<str>> {
+        let (name, kept) = holder.split_once(TIE)?;
+        let named = (!name.is_empty()).then_some(name);
+        let tie = self.operators.tie(named, token)?;
+        let same = Secret::from(tie).equals(kept.as_bytes());
+        same.then(|| named.unwrap_or(CONSOLE).into())
     }
 
     /// Ends a pass.
@@ -365,6 +392,8 @@ impl People {
     }
 }
 
+/// Between an operator's name and what ties the pass to their token.
+const TIE: char = '#';
 const SIGNED_IN: &str = "signed-in";
 const SIGNED_OUT: &str = "signed-out";
 const FAILED: &str = "failed";
@@ -426,16 +455,14 @@ mod tests {
         assert_eq!(sees(&people, &pass, true).await, console);
         moved.advance(Duration::from_secs(1));
         assert_eq!(sees(&people, &pass, true).await, None);
-        // Whose login or operator the file no longer names is out.
-        for holder in [
-            Holder::Operator("alice".into()),
-            Holder::Person(User {
-                provider: "corp".parse().unwrap(),
-                name: "alice".into(),
-            }),
-        ] {
-            let (token, _) = people.issue(holder.clone(), true).await.unwrap();
-            assert_eq!(sees(&people, &token, true).await, None, "{holder:?}");
-        }
+        // Whose login the file no longer names is out; who is no operator gets no pass.
+        let alice = User {
+            provider: "corp".parse().unwrap(),
+            name: "alice".into(),
+        };
+        let (token, _) = people.issue(For::Person(alice), true).await.unwrap();
+        assert_eq!(sees(&people, &token, true).await, None);
+        let nobody = people.issue(For::Operator("alice".into()), true).await;
+        assert_eq!(nobody, Err(Silent));
     }
 }

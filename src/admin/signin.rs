@@ -32,7 +32,7 @@ pub(super) fn is_step(method: &Method, below: &str) -> bool {
 
 /// The answer to a step. A page in a browser takes none: it has the console.
 pub(super) async fn step(people: &People, below: &str, headers: &HeaderMap, body: &[u8]) -> Reply {
-    if headers.contains_key(http::header::ORIGIN) {
+    if headers.contains_key(http::header::ORIGIN) || headers.contains_key("sec-fetch-site") {
         return Reply::refused(
             Fault::Forbidden,
             "A page in a browser signs in at the console.",

@@ -20,6 +20,9 @@ use crate::telemetry;
 pub struct ServeArgs {
     #[command(flatten)]
     file: FileArg,
+    /// Write no URL that opens the console: whoever reads the log first would be its operator
+    #[arg(long)]
+    no_console_url: bool,
 }
 
 /// How often the file is looked at.
@@ -58,7 +61,7 @@ pub fn run(args: &ServeArgs, environment: Environment) -> u8 {
         }
     };
     runtime.block_on(serve(
-        &args.file.config,
+        args,
         config,
         Surroundings {
             environment,
@@ -68,7 +71,8 @@ pub fn run(args: &ServeArgs, environment: Environment) -> u8 {
     ))
 }
 
-async fn serve(path: &Path, config: Config, surroundings: Surroundings) -> u8 {
+async fn serve(args: &ServeArgs, config: Config, surroundings: Surroundings) -> u8 {
+    let path = &*args.file.config;
     let (Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)) = (
         signal(SignalKind::terminate()),
         signal(SignalKind::interrupt()),
@@ -92,7 +96,9 @@ async fn serve(path: &Path, config: Config, surroundings: Surroundings) -> u8 {
     if let Some(address) = app.admin() {
         info!(%address, "admin listening");
     }
-    if let Some(url) = app.console_url() {
+    if !args.no_console_url
+        && let Some(url) = app.console_url()
+    {
         // Beside the log, in a line of its own: it is for whoever started this, and good once.
         writeln!(std::io::stderr(), "console {url}").ok();
     }

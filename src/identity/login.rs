@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::AttestError;
+use super::jwt::Bad;
 use super::jwt::object::Object;
 use super::jwt::set::{KeySite, key_of};
 use super::jwt::token::{Rules, Unverified};
@@ -54,6 +55,36 @@ pub enum UserEvidence {
     IdToken,
     /// RFC 9068, or a JWT of that shape.
     AccessToken,
+}
+
+/// Why a token tells of nobody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PersonError {
+    /// It is of an issuer here, and bad.
+    #[error("the token does not hold, or names nobody")]
+    Bad,
+    /// It names the person by an address that the issuer does not say to have verified.
+    #[error("the token's email is not verified: `email_verified` must be true")]
+    Unverified,
+    /// The issuer is out of reach.
+    #[error("the login's provider is out of reach")]
+    Unavailable,
+}
+
+impl From<Bad> for PersonError {
+    fn from(_: Bad) -> Self {
+        Self::Bad
+    }
+}
+
+impl From<AttestError> for PersonError {
+    fn from(error: AttestError) -> Self {
+        match error {
+            AttestError::Bad => Self::Bad,
+            AttestError::Unavailable => Self::Unavailable,
+        }
+    }
 }
 
 /// What a sign-in expects of the ID token that came of it, beside that it holds.
@@ -107,13 +138,12 @@ impl Logins {
     /// Whose token it is. `Ok(None)`: of no issuer here.
     ///
     /// # Errors
-    /// [`AttestError::Bad`] for a token of an issuer here that does not hold; [`AttestError::Unavailable`] where its
-    /// keys cannot be had.
+    /// [`PersonError`]: it is of an issuer here and does not hold, or the issuer's keys cannot be had.
     pub async fn person(
         &self,
         token: &Secret,
         shown_as: UserEvidence,
-    ) -> Result<Option<Known>, AttestError> {
+    ) -> Result<Option<Known>, PersonError> {
         let Some(token) = Unverified::read(token.expose()) else {
             return Ok(None);
         };
@@ -123,27 +153,21 @@ impl Logins {
     /// Who signed in, by the ID token that a token endpoint gave (OpenID Connect Core 1.0 §3.1.3.7).
     ///
     /// # Errors
-    /// [`AttestError`].
+    /// [`PersonError`].
     pub async fn signed_in(
         &self,
         id_token: &Secret,
         expected: Expected<'_>,
-    ) -> Result<Known, AttestError> {
-        let token = Unverified::read(id_token.expose()).ok_or(AttestError::Bad)?;
-        let several = token.claims.get("aud").and_then(Value::as_array);
-        let azp = token.claims.text("azp");
-        // Items 3 to 5: with several audiences it must say whom it was issued to; that it is we, `fits` asks.
-        if several.is_some_and(|all| all.len() > 1) && azp.is_none() {
-            return Err(AttestError::Bad);
-        }
+    ) -> Result<Known, PersonError> {
+        let token = Unverified::read(id_token.expose()).ok_or(PersonError::Bad)?;
         // Item 11. What was signed by another request is another sign-in.
         if expected.nonce.is_some() && token.claims.text("nonce") != expected.nonce {
-            return Err(AttestError::Bad);
+            return Err(PersonError::Bad);
         }
         if let Some(since) = expected.since {
             let shown = token.claims.get("auth_time").and_then(Value::as_i64);
             if shown.is_none_or(|at| at < since.as_second() - SKEW) {
-                return Err(AttestError::Bad);
+                return Err(PersonError::Bad);
             }
         }
         let (algorithm, _) = token.header(&ALGORITHMS)?;
@@ -152,19 +176,19 @@ impl Logins {
             expected.access_token,
             algorithm,
         ) {
-            return Err(AttestError::Bad);
+            return Err(PersonError::Bad);
         }
         let known = self.verified(&token, UserEvidence::IdToken).await?;
         known
             .filter(|known| known.user.provider == *expected.login)
-            .ok_or(AttestError::Bad)
+            .ok_or(PersonError::Bad)
     }
 
     async fn verified(
         &self,
         token: &Unverified<'_>,
         shown_as: UserEvidence,
-    ) -> Result<Option<Known>, AttestError> {
+    ) -> Result<Option<Known>, PersonError> {
         let issuer = token.claims.text("iss");
         let mut all = self.0.iter();
         let Some(one) = all.find(|one| issuer == Some(&one.login.issuer)) else {
@@ -174,11 +198,11 @@ impl Logins {
         let now = one.clock.now().wall;
         let expires = one.rules.check(&token.claims, now)?;
         if !one.fits(token, shown_as) || expires <= now {
-            return Err(AttestError::Bad);
+            return Err(PersonError::Bad);
         }
         let key = key_of(&one.keys, |keys| keys.find(id, algorithm)).await?;
         token.verify(algorithm, &key)?;
-        let name = one.user(&token.claims).ok_or(AttestError::Bad)?;
+        let name = one.user(&token.claims)?;
         Ok(Some(Known {
             user: User {
                 provider: one.login.name.clone(),
@@ -195,25 +219,35 @@ impl One {
         let is_access = token.is_access_token();
         match shown_as {
             UserEvidence::AccessToken => true,
-            // OpenID Connect Core 1.0 §3.1.3.7: with several audiences, whom it was issued to must be we.
+            // OpenID Connect Core 1.0 §3.1.3.7, items 3 to 5: whom it was issued to must be we, and with several
+            // audiences it must say so.
             UserEvidence::IdToken => {
                 let party = token.claims.get("azp");
-                !is_access && party.is_none_or(|party| *party == *self.login.client_id)
+                let audiences = token.claims.get("aud").and_then(Value::as_array);
+                let ours = match party {
+                    Some(party) => *party == *self.login.client_id,
+                    None => audiences.is_none_or(|all| all.len() == 1),
+                };
+                !is_access && ours
             }
         }
     }
 
     /// A name that can stand in a record, and by which nobody else is known.
-    fn user<'t>(&self, claims: &'t Object) -> Option<&'t str> {
+    fn user<'t>(&self, claims: &'t Object) -> Result<&'t str, PersonError> {
         let claim = &*self.login.user_claim;
-        // An address that nobody has verified is whoever's wrote it.
-        let verified = claims.get("email_verified");
-        if claim == "email" && verified.is_some_and(|is| *is != true) {
-            return None;
+        // OpenID Connect Core 1.0 §5.1, §5.7: an address that the issuer does not say to have verified is whoever's
+        // wrote it.
+        if claim == "email" && claims.get("email_verified") != Some(&Value::Bool(true)) {
+            return Err(PersonError::Unverified);
         }
-        let name = claims.text(claim)?;
+        let name = claims.text(claim).ok_or(PersonError::Bad)?;
         let clean = !name.is_empty() && name.len() <= 256 && !name.chars().any(char::is_control);
-        clean.then_some(name)
+        if clean {
+            Ok(name)
+        } else {
+            Err(PersonError::Bad)
+        }
     }
 }
 

@@ -27,7 +27,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 
 pub use build::{Parts, Token, provider};
-pub use login::{Expected, Known, Login, Logins, UserEvidence};
+pub use login::{Expected, Known, Login, Logins, PersonError, UserEvidence};
 pub use mapping::{Mapping, Pattern};
 pub use metrics::{Counted, Metrics};
 pub use overlay::{AgentStore, BadEntry, Overlay, Said, Silent, Written};

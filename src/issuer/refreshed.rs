@@ -1,8 +1,10 @@
 //! A value that others publish and change: fetched once for all who wait, used while fresh, and a bounded time beyond.
 //!
-//! Readers take an `Arc` without waiting. Past its freshness the value is still given while one task fetches another;
-//! past [`STALE`] nobody gets it any more. However many ask, there is one call at a time, and none sooner than
-//! [`AGAIN`] after the last: an unknown key in every token must not become a flood at the issuer (CVE-2025-64527).
+//! Readers take an `Arc` without waiting. For [`BEHIND`] past its freshness the value is still given while one task fetches
+//! another; later it is waited for, so that what was withdrawn long ago is not taken once more by whoever comes first. A
+//! value whose origin is out of reach is given until [`STALE`] is over. However many ask, there is one call at a time.
+//! Whoever misses something in a fresh value has it fetched at once, but none sooner than [`AGAIN`] after the last who did:
+//! an unknown key in every token must not become a flood at the issuer (CVE-2025-64527).
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -33,7 +35,7 @@ pub trait Origin: Debug + Send + Sync + 'static {
     /// As the log names it.
     fn name(&self) -> &str;
 
-    /// The least time between two calls.
+    /// The least time between two calls, and between two of those that miss something.
     fn again(&self) -> Duration {
         AGAIN
     }
@@ -58,11 +60,31 @@ struct Inner<O: Origin> {
     origin: O,
     clock: Arc<dyn Clock>,
     state: ArcSwapOption<State<O::Value>>,
-    /// When the last call ended, and whether it gave a value. Held while a call is under way.
-    flight: Mutex<Option<(Instant, bool)>>,
+    /// Held while a call is under way.
+    flight: Mutex<Flights>,
+    /// When a call gave nothing, if none gave a value since.
+    failing: parking_lot::Mutex<Option<Instant>>,
     /// A background task is fetching.
     renewing: AtomicBool,
     tracker: TaskTracker,
+}
+
+/// The calls so far.
+#[derive(Debug, Default)]
+struct Flights {
+    /// When the last one ended, and whether it gave a value.
+    last: Option<(Instant, bool)>,
+    /// When the last one ended that was for something missed.
+    missed: Option<Instant>,
+}
+
+/// Why another value is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    /// There is none, or its time is over.
+    Age,
+    /// Something is not in it.
+    Missed,
 }
 
 #[derive(Debug)]
@@ -79,7 +101,8 @@ impl<O: Origin> Refreshed<O> {
             origin,
             clock,
             state: ArcSwapOption::empty(),
-            flight: Mutex::new(None),
+            flight: Mutex::default(),
+            failing: parking_lot::Mutex::new(None),
             renewing: AtomicBool::new(false),
             tracker: TaskTracker::new(),
         }))
@@ -91,13 +114,13 @@ impl<O: Origin> Refreshed<O> {
         let state = self.0.state.load_full();
         match &state {
             Some(state) if state.age(now) < state.fresh => Ok(Arc::clone(&state.value)),
-            Some(state) if state.age(now) < state.fresh + STALE => {
+            Some(state) if state.age(now) < state.fresh + self.0.patience(now) => {
                 self.renew_behind(state);
                 Ok(Arc::clone(&state.value))
             }
             seen => {
                 let seen = seen.as_ref().map(|state| Arc::clone(&state.value));
-                self.fly(seen).await
+                self.fly(seen, Cause::Age).await
             }
         }
     }
@@ -105,8 +128,9 @@ impl<O: Origin> Refreshed<O> {
     /// Another value than the one that was seen, where the origin has one and may be asked; else the same again. An
     /// origin that is down might have another, so there is none then.
     pub async fn renewed(&self, seen: Arc<O::Value>) -> Result<Arc<O::Value>, Gone> {
-        let value = self.fly(Some(Arc::clone(&seen))).await?;
-        let failed = self.0.flight.lock().await.is_some_and(|(_, good)| !good);
+        let value = self.fly(Some(Arc::clone(&seen)), Cause::Missed).await?;
+        let last = self.0.flight.lock().await.last;
+        let failed = last.is_some_and(|(_, good)| !good);
         if failed && Arc::ptr_eq(&value, &seen) {
             return Err(Gone);
         }
@@ -117,22 +141,36 @@ impl<O: Origin> Refreshed<O> {
         if !self.0.renewing.swap(true, Ordering::Relaxed) {
             let (inner, seen) = (Arc::clone(&self.0), Arc::clone(&state.value));
             self.0.tracker.spawn(async move {
-                inner.fetch(Some(seen)).await.ok();
+                inner.fetch(Some(seen), Cause::Age).await.ok();
                 inner.renewing.store(false, Ordering::Relaxed);
             });
         }
     }
 
     /// The call goes on though the one who asked goes away: others wait for it.
-    async fn fly(&self, seen: Option<Arc<O::Value>>) -> Result<Arc<O::Value>, Gone> {
+    async fn fly(&self, seen: Option<Arc<O::Value>>, cause: Cause) -> Result<Arc<O::Value>, Gone> {
         let inner = Arc::clone(&self.0);
-        let call = self.0.tracker.spawn(async move { inner.fetch(seen).await });
+        let call = (self.0.tracker).spawn(async move { inner.fetch(seen, cause).await });
         call.await.unwrap_or(Err(Gone))
     }
 }
 
 impl<O: Origin> Inner<O> {
-    async fn fetch(&self, seen: Option<Arc<O::Value>>) -> Result<Arc<O::Value>, Gone> {
+    /// How long past its freshness a value is given without waiting: an origin that did not answer just now is not waited
+    /// for by everybody.
+    fn patience(&self, now: Instant) -> Duration {
+        let failed = *self.failing.lock();
+        match failed.map(|at| now.saturating_duration_since(at)) {
+            Some(ago) if ago < BEHIND => STALE,
+            _ => BEHIND,
+        }
+    }
+
+    async fn fetch(
+        &self,
+        seen: Option<Arc<O::Value>>,
+        cause: Cause,
+    ) -> Result<Arc<O::Value>, Gone> {
         let mut flight = self.flight.lock().await;
         let state = self.state.load_full();
         let now = self.clock.now().mono;
@@ -145,20 +183,30 @@ impl<O: Origin> Inner<O> {
             (Some(_), None) => true,
             (None, _) => false,
         };
-        let waits = flight.is_some_and(|(ended, good)| {
-            let again = self.origin.again();
-            let wait = if good { again } else { AGAIN_AFTER_FAILURE };
-            now.saturating_duration_since(ended) < wait
-        });
+        let since = |ended| now.saturating_duration_since(ended);
+        let waits = match (cause, flight.last) {
+            (_, None) => false,
+            (_, Some((ended, false))) => since(ended) < AGAIN_AFTER_FAILURE,
+            (Cause::Age, Some((ended, true))) => since(ended) < self.origin.again(),
+            // What is missed may have been published after the last call, however short ago that was.
+            (Cause::Missed, Some(_)) => {
+                let missed = flight.missed;
+                missed.is_some_and(|ended| since(ended) < self.origin.again())
+            }
+        };
         if newer || waits {
             return usable(&state, now);
         }
         let old = state.as_ref().map(|state| &*state.value);
         let fetched = tokio::time::timeout(DEADLINE, self.origin.fetch(old)).await;
         let ended = self.clock.now().mono;
+        if cause == Cause::Missed {
+            flight.missed = Some(ended);
+        }
         match fetched.unwrap_or(Err("no answer came in time")) {
             Ok((value, fresh)) => {
-                *flight = Some((ended, true));
+                flight.last = Some((ended, true));
+                *self.failing.lock() = None;
                 let value = Arc::new(value);
                 self.state.store(Some(Arc::new(State {
                     value: Arc::clone(&value),
@@ -168,7 +216,8 @@ impl<O: Origin> Inner<O> {
                 Ok(value)
             }
             Err(why) => {
-                *flight = Some((ended, false));
+                flight.last = Some((ended, false));
+                *self.failing.lock() = Some(ended);
                 warn!(
                     of = self.origin.name(),
                     why, "what is published for all cannot be fetched"
@@ -185,6 +234,8 @@ impl<V> State<V> {
     }
 }
 
+/// How long past its freshness a value is given while another is fetched.
+const BEHIND: Duration = Duration::from_mins(1);
 /// How long a value is used past its freshness while its origin is out of reach.
 const STALE: Duration = Duration::from_hours(1);
 /// The least time between two calls, where the origin does not say otherwise.
@@ -250,10 +301,14 @@ mod tests {
         }
         assert_eq!(counter.calls.load(Ordering::SeqCst), 1);
 
-        // Unknown keys: none sooner than ten seconds, and again one for all.
+        // What the first one misses is asked for at once; then none sooner than ten seconds, and again one for all.
         let seen = refreshed.current().await.unwrap();
-        assert_eq!(*refreshed.renewed(Arc::clone(&seen)).await.unwrap(), 0);
-        assert_eq!(counter.calls.load(Ordering::SeqCst), 1);
+        let seen = refreshed.renewed(seen).await.unwrap();
+        assert_eq!((*seen, counter.calls.load(Ordering::SeqCst)), (1, 2));
+        for _ in 0..50 {
+            assert_eq!(*refreshed.renewed(Arc::clone(&seen)).await.unwrap(), 1);
+        }
+        assert_eq!(counter.calls.load(Ordering::SeqCst), 2);
         clock.advance(AGAIN);
         let many: Vec<_> = (0..200)
             .map(|_| {
@@ -266,9 +321,33 @@ mod tests {
             })
             .collect();
         for one in many {
-            assert_eq!(one.await.unwrap().map(|value| *value), Ok(1));
+            assert_eq!(one.await.unwrap().map(|value| *value), Ok(2));
         }
-        assert_eq!(counter.calls.load(Ordering::SeqCst), 2);
+        assert_eq!(counter.calls.load(Ordering::SeqCst), 3);
+    }
+
+    #[tokio::test]
+    async fn what_is_long_past_its_time_is_not_given_to_whoever_comes_first() {
+        let (counter, clock, refreshed) = setting();
+        assert_eq!(*refreshed.current().await.unwrap(), 0);
+        clock.advance(Duration::from_mins(5));
+        assert_eq!(
+            *refreshed.current().await.unwrap(),
+            0,
+            "another is fetched behind"
+        );
+        refreshed.0.tracker.close();
+        refreshed.0.tracker.wait().await;
+        assert_eq!(*refreshed.current().await.unwrap(), 1);
+        clock.advance(Duration::from_mins(5) + BEHIND);
+        assert_eq!(*refreshed.current().await.unwrap(), 2);
+        // Nor where the origin was down some time ago.
+        counter.down.store(true, Ordering::SeqCst);
+        clock.advance(Duration::from_mins(5) + BEHIND);
+        assert_eq!(*refreshed.current().await.unwrap(), 2, "it is down");
+        counter.down.store(false, Ordering::SeqCst);
+        clock.advance(BEHIND);
+        assert_eq!(*refreshed.current().await.unwrap(), 4);
     }
 
     #[tokio::test]

@@ -17,7 +17,7 @@ use crate::agent::Name;
 use crate::clock::{Clock, Now};
 use crate::credential::IssueError;
 use crate::credential::oauth::FormClient;
-use crate::identity::{AttestError, Expected, Known, Login, Logins};
+use crate::identity::{Expected, Known, Login, Logins, PersonError};
 use crate::issuer::Answer;
 use crate::secret::Secret;
 
@@ -92,8 +92,9 @@ impl Provider {
         };
         let known = self.logins.signed_in(id_token, expected).await;
         known.map_err(|error| match error {
-            AttestError::Bad => Fault::Refused("the ID token does not hold, or names nobody"),
-            AttestError::Unavailable => Fault::Unavailable,
+            PersonError::Bad => Fault::Refused("the ID token does not hold, or names nobody"),
+            PersonError::Unverified => UNVERIFIED,
+            PersonError::Unavailable => Fault::Unavailable,
         })
     }
 
@@ -293,8 +294,13 @@ impl Provider {
         };
         let known = self.logins.signed_in(&id_token, expected).await;
         let known = known.map_err(|error| match error {
-            AttestError::Bad => self.unusable("its ID token does not hold, or names nobody"),
-            AttestError::Unavailable => Fault::Unavailable,
+            PersonError::Bad => self.unusable("its ID token does not hold, or names nobody"),
+            // The person can have it mended at the provider; the operator can take another user-claim.
+            PersonError::Unverified => {
+                self.unusable("its ID token does not say that the email is verified");
+                UNVERIFIED
+            }
+            PersonError::Unavailable => Fault::Unavailable,
         })?;
         Ok(SignedIn {
             user: known.user,
@@ -364,3 +370,6 @@ fn fault(error: IssueError) -> Fault {
 
 /// How long metadata are used.
 const FRESH: Duration = Duration::from_hours(1);
+const UNVERIFIED: Fault = Fault::Refused(
+    "the provider does not say that the person's email is verified: email_verified must be true",
+);

@@ -150,6 +150,70 @@ async fn nothing_of_an_agents_opens_the_admin_side() {
     harness.finish().await;
 }
 
+/// A page whose name was pointed at the listener (DNS rebinding) reads no metrics. Probes come by whatever name, and
+/// learn one word.
+#[tokio::test]
+async fn a_name_of_somebody_elses_reads_nothing_but_health() {
+    let upstream = Upstream::echo(&["http/1.1"]).await;
+    let harness = Setup::new(BEARER)
+        .admin("public-url = \"https://keyward.example.com\"")
+        .to("api.test:443", &upstream)
+        .start()
+        .await;
+    let address = harness.app().admin().unwrap();
+    let status = async |path: &str, host: &str| {
+        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        over(stream, &format!("GET {path} HTTP/1.1{host}"))
+            .await
+            .status
+    };
+    for (host, status_of_metrics) in [
+        ("\r\nHost: evil.example", 421),
+        ("\r\nHost: 10.0.0.7.evil.example:8181", 421),
+        ("\r\nHost: localhost\r\nHost: evil.example", 421),
+        ("\r\nHost: 10.0.0.7:8181", 200),
+        ("\r\nHost: [fd00::7]:8181", 200),
+        ("\r\nHost: localhost:8181", 200),
+        ("\r\nHost: keyward.example.com", 200),
+    ] {
+        for path in ["/metrics", "/openapi.json"] {
+            assert_eq!(status(path, host).await, status_of_metrics, "{path} {host}");
+        }
+        if status_of_metrics == 421 {
+            assert_eq!(status("/nothing", host).await, 421, "{host}");
+        }
+    }
+    for path in ["/healthz", "/readyz"] {
+        assert_eq!(status(path, "\r\nHost: probe.example").await, 200, "{path}");
+    }
+    harness.finish().await;
+}
+
+/// What is no page is taken for none, whoever has a browser show it.
+#[tokio::test]
+async fn no_answer_is_taken_for_a_page() {
+    let upstream = Upstream::echo(&["http/1.1"]).await;
+    let harness = scene(&upstream).await;
+    for (line, token) in [
+        ("GET /healthz", None),
+        ("GET /metrics", None),
+        ("GET /openapi.json", None),
+        ("GET /nothing", None),
+        ("GET /api/v1/leases", None),
+        ("GET /api/v1/leases", Some(ALICE)),
+    ] {
+        let answer = ask(&harness, line, token).await;
+        for field in [
+            "x-content-type-options: nosniff",
+            "content-security-policy: default-src 'none'; frame-ancestors 'none'",
+            "cache-control: no-store",
+        ] {
+            assert!(answer.head.contains(field), "{line}: {}", answer.head);
+        }
+    }
+    harness.finish().await;
+}
+
 #[tokio::test]
 async fn the_socket_is_its_owners_and_says_who_ordered() {
     use std::os::unix::fs::PermissionsExt as _;

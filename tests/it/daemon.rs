@@ -116,6 +116,11 @@ inject = "bearer"
         Daemon::start(self.keyward())
     }
 
+    /// With these further arguments.
+    pub fn start_with(&self, more: &[&str]) -> Daemon {
+        Daemon::start_with(self.keyward(), more)
+    }
+
     /// The lines that the plug-in wrote, once there are so many.
     pub async fn issuer(&self, lines: usize) -> Vec<String> {
         let mut found = Vec::new();
@@ -190,8 +195,12 @@ inject = "bearer"
 
 impl Daemon {
     /// Starts by this command of [`Place::keyward`]: another uid, more variables.
-    pub fn start(mut command: Command) -> Self {
-        command.args(["serve", "-c", "keyward.toml"]);
+    pub fn start(command: Command) -> Self {
+        Self::start_with(command, &[])
+    }
+
+    fn start_with(mut command: Command, more: &[&str]) -> Self {
+        command.args(["serve", "-c", "keyward.toml"]).args(more);
         command.env("TOKEN_A", TOKEN_A).env("ALICE", ALICE);
         command.stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();

@@ -80,6 +80,12 @@ impl Setup {
         self
     }
 
+    /// Other lines of `[admin]`, for a reload.
+    pub fn admin_instead(mut self, lines: &str) -> Self {
+        self.admin = format!("{lines}\n");
+        self
+    }
+
     /// The admin side listens on this port, for a peer that must know it beforehand.
     pub fn admin_port(mut self, port: u16) -> Self {
         self.admin_port = port;

@@ -22,7 +22,23 @@ use view::VIEWS;
 
 /// Whether a path is the console's.
 pub(super) fn is_path(path: &str) -> bool {
+    let (_, path) = split(path);
     matches!(path, "/" | "/act" | "/logout") || path.starts_with("/login/")
+}
+
+/// Below this, and a name that nobody can guess, stands the console of one browser over http.
+const BELOW: &str = "/at/";
+
+/// Where a console stands, and which of its pages it is. Whose it is says the cookie, not the path.
+fn split(path: &str) -> (&str, &str) {
+    let rest = path.strip_prefix(BELOW).and_then(|rest| rest.find('/'));
+    match rest {
+        Some(end) => (
+            path.get(..=BELOW.len() + end).unwrap_or_default(),
+            path.get(BELOW.len() + end..).unwrap_or_default(),
+        ),
+        None => ("/", path),
+    }
 }
 
 /// A request to the console, whose host was found to be ours.
@@ -40,7 +56,8 @@ type Page = Response<Full<Bytes>>;
 /// Answers it.
 pub(super) async fn answer(people: &People, api: &Api, wish: Wish<'_>) -> Page {
     let cookies = Cookies::of(people, wish.headers);
-    match (wish.method, wish.path) {
+    let (at, path) = split(wish.path);
+    match (wish.method, path) {
         (&Method::GET | &Method::HEAD, "/") => match cookies.caller().await {
             Ok(Some((caller, token))) => console(api, &caller, token).await,
             Ok(None) => entrance(people, StatusCode::OK, None),
@@ -60,7 +77,7 @@ pub(super) async fn answer(people: &People, api: &Api, wish: Wish<'_>) -> Page {
         (&Method::GET, "/login/once") => {
             let code = field(wish.query.as_bytes(), "code").unwrap_or_default();
             match people.redeem(&code).await {
-                Ok(Some(token)) => cookies.entered(&token, to("/")).await,
+                Ok(Some(token)) => cookies.entered(&token, to(&cookies.home(&token))).await,
                 Ok(None) => entrance(people, StatusCode::FORBIDDEN, Some(USED)),
                 Err(Silent) => silent(),
             }
@@ -69,8 +86,10 @@ pub(super) async fn answer(people: &People, api: &Api, wish: Wish<'_>) -> Page {
             let done = people.finish_browser(wish.query, cookies.get(BEGUN));
             match done.await {
                 Ok(token) => {
-                    let mut html = Html::onwards("keyward");
-                    html.raw("<p>You are signed in. <a href=\"/\">Go on</a></p>");
+                    let home = cookies.home(&token);
+                    let mut html = Html::onwards("keyward", &home);
+                    html.raw("<p>You are signed in. <a href=\"").text(&home);
+                    html.raw("\">Go on</a></p>");
                     let page = cookies.without_begun(html.answer(StatusCode::OK));
                     cookies.entered(&token, page).await
                 }
@@ -98,7 +117,7 @@ pub(super) async fn answer(people: &People, api: &Api, wish: Wish<'_>) -> Page {
         (&Method::POST, "/login/token") => {
             let token = Secret::from(field(wish.body, "token").unwrap_or_default());
             match people.operator(token).await {
-                Ok(Some(token)) => cookies.entered(&token, to("/")).await,
+                Ok(Some(token)) => cookies.entered(&token, to(&cookies.home(&token))).await,
                 Ok(None) => entrance(
                     people,
                     StatusCode::FORBIDDEN,
@@ -113,13 +132,13 @@ pub(super) async fn answer(people: &People, api: &Api, wish: Wish<'_>) -> Page {
                 if !shown.equals(csrf(token).as_bytes()) {
                     return entrance(people, StatusCode::FORBIDDEN, Some("The form is too old."));
                 }
-                if wish.path == "/logout" {
+                if path == "/logout" {
                     return match people.sign_out(token.as_bytes(), &caller).await {
-                        Ok(()) => cookies.left(to("/")),
+                        Ok(()) => cookies.left(token, to("/")),
                         Err(Silent) => silent(),
                     };
                 }
-                act(api, caller, wish.body).await
+                act(api, caller, (at, wish.body)).await
             }
             Ok(None) => entrance(people, StatusCode::FORBIDDEN, Some("Sign in first.")),
             Err(Silent) => silent(),
@@ -145,7 +164,7 @@ async fn console(api: &Api, caller: &Caller, token: &str) -> Page {
             .text(user.provider.as_str())
             .raw(")"),
     };
-    html.raw("</p><form method=\"post\" action=\"/logout\">")
+    html.raw("</p><form method=\"post\" action=\"logout\">")
         .hidden("csrf", &csrf)
         .raw("<button>sign out</button></form></header>");
     for view in VIEWS {
@@ -166,7 +185,7 @@ async fn console(api: &Api, caller: &Caller, token: &str) -> Page {
 }
 
 /// Does what a button says, as whoever pressed it.
-async fn act(api: &Api, caller: Caller, body: &[u8]) -> Page {
+async fn act(api: &Api, caller: Caller, (at, body): (&str, &[u8])) -> Page {
     let (view, action) = (field(body, "view"), field(body, "action"));
     let found = VIEWS.iter().find(|one| view.as_deref() == Some(one.path));
     let found = found.and_then(|view| {
@@ -186,7 +205,7 @@ async fn act(api: &Api, caller: Caller, body: &[u8]) -> Page {
     }
     let reply = api.pass_on(&ask).await;
     let Some(refused) = reply.fault else {
-        return to("/");
+        return to(at);
     };
     let detail = reply.body.as_ref().and_then(|body| body.get("detail"));
     let detail = detail.and_then(Value::as_str).unwrap_or_default();
@@ -216,7 +235,7 @@ fn entrance(people: &People, status: StatusCode, why: Option<&str>) -> Page {
 fn fault(status: StatusCode, why: &str) -> Page {
     let mut html = Html::page("keyward");
     html.raw("<p class=\"fault\">").text(why);
-    html.raw("</p><p><a href=\"/\">Back</a></p>");
+    html.raw("</p><p><a href=\"./\">Back</a></p>");
     html.answer(status)
 }
 
@@ -242,11 +261,13 @@ fn told(no: No) -> (StatusCode, &'static str) {
 }
 
 /// On to a path of our own. No parameter of a request ever says where to.
-fn to(path: &'static str) -> Page {
+fn to(path: &str) -> Page {
+    let Ok(path) = HeaderValue::from_str(path) else {
+        return fault(StatusCode::BAD_REQUEST, "There is no such page.");
+    };
     let mut response = Response::new(Full::default());
     *response.status_mut() = StatusCode::SEE_OTHER;
-    let headers = response.headers_mut();
-    headers.insert(LOCATION, HeaderValue::from_static(path));
+    response.headers_mut().insert(LOCATION, path);
     guarded(response)
 }
 
@@ -335,17 +356,33 @@ impl<'a> Cookies<'a> {
         Ok(caller.map(|caller| (caller, token)))
     }
 
+    /// Where the console of this pass stands. Browsers show a cookie of http to every port of the host, and so to whatever
+    /// another process serves there; they show it only below its path. So over http that is one which nobody can guess,
+    /// and which stands in no `Referer` that leaves this origin.
+    fn home(&self, token: &str) -> String {
+        if self.secure {
+            return "/".to_owned();
+        }
+        let sum = digest_of(format!("at {token}").as_bytes());
+        format!(
+            "{BELOW}{}/",
+            BASE64URL.encode(sum.get(..16).unwrap_or_default())
+        )
+    }
+
     /// A new pass; the one that the browser had before ends.
     async fn entered(&self, token: &str, mut page: Page) -> Page {
         if let Ok(Some((caller, old))) = self.caller().await {
             self.people.sign_out(old.as_bytes(), &caller).await.ok();
         }
-        self.set(&mut page, PASS, token, "SameSite=Strict");
+        let home = self.home(token);
+        self.set(&mut page, (PASS, token), (&home, "SameSite=Strict"));
         page
     }
 
-    fn left(&self, mut page: Page) -> Page {
-        self.set(&mut page, PASS, "", "SameSite=Strict; Max-Age=0");
+    fn left(&self, token: &str, mut page: Page) -> Page {
+        let more = "SameSite=Strict; Max-Age=0";
+        self.set(&mut page, (PASS, ""), (&self.home(token), more));
         page
     }
 
@@ -361,19 +398,26 @@ impl<'a> Cookies<'a> {
                 );
             }
         };
-        self.set(&mut page, BEGUN, cookie, "SameSite=Lax; Max-Age=600");
+        let more = "SameSite=Lax; Max-Age=600";
+        self.set(&mut page, (BEGUN, cookie), (self.answers(), more));
         page
     }
 
     fn without_begun(&self, mut page: Page) -> Page {
-        self.set(&mut page, BEGUN, "", "SameSite=Lax; Max-Age=0");
+        let more = "SameSite=Lax; Max-Age=0";
+        self.set(&mut page, (BEGUN, ""), (self.answers(), more));
         page
     }
 
-    fn set(&self, page: &mut Page, name: &str, value: &str, more: &str) {
+    /// Where the provider sends the browser back to; `__Host-` wants the path of everything.
+    fn answers(&self) -> &'static str {
+        if self.secure { "/" } else { "/login/callback" }
+    }
+
+    fn set(&self, page: &mut Page, (name, value): (&str, &str), (path, more): (&str, &str)) {
         let secure = if self.secure { "; Secure" } else { "" };
         let name = self.name(name);
-        let cookie = format!("{name}={value}; Path=/; HttpOnly; {more}{secure}");
+        let cookie = format!("{name}={value}; Path={path}; HttpOnly; {more}{secure}");
         let mut cookie = HeaderValue::from_str(&cookie).expect("base64url is visible ASCII");
         cookie.set_sensitive(true);
         page.headers_mut().append(SET_COOKIE, cookie);

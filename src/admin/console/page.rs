@@ -37,20 +37,24 @@ static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
 impl Html {
     /// The beginning of a page.
     pub(super) fn page(title: &str) -> Self {
-        Self::headed(title, "")
+        Self::headed(title, None)
     }
 
     /// A page that goes on to the console by itself: a link that the provider's page began would come without the
     /// cookie, which is for this site's own links only.
-    pub(super) fn onwards(title: &str) -> Self {
-        Self::headed(title, "<meta http-equiv=\"refresh\" content=\"0;url=/\">")
+    pub(super) fn onwards(title: &str, to: &str) -> Self {
+        Self::headed(title, Some(to))
     }
 
-    fn headed(title: &str, more: &'static str) -> Self {
+    fn headed(title: &str, onwards: Option<&str>) -> Self {
         let mut html = Self::default();
-        html.raw("<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">")
-            .raw(more)
-            .raw("<title>")
+        html.raw("<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">");
+        if let Some(to) = onwards {
+            html.raw("<meta http-equiv=\"refresh\" content=\"0;url=")
+                .text(to)
+                .raw("\">");
+        }
+        html.raw("<title>")
             .text(title)
             .raw("</title><style>")
             .raw(STYLE)
@@ -125,7 +129,7 @@ impl Html {
             if !action.only.is_none_or(fits) {
                 continue;
             }
-            self.raw("<form method=\"post\" action=\"/act\">")
+            self.raw("<form method=\"post\" action=\"act\">")
                 .hidden("csrf", csrf)
                 .hidden("view", view.path)
                 .hidden("action", action.label)

@@ -8,7 +8,7 @@ use super::grant::{
     ACCESS_TOKEN, NOTHING, WIDER, after, asked, evidence, of_agent, parent, presented,
 };
 use crate::delegation::Bounds;
-use crate::identity::{AttestError, Known, TokenType, UserEvidence};
+use crate::identity::{AttestError, Known, PersonError, TokenType, UserEvidence};
 use crate::policy::{Person, UserToken, UserTokenType};
 use crate::proxy::Snapshot;
 use crate::proxy::connect::Front;
@@ -80,10 +80,15 @@ async fn person(
                 "No login here knows the subject_token.",
             ));
         }
-        Err(AttestError::Bad) => {
+        Err(PersonError::Bad) => {
             return Err(TokenError::Request("The subject_token does not hold."));
         }
-        Err(AttestError::Unavailable) => {
+        Err(PersonError::Unverified) => {
+            return Err(TokenError::Request(
+                "The subject_token does not say that its email is verified: email_verified must be true.",
+            ));
+        }
+        Err(PersonError::Unavailable) => {
             return Err(TokenError::Unavailable(
                 "It cannot be verified now who the person is. Try again later.",
             ));

@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use super::super::agent::within;
 use super::super::daemon::Place;
-use super::super::harness::{ALICE, Harness, Setup, TOKEN_A, port_of_ones_own};
+use super::super::harness::{ALICE, Harness, STORE_KEY, Setup, TOKEN_A, port_of_ones_own};
 use super::super::oauth::peer::{Oidc, call};
 use super::super::token::{ACCESS_TOKEN, EXCHANGE};
 use super::super::upstream::{Upstream, ok};
@@ -403,7 +403,8 @@ async fn the_consoles_url_and_a_pass_are_good_for_what_they_are() {
     let url = world.harness.app().console_url().unwrap();
     let mut first = Browser::default();
     let page = first.get(&url).await;
-    assert_eq!((page.status, page.get("location")), (303, "/".to_owned()));
+    assert_eq!(page.status, 303);
+    assert!(page.get("location").starts_with("/at/"), "{page:?}");
     assert_eq!(
         Browser::default().get(&url).await.status,
         403,
@@ -464,6 +465,133 @@ async fn the_consoles_url_and_a_pass_are_good_for_what_they_are() {
             .body
             .contains("operator alice")
     );
+    world.harness.finish().await;
+}
+
+/// Over http a browser shows a cookie to every port of the host, but only below the cookie's path: so that is one which
+/// whoever serves another port cannot have the browser come to.
+#[tokio::test]
+async fn the_cookie_of_a_pass_is_shown_to_no_other_port() {
+    let Some(world) = World::new().await else {
+        return;
+    };
+    let mut homes = Vec::new();
+    for _ in 0..2 {
+        let mut browser = Browser::default();
+        let page = browser
+            .get(&world.harness.app().console_url().unwrap())
+            .await;
+        let home = page.get("location");
+        let cookie = page.get("set-cookie");
+        assert!(cookie.contains(&format!("; Path={home}; ")), "{cookie}");
+        let name = home.strip_prefix("/at/").unwrap().trim_end_matches('/');
+        // 128 bits; and the pass does not follow from them.
+        assert_eq!(name.len(), 22, "{home}");
+        assert!(!cookie.split(';').next().unwrap().contains(name));
+        // What stands there is whole: the page, its buttons, and the way out.
+        let there = browser.get(&world.at(&home)).await;
+        assert!(there.body.contains("<h2>Agents</h2>"));
+        assert!(there.body.contains("action=\"act\"") && !there.body.contains("action=\"/"));
+        let csrf = world.csrf(&mut browser).await;
+        let suspend = format!("csrf={csrf}&view=agents&action=suspend&id=evil&reason=x");
+        let at = world.at(&format!("{home}act"));
+        let done = browser
+            .send("POST", &at, &[&world.origin()], &suspend)
+            .await;
+        assert_eq!((done.status, done.get("location")), (303, home.clone()));
+        let at = world.at(&format!("{home}logout"));
+        let body = format!("csrf={csrf}");
+        let left = browser.send("POST", &at, &[&world.origin()], &body).await;
+        assert!(left.get("set-cookie").contains(&format!("; Path={home}; ")));
+        homes.push(home);
+    }
+    assert_ne!(homes[0], homes[1]);
+    // The path alone opens nothing, and what it is not for is not there.
+    let page = Browser::default().get(&world.at(&homes[0])).await;
+    assert!(!page.body.contains("<h2>"), "an entrance");
+    for path in ["/at/", "/at/x", "/at/x/y", "/at//evil.example/"] {
+        let page = Browser::default().get(&world.at(path)).await;
+        assert_ne!(page.status, 200, "{path}");
+        assert!(page.get("location").is_empty(), "{path}");
+    }
+    let mut person = Browser::default();
+    let back = world.there_and_back(&mut person, "alice").await;
+    let page = person.get(&back).await;
+    let cookies = page.all("set-cookie");
+    let pass = cookies.iter().find(|cookie| cookie.starts_with("keyward="));
+    let (_, path) = pass.unwrap().split_once("; Path=").unwrap();
+    let home = path.split(';').next().unwrap();
+    assert!(
+        page.body.contains(&format!("content=\"0;url={home}\"")),
+        "{page:?}"
+    );
+    world.harness.finish().await;
+}
+
+/// What a pass was given for is over when that is: the operator's token, any operator's for the console's own URL, and the
+/// login of a person.
+#[tokio::test]
+async fn a_pass_ends_with_what_it_was_given_for() {
+    let Some(world) = World::new().await else {
+        return;
+    };
+    let by_token = async |token: &str| {
+        let mut browser = Browser::default();
+        let body = format!("token={token}");
+        let at = world.at("/login/token");
+        let entered = browser.send("POST", &at, &[&world.origin()], &body).await;
+        assert_eq!(entered.status, 303);
+        browser
+    };
+    let sees = async |browser: &mut Browser| {
+        let page = browser.get(&world.at("/")).await;
+        page.body.contains("<h2>Sessions</h2>")
+    };
+    let setup = &world.harness.setup;
+    let mut alice = by_token(ALICE).await;
+    let mut console = world.operator().await;
+    let mut person = world.person("alice").await;
+    world.harness.reload(setup).await;
+    for browser in [&mut alice, &mut console, &mut person] {
+        assert!(
+            sees(browser).await,
+            "a reload that changes nothing ends nothing"
+        );
+    }
+    // Her token is another now. It is not one that anything else here is opened by.
+    let rotated = "tokens = { alice = { env = \"STORE_KEY\" } }";
+    world
+        .harness
+        .reload(&setup.clone().admin_instead(rotated))
+        .await;
+    assert!(!sees(&mut alice).await, "the old token's");
+    assert!(
+        !sees(&mut console).await,
+        "opened while the old one was good"
+    );
+    assert!(sees(&mut person).await, "nothing of a person's changed");
+    let mut alice = by_token(STORE_KEY).await;
+    assert!(sees(&mut alice).await);
+    // An operator more is another circle of operators, and nothing of hers.
+    let mut console = world.operator().await;
+    let more = "tokens = { alice = { env = \"STORE_KEY\" }, bob = { env = \"ALICE\" } }";
+    world
+        .harness
+        .reload(&setup.clone().admin_instead(more))
+        .await;
+    assert!(sees(&mut alice).await && !sees(&mut console).await);
+    // Nor does her name help where somebody else has it.
+    let swapped = "tokens = { bob = { env = \"STORE_KEY\" }, alice = { env = \"ALICE\" } }";
+    world
+        .harness
+        .reload(&setup.clone().admin_instead(swapped))
+        .await;
+    assert!(!sees(&mut alice).await);
+    let text = setup.text(std::path::Path::new("/"));
+    let (_, routes) = text.split_once("[[route]]").unwrap();
+    let routes = format!("[[route]]{routes}");
+    world.harness.reload(&setup.clone().routes(&routes)).await;
+    assert!(!sees(&mut person).await, "their login is gone");
     world.harness.finish().await;
 }
 
@@ -625,6 +753,10 @@ async fn a_sign_in_of_a_command_line_is_its_own() {
             begun["handle"].as_str().unwrap(),
             &["origin: https://evil.example"],
         ),
+        (
+            begun["handle"].as_str().unwrap(),
+            &["sec-fetch-site: cross-site"],
+        ),
     ] {
         let (status, _) = post(
             "login/finish",
@@ -676,6 +808,17 @@ async fn a_sign_in_of_a_command_line_is_its_own() {
         assert_eq!(post("login", &[], bad.clone()).await.0, status, "{bad}");
     }
     world.harness.finish().await;
+}
+
+/// Whoever reads the log is an operator by that line, so it can be left out.
+#[tokio::test]
+async fn the_line_on_stderr_is_left_out_where_it_is_not_wanted() {
+    let place = Place::new().await;
+    let daemon = place.start_with(&["--no-console-url"]);
+    daemon.signal(rustix::process::Signal::TERM);
+    // Once it has stopped, all that it will ever say was said.
+    assert!(daemon.console.recv().is_err());
+    assert_eq!(daemon.wait().code(), Some(0));
 }
 
 /// The line that `serve` writes opens the console, and who came in by it still is after a restart.

@@ -21,6 +21,8 @@ struct Liar {
     upstream: Upstream,
     metadata: Arc<Mutex<Value>>,
     answer: Arc<Mutex<(u16, Value)>>,
+    /// Further lines of the login.
+    lines: &'static str,
 }
 
 impl Liar {
@@ -58,13 +60,14 @@ impl Liar {
             upstream,
             metadata,
             answer,
+            lines: "",
         }
     }
 
     async fn provider(&self) -> Provider {
         let text = format!(
-            "[login.corp.oidc]\nissuer = \"{}\"\nclient-id = \"keyward\"\n",
-            self.url
+            "[login.corp.oidc]\nissuer = \"{}\"\nclient-id = \"keyward\"\n{}",
+            self.url, self.lines
         );
         let folder = std::path::Path::new("/");
         let loaded = config::parse(&text, "test.toml", folder, &**Presets::shipped());
@@ -184,6 +187,37 @@ async fn an_id_token_that_is_not_of_this_sign_in_signs_nobody_in() {
         assert!(
             matches!(failed, Fault::Refused(why) if !why.contains("canary")),
             "{answer}"
+        );
+    }
+}
+
+/// OpenID Connect Core 1.0 §5.7: who may write any address into an account is known by none of them.
+#[tokio::test]
+async fn an_email_names_a_person_only_where_the_provider_verified_it() {
+    let mut liar = Liar::start().await;
+    liar.lines = "user-claim = \"email\"\n";
+    let with = async |verified: Option<Value>| {
+        let signed_in = liar.sign_in(|liar, mut claims| {
+            claims["email"] = json!("alice@example.com");
+            if let Some(verified) = verified {
+                claims["email_verified"] = verified;
+            }
+            token(&liar.sign(&claims))
+        });
+        signed_in.await
+    };
+    let good = with(Some(json!(true))).await.unwrap();
+    assert_eq!(&*good.user.name, "alice@example.com");
+    for verified in [
+        None,
+        Some(json!(false)),
+        Some(json!("true")),
+        Some(json!(1)),
+    ] {
+        let failed = with(verified.clone()).await;
+        assert!(
+            matches!(failed, Err(Fault::Refused(why)) if why.contains("email_verified")),
+            "{verified:?}: {failed:?}"
         );
     }
 }

@@ -3,4 +3,6 @@
 pub mod browser;
 mod command;
 mod console;
+mod gateway;
 mod liar;
+mod rotation;

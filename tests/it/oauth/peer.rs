@@ -86,10 +86,17 @@ impl Oidc {
         self.introspect(token).await["active"] == true
     }
 
-    /// The exchanges that it was asked for, and what went wrong.
+    /// The exchanges that it was asked for, what went wrong, and how often its keys and metadata were fetched.
     pub async fn seen(&self) -> Value {
         let (_, body) = call(&self.issuer, "GET /seen", &[], "").await;
         serde_json::from_slice(&body).unwrap()
+    }
+
+    /// Signs with the key of this number from now on, and publishes these.
+    pub async fn keys(&self, sign: usize, publish: &[usize]) {
+        let publish: Vec<String> = publish.iter().map(ToString::to_string).collect();
+        let path = format!("GET /keys?sign={sign}&publish={}", publish.join(","));
+        assert_eq!(call(&self.issuer, &path, &[], "").await.0, 200);
     }
 
     /// The first refresh token of another family of this client.

@@ -47,7 +47,11 @@ impl Provider {
     }
 
     pub fn within(trust: &str, folder: tempfile::TempDir) -> Self {
-        let wall = jiff::Timestamp::from_second(NOW).unwrap();
+        Self::at(trust, folder, jiff::Timestamp::from_second(NOW).unwrap())
+    }
+
+    /// With a clock that stands still at another time.
+    pub fn at(trust: &str, folder: tempfile::TempDir, wall: jiff::Timestamp) -> Self {
         let clock = Arc::new(ManualClock::new(wall));
         let text = format!("[agent.a]\n[agent.b]\n[trust.t]\n{trust}");
         let loaded = config::parse(&text, "t.toml", folder.path(), &**Presets::shipped());
@@ -114,7 +118,7 @@ pub fn presented(token: &str) -> Presented {
 }
 
 /// Trusts the tests' CA.
-fn connector(folder: &std::path::Path) -> Connector {
+pub fn connector(folder: &std::path::Path) -> Connector {
     let pem = folder.join("ca-of-issuers.pem");
     std::fs::write(&pem, &CA.pem).unwrap();
     let trust = TrustSettings {

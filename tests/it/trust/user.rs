@@ -26,6 +26,11 @@ fn form(body: &[u8]) -> Vec<(String, String)> {
 impl World {
     /// One issuer for people and for agents, a service that exchanges people's tokens, and one that takes the outcome.
     async fn new() -> Self {
+        Self::with("").await
+    }
+
+    /// With these further lines of the login.
+    async fn with(lines: &str) -> Self {
         let pair = Pair::p256();
         let issuer = Issuer::start(vec![pair.jwk("k1")]).await;
         let exchanger = Upstream::plain(|seen| {
@@ -39,7 +44,7 @@ impl World {
         .await;
         let upstream = Upstream::service(&["http/1.1"], |_| Box::pin(async { ok("fine") })).await;
         let text = format!(
-            "[login.corp.oidc]\nissuer = \"{url}\"\nclient-id = \"keyward\"\n\
+            "[login.corp.oidc]\nissuer = \"{url}\"\nclient-id = \"keyward\"\n{lines}\
              [trust.t]\nagent = {{ map = {{ \"robot:*\" = \"a\" }} }}\n\
              [trust.t.jwt]\nissuer = \"{url}\"\naudience = [\"keyward\"]\n\
              [credential.crm.token-exchange]\ntoken-url = \"http://{exchanger}/token\"\nclient-id = \"tx\"\n\
@@ -151,6 +156,39 @@ async fn two_people_of_one_agent_have_two_leases() {
     world.harness.finish().await;
 }
 
+/// OpenID Connect Core 1.0 §5.7: an address that nobody verified is whoever's wrote it.
+#[tokio::test]
+async fn an_email_that_is_not_verified_names_nobody() {
+    let world = World::with("user-claim = \"email\"\n").await;
+    let own = world.harness.session(("a", TOKEN_A), &[]).await;
+    let own = own.token().to_owned();
+    let access = json!({"alg": "ES256", "kid": "k1", "typ": "at+jwt"});
+    for verified in [
+        None,
+        Some(json!(false)),
+        Some(json!("true")),
+        Some(json!(true)),
+    ] {
+        let mut claims = world.claims("alice");
+        claims["email"] = json!("alice@example.com");
+        if let Some(verified) = &verified {
+            claims["email_verified"] = verified.clone();
+        }
+        let access = world.pair.token(&access, &claims);
+        for (token, kind) in [(world.sign(&claims), ID_TOKEN), (access, ACCESS_TOKEN)] {
+            let bound = world.bind((&token, kind), (&own, ACCESS_TOKEN)).await;
+            if verified == Some(json!(true)) {
+                assert_eq!(part(bound.token(), 1)["user"], "alice@example.com");
+            } else {
+                assert_eq!(bound.error(), (400, "invalid_request"), "{verified:?}");
+                let why = bound.text("error_description");
+                assert!(why.contains("email_verified"), "{why}");
+            }
+        }
+    }
+    world.harness.finish().await;
+}
+
 /// What is no token of a person for us makes no session for one.
 #[tokio::test]
 async fn what_is_no_persons_token_is_refused() {
@@ -188,6 +226,11 @@ async fn what_is_no_persons_token_is_refused() {
         (
             "another party",
             world.sign(&with("azp", json!("other"))),
+            ID_TOKEN,
+        ),
+        (
+            "several audiences, and no party",
+            world.sign(&with("aud", json!(["keyward", "other"]))),
             ID_TOKEN,
         ),
         (

@@ -1,11 +1,11 @@
 // The certified OpenID provider as an OAuth issuer on loopback: every way in which a client can show who it is, opaque
 // tokens that are introspected and revoked, resource indicators, DPoP with nonces, a token exchange, and people who sign
 // in: whoever `login_hint` names sits at the browser and consents, and `/device-approved?user_code=…&who=…` is somebody
-// at another device.
+// at another device. From `/keys?sign=2&publish=1,2` on it signs with the second key, and publishes these.
 //
 // One JSON object on stdin says who is known: {"clients":[…],"tls":{"cert","key","ca"},"modules":"…/node_modules"}.
 // A client's "key" is its public key in PEM, its "certificate" one in PEM. One line on stdout says where it listens.
-import { createPublicKey, X509Certificate } from 'node:crypto';
+import { createPublicKey, generateKeyPairSync, X509Certificate } from 'node:crypto';
 import { createRequire } from 'node:module';
 import http from 'node:http';
 import https from 'node:https';
@@ -45,8 +45,24 @@ const server = http.createServer();
 await new Promise((done) => server.listen(0, '127.0.0.1', done));
 const issuer = `http://127.0.0.1:${server.address().port}`;
 
+// The library signs with the first key of a set that fits.
+const pairs = {};
+function keys(numbers) {
+  const key = (number) => {
+    pairs[number] ??= generateKeyPairSync('rsa', { modulusLength: 2048 }).privateKey.export({ format: 'jwk' });
+    return { ...pairs[number], kid: `key-${number}`, use: 'sig', alg: 'RS256' };
+  };
+  return { keys: numbers.map(key) };
+}
+
+// What its constructor calls with `jwks`: it knows no other way of rotating them without a restart.
+const library = new URL('.', pathToFileURL(require.resolve('oidc-provider')));
+const { default: take } = await import(new URL('helpers/initialize_keystore.js', library));
+const fetched = { jwks: 0, metadata: 0 };
+
 const provider = new Provider(issuer, {
   clients: setup.clients.map(client),
+  jwks: keys(['1']),
   clientAuthMethods: [
     'client_secret_basic',
     'client_secret_post',
@@ -99,11 +115,12 @@ const provider = new Provider(issuer, {
       enabled: true,
       defaultResource: () => undefined,
       useGrantedResource: () => true,
-      getResourceServerInfo: (ctx, resource) => ({
+      // Below this name are services that read the tokens themselves.
+      getResourceServerInfo: (ctx, resource, { clientId }) => ({
         scope: 'contacts.read contacts.write',
         audience: resource,
-        accessTokenTTL: 600,
-        accessTokenFormat: 'opaque',
+        accessTokenTTL: resource.startsWith('https://jwt.') ? lives[clientId] : 600,
+        accessTokenFormat: resource.startsWith('https://jwt.') ? 'jwt' : 'opaque',
       }),
     },
   },
@@ -210,9 +227,16 @@ const handle = (request, response) => {
     );
     return;
   }
+  if (request.url === '/jwks') fetched.jwks += 1;
+  if (request.url === '/.well-known/openid-configuration') fetched.metadata += 1;
   if (request.url === '/seen') {
     response.setHeader('content-type', 'application/json');
-    response.end(JSON.stringify({ exchanged, failures }));
+    response.end(JSON.stringify({ exchanged, failures, fetched }));
+  } else if (url.pathname === '/keys') {
+    const sign = url.searchParams.get('sign');
+    const others = url.searchParams.get('publish').split(',').filter((number) => number !== sign);
+    take.call(provider, keys([sign, ...others]));
+    response.end('done');
   } else if (url.pathname.startsWith('/interaction/')) {
     interact(request, response).catch(failed(response));
   } else if (url.pathname === '/device-approved') {
