@@ -247,7 +247,7 @@ impl Refusal {
                 "A person has to approve this request, and nobody can be asked now. Try again later, or tell the operator."
             }
             Self::Throttled => {
-                "Too many of this agent's requests wait for a person. Try again when some are decided."
+                "Too many requests, of this agent or of all, wait for a person. Try again when some are decided."
             }
             _ => "",
         }
