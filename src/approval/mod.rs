@@ -9,6 +9,7 @@
 //! a yes are good until `expires`, by the wall clock everywhere and by the monotonic one where it was asked, the earlier.
 
 mod entry;
+mod field;
 mod metrics;
 mod refused;
 mod settings;
@@ -26,6 +27,7 @@ use tokio::sync::broadcast;
 use tokio_util::task::TaskTracker;
 
 pub use entry::{Ask, BadStatus, Decision, Entry, Status, Subject, Ticket};
+pub use field::Field;
 pub use metrics::Metrics;
 pub use refused::{NotAsked, NotCounted, NotGranted};
 pub use settings::{Approver, By, Console, Mode, Settings};

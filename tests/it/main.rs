@@ -34,6 +34,7 @@ mod upstream;
 
 mod admin;
 mod approval;
+mod approval_attacks;
 mod approval_request;
 mod attacks;
 mod aws;
