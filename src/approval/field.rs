@@ -65,7 +65,7 @@ fn is_private(name: &str, value: &[u8]) -> bool {
         let start = value.trim_ascii_start().get(..scheme.len());
         start.is_some_and(|start| start.eq_ignore_ascii_case(scheme.as_bytes()))
     };
-    PRIVATE.iter().any(|part| named(&part)) || SCHEMES.iter().any(|scheme| begins(&scheme))
+    PRIVATE.iter().any(named) || SCHEMES.iter().any(begins)
 }
 
 /// The first bytes as visible ASCII: what is none is `\xNN`, and a backslash is two, so that no two values look the same.
