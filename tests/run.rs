@@ -754,6 +754,82 @@ fn the_command_hands_its_session_on() {
     }
 }
 
+/// A sub-agent as a program of its own, with the token that `session delegate` printed: it may do what it was given, and
+/// nothing that its parent may do beside that; its end is not its parent's.
+#[test]
+fn a_sub_agent_works_with_the_token_that_it_was_given() {
+    let home = home();
+    let server = server(home.path());
+    let text = format!(
+        r#"
+[upstream]
+trust = ["ca.pem"]
+connect-to = {{ "api.test:443" = "127.0.0.1:{}" }}
+[agent.builder]
+[agent.searcher]
+[credential.api.static]
+value = {{ env = "API_KEY" }}
+[[route]]
+name = "read"
+hosts = ["api.test"]
+methods = ["GET"]
+credential = "api"
+inject = "bearer"
+[[route]]
+name = "write"
+hosts = ["api.test"]
+methods = ["POST"]
+credential = "api"
+inject = "bearer"
+"#,
+        server.1
+    );
+    fs::write(home.path().join("keyward.toml"), text).unwrap();
+    let script = r#"
+        hand() { "$PROGRAM" session delegate "$@"; echo "exit=$?" >&2; }
+        # The sub-agent has its own token, and of its parent's surroundings the address and the CA alone.
+        as() { env -i PATH="$PATH" SSL_CERT_FILE="$SSL_CERT_FILE" KEYWARD_URL="$KEYWARD_URL" KEYWARD_TOKEN="$1" \
+            HTTPS_PROXY="http://any:$1@${KEYWARD_URL#http://}" sh -c "$2"; }
+        get='curl -sS -m 20 --cacert "$SSL_CERT_FILE" https://api.test/x; echo'
+        post='curl -sS -m 20 --cacert "$SSL_CERT_FILE" -o /dev/null -D - -d x https://api.test/x | grep -i keyward-refusal'
+        hop='curl -s -m 20 -o /dev/null -w "%{http_connect}" --cacert "$SSL_CERT_FILE" https://api.test/x'
+        sub=$(hand --agent searcher --scope route:read --ttl 60s)
+        echo "child reads: $(as "$sub" "$get")"
+        echo "child writes: $(as "$sub" "$post")"
+        echo "wider: $(as "$sub" "\"$PROGRAM\" session delegate --agent builder --scope route:write 2>&1; echo exit=\$?")"
+        low=$(as "$sub" "\"$PROGRAM\" session delegate --agent builder")
+        echo "below reads: $(as "$low" "$get")"
+        echo "too deep: $(as "$low" "\"$PROGRAM\" session delegate --agent searcher 2>&1; echo exit=\$?")"
+        curl -sS -o /dev/null "$KEYWARD_URL/revoke" --data-urlencode "token=$sub"
+        echo "child over: $(as "$sub" "$hop") below over: $(as "$low" "$hop")"
+        echo "parent: $(as "$KEYWARD_TOKEN" "$get")"
+    "#;
+    let script = script.replace("\"$PROGRAM\"", env!("CARGO_BIN_EXE_keyward"));
+    let script = script.replace("\\\"$PROGRAM\\\"", env!("CARGO_BIN_EXE_keyward"));
+    for isolate in [&[][..], &["--isolate"]] {
+        let options = [&["-c", "keyward.toml", "--agent", "builder"][..], isolate].concat();
+        let output = keyward(home.path(), &options, &["bash", "-c", &script])
+            .env("API_KEY", CANARY)
+            .output()
+            .unwrap();
+        let text = out(&output);
+        let said = err(&output);
+        for expected in [
+            "child reads: right Bearer ****",
+            "child writes: keyward-refusal: denied",
+            "wider: keyward: 400 invalid_scope",
+            "below reads: right Bearer ****",
+            "too deep: keyward: 400 invalid_request",
+            "child over: 407 below over: 407",
+            "parent: right Bearer ****",
+        ] {
+            assert!(text.contains(expected), "{expected}\n{text}\n{said}");
+        }
+        assert_eq!(text.matches("exit=1").count(), 2, "{text}");
+        assert!(!text.contains(CANARY) && !said.contains(CANARY));
+    }
+}
+
 /// A file that lends its network alone: the rest is as without one.
 fn write_network(folder: &Path, port: u16) {
     let text = format!(

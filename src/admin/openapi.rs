@@ -281,6 +281,7 @@ const OBJECTS: &[(&str, &[(&str, &str)])] = &[
             ("method", "text or null"),
             ("url", "text or null"),
             ("scopes", "texts or null"),
+            ("headers", "objects"),
             ("body-sha256", "text or null"),
             ("sub-agent", "text or null"),
             ("life", "number or null"),

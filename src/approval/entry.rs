@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::field::Field;
 use crate::agent::{AgentId, Name, User};
 use crate::policy::Digest;
 
@@ -37,6 +38,9 @@ pub struct Subject {
     pub url: Option<String>,
     /// The scopes of the credential, or of the sub-agent's session, parted by spaces; `None`: no bound but the routes.
     pub scopes: Option<String>,
+    /// A request's fields, as far as they are part of what is approved.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<Field>,
     /// The SHA-256 of a request's body, in hex.
     pub body_sha256: Option<String>,
     /// The sub-agent to whom a session would be handed on.
@@ -180,6 +184,7 @@ impl Entry {
         let subject = &self.subject;
         let chain: Vec<&str> = self.chain.iter().map(Name::as_str).collect();
         let scopes = subject.scopes.as_ref();
+        let headers: Vec<Value> = subject.headers.iter().map(Field::shown).collect();
         let decisions = self.decisions.iter().map(|decision| {
             json!({
                 "approver": *decision.approver,
@@ -199,6 +204,7 @@ impl Entry {
             "method": subject.method,
             "url": subject.url,
             "scopes": scopes.map(|scopes| scopes.split(' ').collect::<Vec<_>>()),
+            "headers": headers,
             "body-sha256": subject.body_sha256,
             "sub-agent": subject.sub_agent,
             "life": subject.life,

@@ -9,7 +9,9 @@
 //! a yes are good until `expires`, by the wall clock everywhere and by the monotonic one where it was asked, the earlier.
 
 mod entry;
+mod field;
 mod metrics;
+mod refused;
 mod settings;
 mod store;
 mod webhook;
@@ -25,9 +27,11 @@ use tokio::sync::broadcast;
 use tokio_util::task::TaskTracker;
 
 pub use entry::{Ask, BadStatus, Decision, Entry, Status, Subject, Ticket};
+pub use field::Field;
 pub use metrics::Metrics;
+pub use refused::{NotAsked, NotCounted, NotGranted};
 pub use settings::{Approver, By, Console, Mode, Settings};
-pub use store::{ApprovalStore, Kept, Unknown};
+pub use store::{ApprovalStore, Kept, Room, Unknown};
 pub use webhook::{Hook, Key};
 
 use crate::agent::Name;
@@ -67,66 +71,18 @@ pub enum Reach {
     Nobody,
 }
 
-/// Why nothing is asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum NotAsked {
-    /// The agent has as many open questions as it may have.
-    #[error("the agent has too many open questions")]
-    Throttled,
-    /// No admin side could decide it.
-    #[error("nobody can be asked here")]
-    Nobody,
-    /// The store does not answer, or there is no such approval.
-    #[error("nobody can be asked now")]
-    Unavailable,
-}
-
-/// Why there is no grant, and will be none for this ticket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum NotGranted {
-    /// Somebody said no.
-    #[error("it was denied")]
-    Denied,
-    /// It is unknown, used, or past its time.
-    #[error("there is no such approval any more")]
-    Over,
-    /// It was given for something else.
-    #[error("it was given for something else")]
-    Mismatch,
-    /// The store does not answer.
-    #[error("it cannot be known now")]
-    Unavailable,
-}
-
-/// Why somebody's word does not count.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum NotCounted {
-    /// There is no such approval.
-    #[error("there is no approval of this id")]
-    Unknown,
-    /// Not one of its approvers.
-    #[error("only its approvers decide")]
-    NotAnApprover,
-    /// The person for whom it is asked.
-    #[error("nobody approves their own request")]
-    Own,
-    /// It is decided, or this person has spoken.
-    #[error("it is decided, or you have decided already")]
-    Decided,
-    /// The store does not answer.
-    #[error("the store does not answer")]
-    Unavailable,
-}
-
 /// How often a question that waits is looked at, where others may decide it.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How long a question waits to be written down after others.
+const TURN: Duration = Duration::from_secs(10);
 /// How long what is settled can be looked up.
 const KEPT_FOR: i64 = 24 * 3_600_000;
 /// How often old entries are forgotten, in milliseconds.
 const FORGET_EVERY: i64 = 600_000;
+/// The most open questions of one agent to whomever, and of all agents together.
+const MOST_OPEN: (u32, u32) = (1000, 10_000);
+/// Of those that ended without an answer, the most that can still be looked up: of one agent, and of all together.
+const MOST_OVER: (u32, u32) = (100, 2000);
 
 /// What approvals stand on.
 #[derive(Debug)]
@@ -198,7 +154,9 @@ impl Approvals {
             return Err(NotAsked::Nobody);
         }
         let agent = ask.chain.last().ok_or(NotAsked::Unavailable)?;
-        let _one = self.asking.lock().await;
+        // A store that does not answer holds up those in front by its own patience, and nobody behind them by the sum.
+        let turn = tokio::time::timeout(TURN, self.asking.lock()).await;
+        let _one = turn.map_err(|_| NotAsked::Unavailable)?;
         self.lapse().await.map_err(|_| NotAsked::Unavailable)?;
         let now = self.clock.now();
         let expires = now.wall.checked_add(settings.expires);
@@ -220,9 +178,14 @@ impl Approvals {
             asks: 1,
             decisions: Vec::new(),
         };
+        let room = Room {
+            of_name: settings.max_pending,
+            of_agent: MOST_OPEN.0,
+            in_all: MOST_OPEN.1,
+        };
         let kept = self
             .store
-            .ask(&fresh, settings.max_pending, ask.held)
+            .ask(&fresh, &room, ask.held)
             .await
             .map_err(|_| NotAsked::Unavailable)?;
         let entry = match kept {
@@ -237,6 +200,9 @@ impl Approvals {
             self.note(&entry, "asked", None);
             self.metrics.count(entry.name.as_str(), "asked");
             self.webhooks.tell(&entry, &now);
+            // What could not be trimmed now is with the next question.
+            let (of_agent, in_all) = MOST_OVER;
+            self.store.trim(agent, of_agent, in_all).await.ok();
             self.recount().await;
         }
         Ok(entry)
@@ -447,18 +413,14 @@ impl Approvals {
         };
         let mut over = self.store.lapse(now.unix_ms()).await?;
         for id in due {
-            if self.store.expire(&id).await? {
-                over.push(Arc::clone(&id));
-            }
+            over.extend(self.store.expire(&id).await?);
             self.deadlines.lock().remove(&id);
         }
-        for id in over {
-            self.deadlines.lock().remove(&id);
-            if let Some(entry) = self.store.find(&id).await? {
-                self.note(&entry, "expired", None);
-                self.metrics.count(entry.name.as_str(), "expired");
-            }
-            self.news.send(id).ok();
+        for entry in over {
+            self.deadlines.lock().remove(&entry.id);
+            self.note(&entry, "expired", None);
+            self.metrics.count(entry.name.as_str(), "expired");
+            self.news.send(entry.id).ok();
         }
         Ok(())
     }

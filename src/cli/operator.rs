@@ -1,6 +1,7 @@
 //! How an operator's subcommands reach a running keyward: by its socket, or by its admin listener and a token.
 
 use std::ffi::{OsStr, OsString};
+use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -155,8 +156,24 @@ pub fn shown(value: &Value) -> String {
         Value::String(text) => text.escape_debug().to_string(),
         Value::Array(items) if items.is_empty() => "-".to_owned(),
         Value::Array(items) => items.iter().map(shown).collect::<Vec<_>>().join(" "),
-        other => other.to_string(),
+        other => visible_json(other),
     }
+}
+
+/// JSON of which a terminal shows every character and obeys none: those that are not visible are escaped (RFC 8259 §7).
+pub fn visible_json(value: &Value) -> String {
+    let mut text = String::new();
+    for c in value.to_string().chars() {
+        if c.is_ascii_graphic() || c == ' ' || c.escape_debug().len() == 1 {
+            text.push(c);
+        } else {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                // A text takes what is written.
+                write!(text, "\\u{unit:04x}").unwrap_or_default();
+            }
+        }
+    }
+    text
 }
 
 /// Prints the items of a list: as JSON, or as a table of these members.
@@ -169,7 +186,7 @@ pub fn print_list(
     let none = Value::Array(Vec::new());
     let items = answer.get("items").unwrap_or(&none);
     if json {
-        return writeln!(out, "{items}");
+        return writeln!(out, "{}", visible_json(items));
     }
     let mut rows: Vec<Vec<String>> = vec![members.iter().map(ToString::to_string).collect()];
     for item in items.as_array().into_iter().flatten() {

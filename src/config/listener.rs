@@ -25,7 +25,7 @@ pub(super) static LISTENER: Section = Section {
             "unmatched",
             Kind::Choice(&["refuse", "tunnel"]),
             Need::Default("\"refuse\""),
-            "What happens to hosts that no route names. A host with a credential is never tunnelled.",
+            "What happens to hosts that no route names. A host that any route names, for whatever agent and port, is never tunnelled.",
         ),
         key(
             "identify",

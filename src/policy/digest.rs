@@ -98,18 +98,7 @@ impl Digest {
         sum.part(target.scheme.as_str());
         sum.part(target.authority());
         sum.part(head.path_and_query().as_str());
-        // Where the credential is the Authorization, what the agent wrote there never leaves.
-        let injected = permit.credential().is_some()
-            && permit.route().placements.iter().any(replaces_authorization);
-        let counts = |name: &str| {
-            VOLATILE.binary_search(&name).is_err() && !(injected && name == "authorization")
-        };
-        let mut fields: Vec<(&str, &[u8])> = (head.headers().iter())
-            .map(|(name, value)| (name.as_str(), value.as_bytes()))
-            .filter(|(name, _)| counts(name))
-            .collect();
-        // Stable: several values of one field keep their order.
-        fields.sort_by_key(|(name, _)| *name);
+        let fields = covered(permit);
         sum.count(fields.len());
         for (name, value) in fields {
             sum.part(name);
@@ -160,6 +149,11 @@ impl Pending {
         Digest::of_request(&who, &self.permit, body)
     }
 
+    /// The fields that are part of what is approved, by name; several values of one field in their order.
+    pub fn fields(&self) -> Vec<(&str, &[u8])> {
+        covered(&self.permit)
+    }
+
     /// The permit, for a grant of exactly this request.
     ///
     /// # Errors
@@ -171,6 +165,26 @@ impl Pending {
             Err(Mismatch)
         }
     }
+}
+
+/// The fields that are part of what is approved.
+fn covered(permit: &Permit) -> Vec<(&str, &[u8])> {
+    // Where the credential is the Authorization, what the agent wrote there never leaves.
+    let injected = permit.credential().is_some()
+        && permit.route().placements.iter().any(replaces_authorization);
+    // The target is a part of its own, and the Host names it, where there is one (HTTP/2 has none).
+    let counts = |name: &str| {
+        VOLATILE.binary_search(&name).is_err()
+            && name != "host"
+            && !(injected && name == "authorization")
+    };
+    let mut fields: Vec<(&str, &[u8])> = (permit.head().headers().iter())
+        .map(|(name, value)| (name.as_str(), value.as_bytes()))
+        .filter(|(name, _)| counts(name))
+        .collect();
+    // Stable: several values of one field keep their order.
+    fields.sort_by_key(|(name, _)| *name);
+    fields
 }
 
 /// A sum in the making.

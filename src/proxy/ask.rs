@@ -13,7 +13,7 @@ use super::exchange::read_whole;
 use super::record::Entry;
 use super::refusal::Refusal;
 use super::tunnel::Tunnel;
-use crate::approval::{self, Ask, Mode, NotAsked, NotGranted, Status, Subject};
+use crate::approval::{self, Ask, Field, Mode, NotAsked, NotGranted, Status, Subject};
 use crate::head::Head;
 use crate::policy::{Digest, Grant, Pending, Permit};
 
@@ -82,6 +82,9 @@ impl Asking {
         pending: Pending,
         record: &mut Entry,
     ) -> Result<Answer, Refusal> {
+        if self.grant.is_none() {
+            record.has_to_ask();
+        }
         let body = self.read(record).await?;
         if let Some(grant) = &self.grant {
             // Used up for this request before a reload came in between.
@@ -148,6 +151,9 @@ impl Asking {
                 head.path_and_query()
             )),
             scopes: scopes.map(|scopes| scopes.join(" ")),
+            headers: (pending.fields().into_iter())
+                .map(|(name, value)| Field::of(name, value))
+                .collect(),
             body_sha256: Some(body.to_string()),
             ..Subject::default()
         };
@@ -247,7 +253,7 @@ impl Refusal {
                 "A person has to approve this request, and nobody can be asked now. Try again later, or tell the operator."
             }
             Self::Throttled => {
-                "Too many of this agent's requests wait for a person. Try again when some are decided."
+                "Too many requests, of this agent or of all, wait for a person. Try again when some are decided."
             }
             _ => "",
         }

@@ -395,7 +395,7 @@ async fn grant(
 /// never a public one: a route must name it.
 pub(super) fn lets_through(front: &Front, snapshot: &Snapshot, target: &Target) -> bool {
     front.listener.unmatched == Unmatched::Tunnel
-        && !snapshot.table.is_credentialed(target)
+        && !snapshot.table.speaks_of(target)
         && !target.host.is_single_label()
 }
 

@@ -148,6 +148,26 @@ impl Shared {
         Ok(found.and_then(|kept| self.restore(kept)))
     }
 
+    /// Whether a session that was just begun and kept has lost one of those that it was handed on from: here, or by what
+    /// the store knows of other replicas' orders and this process has not heard yet.
+    pub(super) async fn is_orphan(&self, session: &Session) -> bool {
+        let Some(parent) = session.parent() else {
+            return false;
+        };
+        let Some(parent) = self.sessions.by_id(parent) else {
+            return true;
+        };
+        let mut above = Some(parent);
+        while let Some(one) = above {
+            // What ends with this process is in no store: nobody else can end it, and its tree ends here.
+            if !self.keeper.lasts() || !one.idles() || one.is_implicit() {
+                return false;
+            }
+            above = one.parent().and_then(|id| self.sessions.by_id(id));
+        }
+        !matches!(self.keeper.store.find(session.id()).await, Ok(Some(_)))
+    }
+
     /// Takes a session up that began elsewhere; `None` where its time is past.
     pub(super) fn restore(&self, kept: Kept) -> Option<Arc<Session>> {
         let now = self.clock.now();
@@ -212,7 +232,12 @@ impl Shared {
             store.end(id, reason).await
         };
         match kept.await {
-            Ok(lived) => Ok(lived || !ended.is_empty()),
+            Ok(lived) => {
+                // Whoever was shown its token meanwhile found it in the store, and took it up again.
+                let again = self.sessions.end(id, reason);
+                self.note_ends(&again, by);
+                Ok(lived || !ended.is_empty())
+            }
             Err(unknown) => {
                 self.keep_trying(id.to_owned(), reason);
                 Err(unknown)

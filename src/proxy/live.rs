@@ -80,8 +80,7 @@ impl Live {
                 } => {
                     let chain = session.chain();
                     let kept = (snapshot.registry.admit_all(chain)).is_ok_and(|now| now.is_all())
-                        && !snapshot.table.is_credentialed(target)
-                        && snapshot.table.candidates_of(target, chain).is_empty();
+                        && !snapshot.table.speaks_of(target);
                     if !kept {
                         token.cancel();
                         cut += 1;

@@ -140,10 +140,14 @@ impl Entry {
         self.credential
     }
 
+    /// A person has to be asked: whoever goes away before there is an answer was not allowed anything.
+    pub(super) fn has_to_ask(&mut self) {
+        self.asks = true;
+    }
+
     /// A person is asked, by this approval.
     pub(super) fn asks(&mut self, approval: &Arc<str>) {
         self.approval = Some(Arc::clone(approval));
-        self.asks = true;
     }
 
     /// The person said yes, and the yes was used.

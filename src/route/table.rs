@@ -74,19 +74,17 @@ impl Table {
         )
     }
 
-    /// Whether some route, for whatever agent, gives this host a credential, at this port or another: then it is never tunnelled.
+    /// Whether some route, for whatever agent, gives this host a credential, at this port or another: then nothing goes
+    /// there in the clear.
     pub fn is_credentialed(&self, target: &Target) -> bool {
-        let same_host = |route: &&Arc<Route>| {
-            route.hosts.iter().any(|pattern| {
-                let mut at_pattern = target.clone();
-                at_pattern.port = pattern.port;
-                pattern.matches(&at_pattern)
-            })
-        };
-        self.routes
-            .iter()
-            .filter(|route| route.credential.is_some())
-            .any(|route| same_host(&route))
+        let mut routes = self.routes.iter();
+        routes.any(|route| route.credential.is_some() && is_of(route, target))
+    }
+
+    /// Whether some route, for whatever agent, speaks of this host, at this port or another: then it is never tunnelled.
+    /// What a route asks for (an approval, hours, certain agents, methods or peers) cannot be held in a tunnel.
+    pub fn speaks_of(&self, target: &Target) -> bool {
+        self.routes.iter().any(|route| is_of(route, target))
     }
 
     /// The routes that name this target, in file order: the merge of two ascending lists.
@@ -110,6 +108,15 @@ impl Table {
             .into_iter()
             .filter_map(|place| self.routes.get(place))
     }
+}
+
+/// Whether a route names this host, at whatever port.
+fn is_of(route: &Route, target: &Target) -> bool {
+    route.hosts.iter().any(|pattern| {
+        let mut at_pattern = target.clone();
+        at_pattern.port = pattern.port;
+        pattern.matches(&at_pattern)
+    })
 }
 
 impl Candidates {

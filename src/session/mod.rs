@@ -29,7 +29,8 @@ pub use token::{AUDIENCE, Claims, TokenFault, mint, name_agent, read};
 use crate::agent::AgentId;
 use crate::clock::Now;
 
-/// The most live sessions of one agent.
+/// The most live sessions of one agent, those included that were handed on from its own: whoever hands on fills no
+/// other agent's.
 const MOST_OF_AN_AGENT: usize = 20_000;
 
 /// SHA-256 of a token or another evidence.
@@ -132,7 +133,7 @@ impl Sessions {
     /// [`TooMany`].
     pub fn start(&self, opening: Opening, now: &Now) -> Result<Arc<Session>, TooMany> {
         let mut live = self.live.lock();
-        let agent = opening.chain.last().expect("an agent acts");
+        let agent = opening.chain.first().expect("an agent acts");
         if live.of_agent.get(agent).copied().unwrap_or_default() >= MOST_OF_AN_AGENT {
             return Err(TooMany);
         }
@@ -160,7 +161,7 @@ impl Sessions {
     fn enter(&self, live: &mut Live, session: &Arc<Session>, now: &Now) {
         live.by_id
             .insert(Arc::clone(session.id()), Arc::clone(session));
-        *live.of_agent.entry(session.agent().clone()).or_default() += 1;
+        *live.of_agent.entry(first(session).clone()).or_default() += 1;
         let due = self.due_at(session, now);
         self.next.fetch_min(due, Ordering::Relaxed);
     }
@@ -322,10 +323,10 @@ impl Sessions {
             let Some(session) = live.by_id.remove(id) else {
                 continue;
             };
-            if let Some(count) = live.of_agent.get_mut(session.agent()) {
+            if let Some(count) = live.of_agent.get_mut(first(&session)) {
                 *count = count.saturating_sub(1);
                 if *count == 0 {
-                    live.of_agent.remove(session.agent());
+                    live.of_agent.remove(first(&session));
                 }
             }
             ended.push((session, *reason));
@@ -349,6 +350,11 @@ impl Sessions {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+/// The agent that all else of a chain was handed on from.
+fn first(session: &Session) -> &AgentId {
+    session.chain().first().unwrap_or_else(|| session.agent())
 }
 
 fn millis(time: Duration) -> i64 {

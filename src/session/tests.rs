@@ -215,3 +215,20 @@ fn digest_of(token: &[u8]) -> Digest {
     out.copy_from_slice(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, token).as_ref());
     out
 }
+
+/// Whoever hands on fills its own room, and nobody else's.
+#[test]
+fn what_an_agent_hands_on_counts_as_its_own() {
+    let clock = clock();
+    let sessions = Sessions::new(Settings::default());
+    let start = |chain: &[&str]| sessions.start(opening(chain), &clock.now());
+    for _ in 0..MOST_OF_AN_AGENT {
+        start(&["a", "b"]).unwrap();
+    }
+    assert!(start(&["a", "b"]).is_err() && start(&["a"]).is_err());
+    let own = start(&["b"]).unwrap();
+    assert!(start(&["b", "a"]).is_ok());
+    sessions.end_where(|session| session.chain().len() == 2, "order");
+    assert!(start(&["a"]).is_ok());
+    assert!(!own.ended().is_cancelled());
+}

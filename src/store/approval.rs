@@ -2,7 +2,6 @@
 //! the same, the database lets one through.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -10,7 +9,7 @@ use jiff::Timestamp;
 use super::database::{Component, Row, Value};
 use super::{Store, StoreError};
 use crate::agent::{AgentId, User};
-use crate::approval::{ApprovalStore, Decision, Entry, Kept, Status, Unknown};
+use crate::approval::{ApprovalStore, Decision, Entry, Kept, Room, Status, Unknown};
 
 pub(super) static TABLES: Component = Component {
     name: "approval",
@@ -25,12 +24,16 @@ pub(super) static TABLES: Component = Component {
          CREATE TABLE keyward_decision (
              approval TEXT NOT NULL, approver TEXT NOT NULL, verdict TEXT NOT NULL, reason TEXT, made BIGINT NOT NULL,
              PRIMARY KEY (approval, approver))",
+        "CREATE INDEX keyward_approval_of ON keyward_approval (agent, status, requested);
+         CREATE INDEX keyward_approval_old ON keyward_approval (status, requested)",
     ],
 };
 
 const ASK: &str = "INSERT INTO keyward_approval (id, name, status, session, agent, login, person, chain, subject, digest, code, requested, expires, needed, asks, holds)
     SELECT $1, $2, 'pending', $3, $4, $5, $6, $7, $8, $9, $10, CAST($11 AS BIGINT), CAST($12 AS BIGINT), CAST($13 AS BIGINT), 1, CAST($14 AS BIGINT)
-    WHERE (SELECT COUNT(*) FROM keyward_approval WHERE name = $2 AND agent = $4 AND status = 'pending') < CAST($15 AS BIGINT)
+    WHERE ((SELECT COUNT(*) FROM keyward_approval WHERE name = $2 AND agent = $4 AND status = 'pending') < CAST($15 AS BIGINT)
+        AND (SELECT COUNT(*) FROM keyward_approval WHERE agent = $4 AND status = 'pending') < CAST($16 AS BIGINT)
+        AND (SELECT COUNT(*) FROM keyward_approval WHERE status = 'pending') < CAST($17 AS BIGINT))
     OR EXISTS (SELECT 1 FROM keyward_approval WHERE name = $2 AND agent = $4 AND digest = $9 AND status = 'pending')
     ON CONFLICT (name, agent, digest) WHERE status = 'pending'
     DO UPDATE SET asks = keyward_approval.asks + 1, holds = keyward_approval.holds + excluded.holds
@@ -39,7 +42,10 @@ const ASK: &str = "INSERT INTO keyward_approval (id, name, status, session, agen
 const FIND: &str = "SELECT id, name, status, session, agent, login, person, chain, subject, digest, code, requested, expires, needed, asks
     FROM keyward_approval WHERE id = $1";
 const LIST: &str = "SELECT id, name, status, session, agent, login, person, chain, subject, digest, code, requested, expires, needed, asks
-    FROM keyward_approval WHERE $1 = '' OR status = $1 ORDER BY requested DESC, id LIMIT 1000";
+    FROM (SELECT *, ROW_NUMBER() OVER (
+            PARTITION BY agent, CASE status WHEN 'pending' THEN 0 ELSE 1 END ORDER BY requested DESC, id) AS place
+        FROM keyward_approval WHERE $1 = '' OR status = $1) AS ranked
+    ORDER BY CASE status WHEN 'pending' THEN 0 ELSE 1 END, place, requested DESC, id LIMIT 1000";
 const DECISIONS: &str = "SELECT approval, approver, verdict, reason, made FROM keyward_decision WHERE approval = $1 ORDER BY made, approver";
 const ALL_DECISIONS: &str = "SELECT approval, approver, verdict, reason, made FROM keyward_decision ORDER BY made, approver";
 const SAY: &str = "INSERT INTO keyward_decision (approval, approver, verdict, reason, made)
@@ -56,8 +62,14 @@ const TAKE: &str = "UPDATE keyward_approval SET status = 'used'
     AND NOT EXISTS (SELECT 1 FROM keyward_decision WHERE approval = $1 AND verdict = 'deny')";
 const WITHDRAW: &str = "UPDATE keyward_approval SET holds = holds - 1, status = CASE WHEN holds <= 1 THEN 'expired' ELSE status END
     WHERE id = $1 AND holds > 0 AND status IN ('pending', 'approved') RETURNING status";
-const EXPIRE: &str = "UPDATE keyward_approval SET status = 'expired' WHERE id = $1 AND status IN ('pending', 'approved')";
-const LAPSE: &str = "UPDATE keyward_approval SET status = 'expired' WHERE status IN ('pending', 'approved') AND expires <= $1 RETURNING id";
+const EXPIRE: &str = "UPDATE keyward_approval SET status = 'expired' WHERE id = $1 AND status IN ('pending', 'approved')
+    RETURNING id, name, status, session, agent, login, person, chain, subject, digest, code, requested, expires, needed, asks";
+const LAPSE: &str = "UPDATE keyward_approval SET status = 'expired' WHERE status IN ('pending', 'approved') AND expires <= $1
+    RETURNING id, name, status, session, agent, login, person, chain, subject, digest, code, requested, expires, needed, asks";
+const TRIM_AGENT: &str = "DELETE FROM keyward_approval WHERE id IN (
+    SELECT id FROM keyward_approval WHERE agent = $1 AND status = 'expired' ORDER BY requested DESC, id LIMIT 1000000 OFFSET $2)";
+const TRIM: &str = "DELETE FROM keyward_approval WHERE id IN (
+    SELECT id FROM keyward_approval WHERE status = 'expired' ORDER BY requested DESC, id LIMIT 1000000 OFFSET $1)";
 const OPEN: &str =
     "SELECT name, COUNT(*) FROM keyward_approval WHERE status = 'pending' GROUP BY name";
 const FORGET: &str =
@@ -67,7 +79,7 @@ const FORGET_DECISIONS: &str =
 
 #[async_trait]
 impl ApprovalStore for Store {
-    async fn ask(&self, fresh: &Entry, most: u32, held: bool) -> Result<Kept, Unknown> {
+    async fn ask(&self, fresh: &Entry, room: &Room, held: bool) -> Result<Kept, Unknown> {
         let chain: Vec<&str> = fresh.chain.iter().map(AgentId::as_str).collect();
         let user = fresh.user.as_ref();
         let subject = serde_json::to_string(&fresh.subject).map_err(|_| Unknown)?;
@@ -86,7 +98,9 @@ impl ApprovalStore for Store {
             Value::Int(fresh.expires.as_millisecond()),
             Value::Int(fresh.needed.into()),
             Value::Int(held.into()),
-            Value::Int(most.into()),
+            Value::Int(room.of_name.into()),
+            Value::Int(room.of_agent.into()),
+            Value::Int(room.in_all.into()),
         ];
         let rows = self.database().fetch(ASK, &values).await.map_err(down)?;
         let Some(row) = rows.first() else {
@@ -126,7 +140,10 @@ impl ApprovalStore for Store {
             Ok(entry)
         };
         let all: Result<Vec<Entry>, _> = rows.iter().map(entry).collect();
-        all.map_err(down)
+        let mut all = all.map_err(down)?;
+        // The order of the statement says which are left out, not how they are read.
+        all.sort_by_key(|entry| std::cmp::Reverse(entry.requested));
+        Ok(all)
     }
 
     async fn decide(&self, id: &str, decision: &Decision) -> Result<bool, Unknown> {
@@ -164,16 +181,24 @@ impl ApprovalStore for Store {
         Ok(status.map_err(down)?.as_deref() == Some(Status::Expired.word()))
     }
 
-    async fn expire(&self, id: &str) -> Result<bool, Unknown> {
-        let ended = self.database().execute(EXPIRE, &[id.into()]).await;
-        Ok(ended.map_err(down)? == 1)
+    async fn expire(&self, id: &str) -> Result<Option<Entry>, Unknown> {
+        let rows = self.database().fetch(EXPIRE, &[id.into()]).await;
+        let ended = rows.map_err(down)?.first().map(asked).transpose();
+        ended.map_err(down)
     }
 
-    async fn lapse(&self, now: i64) -> Result<Vec<Arc<str>>, Unknown> {
+    async fn lapse(&self, now: i64) -> Result<Vec<Entry>, Unknown> {
         let rows = self.database().fetch(LAPSE, &[Value::Int(now)]).await;
-        let ids = rows.map_err(down)?;
-        let ids: Result<Vec<String>, _> = ids.iter().map(|row| row.text(0)).collect();
-        Ok(ids.map_err(down)?.into_iter().map(Into::into).collect())
+        let ended: Result<Vec<Entry>, _> = rows.map_err(down)?.iter().map(asked).collect();
+        ended.map_err(down)
+    }
+
+    async fn trim(&self, agent: &AgentId, of_agent: u32, in_all: u32) -> Result<(), Unknown> {
+        let database = self.database();
+        let own = [agent.as_str().into(), Value::Int(of_agent.into())];
+        database.execute(TRIM_AGENT, &own).await.map_err(down)?;
+        let gone = database.execute(TRIM, &[Value::Int(in_all.into())]).await;
+        gone.map(drop).map_err(down)
     }
 
     async fn open(&self) -> Result<Vec<(String, i64)>, Unknown> {

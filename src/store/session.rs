@@ -33,12 +33,19 @@ pub(super) static TABLES: Component = Component {
 
 const BEGIN: &str = "INSERT INTO keyward_session (id, chain, trust, login, person, token, scope, parent, depth, bound, idles, created, expires, seen, changed)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, {now})";
-/// A session whose parent ended is over, whoever was quicker.
-const FIND: &str = "SELECT id, chain, trust, login, person, token, scope, parent, depth, bound, idles, created, expires
-    FROM keyward_session s WHERE id = $1 AND reason IS NULL
-    AND (parent IS NULL OR EXISTS (SELECT 1 FROM keyward_session p WHERE p.id = s.parent AND p.reason IS NULL))";
-const LIVE: &str = "SELECT id, chain, trust, login, person, token, scope, parent, depth, bound, idles, created, expires
-    FROM keyward_session WHERE reason IS NULL AND (expires IS NULL OR expires > {now}) ORDER BY created, id";
+/// A session whose parent ended is over, whoever was quicker, and so is all below it: one that a replica handed on
+/// before it heard of the end was not there to be ended with the tree.
+const FIND: &str = "WITH RECURSIVE line (id, parent, reason) AS (
+        SELECT id, parent, reason FROM keyward_session WHERE id = $1
+        UNION SELECT p.id, p.parent, p.reason FROM keyward_session p JOIN line l ON p.id = l.parent)
+    SELECT id, chain, trust, login, person, token, scope, parent, depth, bound, idles, created, expires
+    FROM keyward_session WHERE id = $1 AND NOT EXISTS (SELECT 1 FROM line WHERE reason IS NOT NULL)
+    AND EXISTS (SELECT 1 FROM line WHERE parent IS NULL)";
+const LIVE: &str = "WITH RECURSIVE alive (id) AS (
+        SELECT id FROM keyward_session WHERE parent IS NULL AND reason IS NULL
+        UNION SELECT s.id FROM keyward_session s JOIN alive a ON s.parent = a.id WHERE s.reason IS NULL)
+    SELECT id, chain, trust, login, person, token, scope, parent, depth, bound, idles, created, expires
+    FROM keyward_session WHERE id IN (SELECT id FROM alive) AND (expires IS NULL OR expires > {now}) ORDER BY created, id";
 const END: &str = "WITH RECURSIVE tree (id) AS (
         SELECT id FROM keyward_session WHERE id = $1
         UNION SELECT s.id FROM keyward_session s JOIN tree t ON s.parent = t.id)

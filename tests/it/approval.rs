@@ -314,7 +314,8 @@ async fn a_question_outlives_a_restart_and_its_answer_is_used_once() {
     fourth.finish().await;
 }
 
-fn keyward(words: &[&str], environment: &[(&str, &str)]) -> Output {
+/// The program, with nothing else in its environment.
+pub fn keyward(words: &[&str], environment: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_keyward"));
     command.env_clear().env("PATH", "/usr/bin:/bin");
     command.envs(environment.iter().copied());

@@ -9,13 +9,13 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 
 use super::agent::{Agent, Answer, body_request, request, within};
-use super::approval::{A, APPROVAL, BOB, TOKENS, api, decide};
+use super::approval::{A, APPROVAL, BOB, TOKENS, api, decide, keyward};
 use super::harness::{ALICE, Harness, Setup, TOKEN_B};
 use super::upstream::{AnyBody, Upstream, ok};
 
-const ROUTE: &str = "[[route]]\nname = \"pay\"\nhosts = [\"api.test\"]\npaths = [\"/pay/**\"]\ncredential = \"c\"\ninject = \"bearer\"\napproval = \"ops\"\n\
+pub const ROUTE: &str = "[[route]]\nname = \"pay\"\nhosts = [\"api.test\"]\npaths = [\"/pay/**\"]\ncredential = \"c\"\ninject = \"bearer\"\napproval = \"ops\"\n\
     [[route]]\nname = \"rest\"\nhosts = [\"api.test\"]\ncredential = \"c\"\ninject = \"bearer\"\n";
-const TARGET: &str = "api.test:443";
+pub const TARGET: &str = "api.test:443";
 
 fn setup(approval: &str, upstream: &Upstream) -> Setup {
     Setup::new(&format!("{ROUTE}{approval}"))
@@ -23,28 +23,28 @@ fn setup(approval: &str, upstream: &Upstream) -> Setup {
         .to(TARGET, upstream)
 }
 
-async fn started(approval: &str) -> (Harness, Upstream) {
+pub async fn started(approval: &str) -> (Harness, Upstream) {
     let alpn = ["http/1.1"];
     let upstream = Upstream::service(&alpn, |_| Box::pin(async { ok("fine") })).await;
     let harness = setup(approval, &upstream).start().await;
     (harness, upstream)
 }
 
-fn with_tickets() -> String {
+pub fn with_tickets() -> String {
     APPROVAL.replace("[approval.ops]\n", "[approval.ops]\nmode = \"ticket\"\n")
 }
 
-fn pay(body: &str) -> Request<AnyBody> {
+pub fn pay(body: &str) -> Request<AnyBody> {
     body_request("POST", "/pay/x?to=bob", "api.test", body.to_owned())
 }
 
-fn ticketed(mut request: Request<AnyBody>, ticket: &str) -> Request<AnyBody> {
+pub fn ticketed(mut request: Request<AnyBody>, ticket: &str) -> Request<AnyBody> {
     let headers = request.headers_mut();
     headers.insert("keyward-ticket", ticket.parse().unwrap());
     request
 }
 
-async fn send(agent: &Agent, request: Request<AnyBody>) -> Answer {
+pub async fn send(agent: &Agent, request: Request<AnyBody>) -> Answer {
     let mut sender = agent.h1(TARGET).await;
     agent.ask(&mut sender, request).await
 }
@@ -54,7 +54,7 @@ fn json_of(answer: &Answer) -> Value {
 }
 
 /// Asks for a ticket; its id.
-async fn ticket(agent: &Agent, request: Request<AnyBody>) -> String {
+pub async fn ticket(agent: &Agent, request: Request<AnyBody>) -> String {
     let answer = send(agent, request).await;
     assert_eq!(
         (answer.status, answer.word()),
@@ -67,7 +67,7 @@ async fn ticket(agent: &Agent, request: Request<AnyBody>) -> String {
 }
 
 /// The only open question, once there is one.
-async fn question(harness: &Harness) -> Value {
+pub async fn question(harness: &Harness) -> Value {
     for _ in 0..300 {
         let (_, listed) = api(harness, ALICE, "GET /approvals?status=pending", "").await;
         if let Some(first) = listed["items"].as_array().unwrap().first() {
@@ -78,7 +78,7 @@ async fn question(harness: &Harness) -> Value {
     panic!("nobody was asked");
 }
 
-fn id(question: &Value) -> String {
+pub fn id(question: &Value) -> String {
     question["approval"].as_str().unwrap().to_owned()
 }
 
@@ -136,6 +136,63 @@ async fn a_held_request_waits_for_its_yes_and_goes_once() {
         .collect();
     assert_eq!(intents.len(), 1);
     assert!(intents[0]["approval"].is_string());
+    harness.finish().await;
+}
+
+/// APP-03: who judges sees what the yes is for, as text that cannot be anything else, and no credential.
+#[tokio::test]
+async fn an_approver_sees_the_headers_that_the_yes_is_for() {
+    let (harness, upstream) = started(&with_tickets()).await;
+    let evil = "eve\u{202e}bob\u{200b} \"><script>";
+    let head = format!(
+        "POST /pay/x HTTP/1.1\r\nHost: api.test\r\nX-Tenant: {evil}\r\nX-Tenant: two\r\nX-Api-Key: hush-1\r\n\
+         Cookie: sid=hush-2\r\nX-Other: Bearer hush-3\r\nAuthorization: Bearer hush-4\r\nTraceparent: 00-1\r\n\
+         X-Long: {}\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok",
+        "l".repeat(9000)
+    );
+    let answer = harness.agent().throw(TARGET, head.as_bytes()).await;
+    assert!(String::from_utf8_lossy(&answer).contains("approval-required"));
+    let asked = question(&harness).await;
+    assert_eq!(
+        asked["headers"],
+        json!([
+            { "name": "content-type", "value": "text/plain" },
+            { "name": "cookie", "value": null, "bytes": 10 },
+            { "name": "x-api-key", "value": null, "bytes": 6 },
+            { "name": "x-long", "value": "l".repeat(256), "bytes": 9000 },
+            { "name": "x-other", "value": null, "bytes": 13 },
+            { "name": "x-tenant", "value": "eve\\xe2\\x80\\xaebob\\xe2\\x80\\x8b \"><script>" },
+            { "name": "x-tenant", "value": "two" },
+        ])
+    );
+    let admin = format!("http://{}", harness.app().admin().unwrap());
+    let show = async |more: &[&str]| {
+        let mut words = vec!["approval", "show", asked["approval"].as_str().unwrap()];
+        words.extend_from_slice(more);
+        words.extend(["--admin", &admin]);
+        let words: Vec<String> = words.into_iter().map(str::to_owned).collect();
+        let shown = tokio::task::spawn_blocking(move || {
+            let words: Vec<&str> = words.iter().map(|word| &**word).collect();
+            keyward(&words, &[("KEYWARD_ADMIN_TOKEN", ALICE)])
+        });
+        String::from_utf8(shown.await.unwrap().stdout).unwrap()
+    };
+    let (text, json) = (show(&[]).await, show(&["--json"]).await);
+    assert!(
+        text.contains("headers      {\"name\":\"x-tenant\",\"value\":\"two\"}\n"),
+        "{text}"
+    );
+    for shown in [text, json, asked.to_string()] {
+        assert!(shown.contains("POST") && shown.contains("https://api.test/pay/x"));
+        assert!(
+            shown
+                .bytes()
+                .all(|b| b == b'\n' || (b' '..=b'~').contains(&b)),
+            "{shown}"
+        );
+        assert!(!shown.contains("hush"), "{shown}");
+    }
+    assert!(upstream.requests().is_empty());
     harness.finish().await;
 }
 

@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Notify;
 
 use super::agent::{body_request, request, within};
+use super::approval::{APPROVAL, TOKENS};
 use super::channel::channel_body;
 use super::harness::{BEARER, Setup, TOKEN_B};
 use super::upstream::{Upstream, ok};
@@ -581,6 +582,66 @@ async fn unmatched_hosts_are_refused_or_tunnelled_as_the_listener_says() {
                 (403, Some("no-route"))
             );
         }
+        harness.finish().await;
+    }
+}
+
+/// What a route asks for cannot be held in a tunnel: not for an agent that it does not name, nor at another port.
+#[tokio::test]
+async fn a_host_that_any_route_speaks_of_is_never_tunnelled() {
+    let blind = Upstream::echo(&["http/1.1"]).await;
+    let guards = [
+        "approval = \"ops\"",
+        "methods = [\"GET\"]",
+        "paths = [\"/v1/**\"]",
+        "source = [\"10.0.0.0/8\"]",
+        "when = { hours = \"08:00-09:00\", zone = \"UTC\" }",
+        "websocket = false",
+        "answer = \"token\"",
+        "",
+    ];
+    for guard in guards {
+        let routes = format!(
+            "[[route]]\nhosts = [\"api.test\", \"*.wild.test\"]\nagents = [\"b\"]\n{guard}\n{APPROVAL}"
+        );
+        let setup = Setup::new(&routes)
+            .proxy("unmatched = \"tunnel\"")
+            .admin(TOKENS)
+            .to("api.test:443", &blind)
+            .to("api.test:80", &blind)
+            .to("api.test:8443", &blind)
+            .to("x.wild.test:443", &blind)
+            .to("other.test:443", &blind);
+        let harness = setup.clone().start().await;
+        let agent = harness.agent();
+        for authority in ["api.test:443", "api.test:8443", "x.wild.test:443"] {
+            let (answer, _) = agent.connect(authority).await;
+            assert_eq!(
+                (answer.status(), answer.get("keyward-refusal")),
+                (403, Some("no-route")),
+                "{guard} {authority}"
+            );
+        }
+        // Nor does a request in the clear get around it.
+        let mut plain = agent.tcp().await;
+        let proof = agent.authorization.as_ref().unwrap();
+        let head = format!(
+            "GET http://api.test/v1/x HTTP/1.1\r\nHost: api.test\r\nProxy-Authorization: {proof}\r\n\r\n"
+        );
+        plain.write_all(head.as_bytes()).await.unwrap();
+        let answer = plain.head().await;
+        assert_eq!(
+            (answer.status(), answer.get("keyward-refusal")),
+            (403, Some("no-route")),
+            "{guard}"
+        );
+        let (answer, mut open) = agent.connect("other.test:443").await;
+        assert_eq!(answer.status(), 200, "{guard}");
+        // A tunnel that is open when a route begins to speak of its host is cut.
+        let named = routes.replace("api.test", "other.test");
+        harness.reload(&setup.clone().routes(&named)).await;
+        assert!(open.closes_within(Duration::from_secs(5)).await, "{guard}");
+        assert!(blind.requests().is_empty(), "{guard}");
         harness.finish().await;
     }
 }

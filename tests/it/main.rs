@@ -34,11 +34,13 @@ mod upstream;
 
 mod admin;
 mod approval;
+mod approval_attacks;
 mod approval_request;
 mod attacks;
 mod aws;
 mod base_url;
 mod delegation;
+mod delegation_attacks;
 mod leak;
 mod lifecycle;
 mod login;

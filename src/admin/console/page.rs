@@ -178,9 +178,12 @@ pub(super) fn guarded(mut response: Response<Full<Bytes>>) -> Response<Full<Byte
     response
 }
 
-/// Marks that change the direction of writing (Unicode UAX #9).
+/// Marks that change the direction of writing (Unicode UAX #9), and others that nobody sees.
 fn is_turning(c: char) -> bool {
-    matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    matches!(
+        c,
+        '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+    )
 }
 
 fn shown(value: &Value) -> String {

@@ -176,7 +176,9 @@ impl<'a> Case<'a> {
             .foresee(&self.own(), target)
             .map_err(Outcome::from);
         if candidates.is_empty() {
-            let tunnels = self.unmatched() == Unmatched::Tunnel && !credentialed;
+            let tunnels = self.unmatched() == Unmatched::Tunnel
+                && !self.table.speaks_of(target)
+                && !target.host.is_single_label();
             match (tunnels, plain) {
                 (true, true) => candidates = Candidates::only(self.table.unmatched()),
                 (true, false) => return reachable.map(|()| Outcome::Tunnel),

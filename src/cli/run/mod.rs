@@ -26,6 +26,7 @@ use crate::agent::{AgentId, Name};
 use crate::app::{App, Environment, StartError, StartHint, Surroundings};
 use crate::audit::{Counts, Settings, Sink};
 use crate::config::{Admin, Config};
+use crate::credential::Source;
 use crate::identity::AgentEntry;
 use crate::preset::{Preset, Presets};
 use crate::proxy::{Identify, ListenAddr, ListenerSettings, Unmatched};
@@ -134,7 +135,7 @@ async fn session(
     let config = Config {
         listeners: vec![listener.clone()],
         admin: Admin::default(),
-        agents: vec![(entry.clone(), None)],
+        agents: registered(&prepared),
         ..prepared.config.clone()
     };
     let mut known: HashMap<String, OsString> = HashMap::clone(caller);
@@ -272,6 +273,15 @@ fn trail(prepared: &mut Prepared, caller: &Environment) -> Result<Settings, u8> 
         UNAVAILABLE
     })?;
     Ok(with(Sink::File(folder.join("audit.jsonl"))))
+}
+
+/// The agents that the command's session can be handed on to: those of the file. None shows a token here.
+fn registered(prepared: &Prepared) -> Vec<(AgentEntry, Option<Source>)> {
+    let own = &prepared.agent;
+    let others = prepared.config.agents.iter().map(|(entry, _)| entry);
+    let others = others.filter(|entry| entry.id != own.id);
+    let all = std::iter::once(own).chain(others);
+    all.map(|entry| (entry.clone(), None)).collect()
 }
 
 /// The session's own listener, whatever the file says; the file's first one lends its limits.

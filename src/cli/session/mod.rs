@@ -184,11 +184,21 @@ pub(super) fn path(kind: &str, id: &str) -> Result<String, u8> {
 /// An object as JSON, or one member a line.
 pub(super) fn print_object(answer: &Value, json: bool, out: &mut dyn Write) {
     if json {
-        writeln!(out, "{answer}").ok();
+        writeln!(out, "{}", operator::visible_json(answer)).ok();
         return;
     }
     for (name, value) in answer.as_object().into_iter().flatten() {
-        writeln!(out, "{name:<12} {}", shown(value)).ok();
+        match value {
+            // One a line: of two on one nobody sees where the first ends.
+            Value::Array(items) if items.iter().any(Value::is_object) => {
+                for item in items {
+                    writeln!(out, "{name:<12} {}", shown(item)).ok();
+                }
+            }
+            value => {
+                writeln!(out, "{name:<12} {}", shown(value)).ok();
+            }
+        }
     }
 }
 

@@ -11,10 +11,11 @@ use super::form::Form;
 use super::grant::{NOTHING, asked};
 use crate::agent::AgentId;
 use crate::approval::{Ask, NotAsked, NotGranted, Status, Subject};
-use crate::delegation::{self, Asked, Bounds, Scope};
+use crate::delegation::{self, Asked, Bounds, Scope, Shrink};
 use crate::policy::{Digest, InNameOf};
 use crate::proxy::Snapshot;
 use crate::proxy::connect::Front;
+use crate::route::Route;
 use crate::session::{Opening, Session, Settings};
 
 /// A session for a sub-agent: a subset of its parent's, and of what the sub-agent may have.
@@ -36,6 +37,13 @@ pub(super) async fn of_sub_agent(
     let rules = settings.rules();
     // Computed anew each time: whoever comes back with a ticket gets no more than there is now.
     let bounds = delegation::delegate(parent.bounds(), &permissions, &asked, &rules, now.wall)?;
+    if rules.shrink == Shrink::Strict {
+        let open = routes_open(snapshot, parent.chain(), &parent.bounds().scope);
+        // Words that open nothing are no right to give up.
+        if open > 0 && routes_open(snapshot, &chain, &bounds.scope) == open {
+            return Err(delegation::Refused::NotSmaller.into());
+        }
+    }
     parent.touch(&now);
     let bounds = if bounds.depth > settings.approve_beyond {
         let wanted = Wanted {
@@ -57,6 +65,21 @@ pub(super) async fn of_sub_agent(
         bound: front.shared.bound_by_link(front),
         idles: true,
     })
+}
+
+/// How many routes are open now to a session of this chain and scope.
+fn routes_open(snapshot: &Snapshot, chain: &[AgentId], scope: &Scope) -> usize {
+    let Ok(permissions) = snapshot.registry.admit_all(chain) else {
+        return 0;
+    };
+    let is_open = |route: &&Arc<Route>| {
+        let asks = route.narrow.scopes.as_deref();
+        chain.iter().all(|agent| route.admits(agent))
+            && [scope, &permissions]
+                .iter()
+                .all(|scope| scope.covers(&route.name, asks))
+    };
+    snapshot.table.routes().iter().filter(is_open).count()
 }
 
 /// What somebody has to approve.

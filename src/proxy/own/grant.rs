@@ -281,10 +281,7 @@ async fn issue(front: &Front, snapshot: &Snapshot, opening: Opening) -> Result<V
     // Kept before its token leaves: no replica knows a token whose end it would not hear of.
     let kept = shared.keep(&session).await;
     // A parent that ended while this was computed takes its child along.
-    let orphan = match session.parent() {
-        Some(parent) => !matches!(shared.find_session(parent).await, Ok(Some(_))),
-        None => false,
-    };
+    let orphan = shared.is_orphan(&session).await;
     if kept.is_err() || orphan {
         shared.end_session(session.id(), "parent", None).await.ok();
         return Err(if kept.is_err() { STORE } else { OVER });
@@ -312,12 +309,28 @@ async fn issue(front: &Front, snapshot: &Snapshot, opening: Opening) -> Result<V
 const OVER: TokenError = TokenError::Request("The session of the subject_token has ended.");
 
 /// Ends the session of a token, or the implicit one of evidence. It is kept before this returns.
-pub(super) async fn revoke(front: &Front, token: &str) -> Result<(), TokenError> {
+pub(super) async fn revoke(
+    front: &Front,
+    headers: &HeaderMap,
+    token: &str,
+) -> Result<(), TokenError> {
+    // A client that shows who it is has to be one of those whose token it is, or that handed it on.
+    let client = if headers.contains_key(AUTHORIZATION) {
+        let snapshot = front.shared.snapshot.load_full();
+        Some(client(front, &snapshot, headers).await?.agent)
+    } else {
+        None
+    };
     let Ok(presented) = presented(token) else {
         return Ok(());
     };
     match session_of(&front.shared, &presented).await {
         Ok(Some(session)) => {
+            if client.is_some_and(|agent| !session.chain().contains(&agent)) {
+                return Err(TokenError::Request(
+                    "The token is of another agent than the client.",
+                ));
+            }
             let ended = front.shared.end_session(session.id(), "revoked", None);
             ended.await.map(drop).map_err(|_| STORE)
         }

@@ -65,11 +65,12 @@ async fn token(front: &Front, request: Request<Incoming>) -> Result<Value, Token
     grant::grant(front, &headers, &form).await
 }
 
-/// RFC 7009 §2.1: whoever has a token may end it, from wherever. §2.2: a token that is none is revoked already.
+/// RFC 7009 §2.1: whoever has a token may end it, from wherever; who says beside it who it is, only what it stands in the
+/// chain of. §2.2: a token that is none is revoked already.
 async fn revoke(front: &Front, request: Request<Incoming>) -> Result<(), TokenError> {
-    let (_, form) = Form::read(front, request).await?;
+    let (headers, form) = Form::read(front, request).await?;
     let token = form.need("token")?;
-    grant::revoke(front, token).await
+    grant::revoke(front, &headers, token).await
 }
 
 /// RFC 8414 §2, as the requester reaches us.

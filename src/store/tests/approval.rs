@@ -7,8 +7,8 @@ use tokio_util::task::TaskTracker;
 use super::*;
 use crate::agent::{AgentId, Name, User};
 use crate::approval::{
-    Approvals, Approver, Ask, By, Console, Entry, Mode, NotAsked, NotCounted, NotGranted, Parts,
-    Reach, Settings as Table, Status, Subject,
+    ApprovalStore as _, Approvals, Approver, Ask, By, Console, Decision, Entry, Kept as Asked,
+    Mode, NotAsked, NotCounted, NotGranted, Parts, Reach, Room, Settings as Table, Status, Subject,
 };
 use crate::audit::{self, Audit, Sink};
 use crate::clock::{Clock, ManualClock};
@@ -273,6 +273,143 @@ async fn what_the_same_agent_asks_again_is_one_entry_and_it_has_only_so_many() {
         assert!(one.ask("a", "z").await.is_ok());
         let open = two.approvals.list(Some(Status::Pending), By::Operator("x"));
         assert_eq!(open.await.unwrap().len(), 5);
+    }
+}
+
+/// An open store of every kind, and what must live as long.
+async fn stores() -> Vec<(Store, Option<Place>)> {
+    let mut all = vec![(Store::memory().unwrap(), None)];
+    for place in places() {
+        all.push((place.open().await, Some(place)));
+    }
+    all
+}
+
+/// The entry as this agent's question for something else, asked so many milliseconds later.
+fn like(entry: &Entry, agent: &str, number: u32) -> Entry {
+    let later = Duration::from_millis(number.into());
+    Entry {
+        id: format!("{agent:0<8}{number:024x}").into(),
+        agent: agent.parse().unwrap(),
+        digest: Digest::of(number.to_string().as_bytes()),
+        requested: entry.requested + later,
+        ..entry.clone()
+    }
+}
+
+/// Agents that ask and hang up fill no store, and nobody's questions but their own go by it.
+#[tokio::test]
+async fn what_was_withdrawn_is_kept_up_to_a_bound_and_the_oldest_goes_first() {
+    for (store, _place) in stores().await {
+        let here = Replica::on(store.clone(), 1);
+        let gone = here.ask_of("b", "gone", None, true).await.unwrap();
+        here.approvals.withdraw(&gone).await;
+        let open = here.ask_of("b", "open", None, true).await.unwrap();
+        let denied = here.ask("a", "denied").await.unwrap();
+        assert_eq!(here.say(&denied, "bob", false).await, Ok(Status::Denied));
+        let mut asked = Vec::new();
+        for number in 0..130 {
+            here.clock.advance(Duration::from_millis(1));
+            let held = here.ask_of("a", &number.to_string(), None, true).await;
+            here.approvals.withdraw(held.as_ref().unwrap()).await;
+            asked.push(held.unwrap().id);
+        }
+        here.ask("a", "last").await.unwrap();
+        let of = async |status, agent: &str| {
+            let all = here.approvals.list(status, By::Operator("x")).await;
+            let mut all = all.unwrap();
+            all.retain(|entry| entry.agent.as_str() == agent);
+            let ids = all.into_iter().map(|entry| entry.id);
+            ids.collect::<Vec<_>>()
+        };
+        let mut kept = of(Some(Status::Expired), "a").await;
+        kept.reverse();
+        assert_eq!(kept, asked[30..], "the newest hundred");
+        assert_eq!(of(None, "b").await.len(), 2);
+        assert_eq!(of(Some(Status::Expired), "b").await, [gone.id]);
+        assert_eq!(of(Some(Status::Denied), "a").await, [denied.id]);
+        assert_eq!(here.look(&open).await, Ok(Status::Pending));
+        // Of all agents together it has a bound as well.
+        store.trim(&open.agent, 100, 40).await.unwrap();
+        assert_eq!(of(Some(Status::Expired), "a").await.len(), 40);
+        assert!(of(Some(Status::Expired), "b").await.is_empty());
+        assert_eq!(here.look(&open).await, Ok(Status::Pending));
+        // What the trail says of them is not trimmed.
+        let outcomes = here.outcomes();
+        let ended = outcomes.iter().filter(|word| *word == "expired");
+        assert_eq!(ended.count(), 131);
+    }
+}
+
+#[tokio::test]
+async fn open_questions_have_a_bound_of_one_agent_and_of_all() {
+    for (store, _place) in stores().await {
+        let here = Replica::on(store.clone(), 1);
+        let first = here.ask("a", "x").await.unwrap();
+        let room = Room {
+            of_name: 2,
+            of_agent: 3,
+            in_all: 5,
+        };
+        let ask = async |entry: &Entry, room: &Room| {
+            let kept = store.ask(entry, room, false).await.unwrap();
+            matches!(kept, Asked::Entry(_))
+        };
+        let elsewhere = |entry: Entry| Entry {
+            name: "others".parse().unwrap(),
+            ..entry
+        };
+        assert!(ask(&like(&first, "a", 1), &room).await);
+        assert!(!ask(&like(&first, "a", 2), &room).await, "of one name");
+        let third = elsewhere(like(&first, "a", 3));
+        assert!(ask(&third, &room).await);
+        let more = elsewhere(like(&first, "a", 4));
+        assert!(!ask(&more, &room).await, "of one agent");
+        assert!(ask(&like(&first, "b", 5), &room).await);
+        assert!(ask(&like(&first, "c", 6), &room).await);
+        assert!(!ask(&like(&first, "d", 7), &room).await, "of all");
+        assert!(ask(&like(&first, "c", 6), &room).await, "asked already");
+        // An answer makes room.
+        let no = Decision {
+            approver: "bob".into(),
+            approve: false,
+            reason: None,
+            made: first.requested,
+        };
+        assert!(store.decide(&third.id, &no).await.unwrap());
+        assert!(ask(&like(&first, "d", 7), &room).await);
+    }
+}
+
+/// An approver finds everybody's questions, whoever has the most.
+#[tokio::test]
+async fn no_agents_questions_fill_the_list() {
+    for (store, _place) in stores().await {
+        let here = Replica::on(store.clone(), 1);
+        let first = here.ask("b", "x").await.unwrap();
+        let room = Room {
+            of_name: 5000,
+            of_agent: 5000,
+            in_all: 5000,
+        };
+        for number in 1..=1010 {
+            let kept = store.ask(&like(&first, "a", number), &room, true).await;
+            assert!(matches!(kept, Ok(Asked::Entry(_))));
+        }
+        for status in [None, Some(Status::Pending)] {
+            let listed = here.approvals.list(status, By::Operator("x")).await;
+            let listed = listed.unwrap();
+            assert_eq!(listed.len(), 1000);
+            assert!(listed.is_sorted_by_key(|entry| std::cmp::Reverse(entry.requested)));
+            assert_eq!(listed.last().map(|entry| &entry.id), Some(&first.id));
+        }
+        // Nor does what is over, however new it is.
+        for number in 1..=1010 {
+            let id = like(&first, "a", number).id;
+            assert_eq!(store.withdraw(&id).await, Ok(true));
+        }
+        let listed = here.approvals.list(None, By::Operator("x")).await.unwrap();
+        assert_eq!(listed.last().map(|entry| &entry.id), Some(&first.id));
     }
 }
 
