@@ -453,7 +453,7 @@ fn nominates(headers: &HeaderMap, option: &str) -> bool {
 /// Removes what ends at this hop: first all that `Connection` names, then the fixed list. Injection comes after, so an
 /// agent cannot have the injected field removed.
 fn strip(headers: &mut HeaderMap) {
-    if headers.contains_key(header::CONNECTION) {
+    if headers.keys().any(|name| *name == header::CONNECTION) {
         let nominated: Vec<HeaderName> = headers
             .get_all(header::CONNECTION)
             .iter()

@@ -95,6 +95,11 @@ pub(super) async fn pass_on(
     }
     let mut record = entry.take().ok_or(Refusal::BadUpstream)?;
     record.answered(status);
+    let mut connection = connection;
+    if !bodiless && record.up.is_open() {
+        // An agent that reads nothing before all is sent would wait for us, and we for it.
+        connection.take().map(Checkout::part);
+    }
     let body = if bodiless {
         // What follows a head that has no body is nobody's, and is not passed on: its connection goes with it.
         if incoming.is_end_stream()
@@ -134,25 +139,19 @@ pub(super) async fn pass_on(
 /// Codings below the content coding, and a content coding that `Connection` would take away: what is in the body then
 /// cannot be known.
 fn check_codings(headers: &HeaderMap) -> Result<(), Refusal> {
-    let coded = |name: &HeaderName| {
-        headers
-            .get_all(name)
-            .iter()
-            .any(|value| value != "identity")
-    };
-    if coded(&GRPC_ENCODING) || coded(&CONNECT_CONTENT_ENCODING) {
-        return Err(Refusal::Undecodable);
-    }
-    let mut transfers = headers.get_all(TRANSFER_ENCODING).iter();
-    if transfers.any(|value| !value.as_bytes().eq_ignore_ascii_case(b"chunked")) {
-        return Err(Refusal::BadUpstream);
-    }
-    let mut nominated = headers
-        .get_all(CONNECTION)
-        .iter()
-        .flat_map(|value| value.as_bytes().split(|b| *b == b','));
-    if nominated.any(|name| name.trim_ascii().eq_ignore_ascii_case(b"content-encoding")) {
-        return Err(Refusal::BadUpstream);
+    // One pass: a look-up by name costs as much as the comparison of a whole small head.
+    for (name, value) in headers {
+        let value = value.as_bytes();
+        if (*name == GRPC_ENCODING || *name == CONNECT_CONTENT_ENCODING) && value != b"identity" {
+            return Err(Refusal::Undecodable);
+        }
+        let is_unread = *name == TRANSFER_ENCODING && !value.eq_ignore_ascii_case(b"chunked");
+        let mut nominated = value.split(|b| *b == b',').map(<[u8]>::trim_ascii);
+        let takes_away = *name == CONNECTION
+            && nominated.any(|name| name.eq_ignore_ascii_case(b"content-encoding"));
+        if is_unread || takes_away {
+            return Err(Refusal::BadUpstream);
+        }
     }
     Ok(())
 }
@@ -245,18 +244,21 @@ fn is_event_stream(headers: &HeaderMap) -> bool {
 
 /// An answer's head without what ends at this hop, what would lead the agent past us, and any secret.
 fn clean_head(mut headers: HeaderMap, scrub: Option<&Patterns>) -> HeaderMap {
-    if headers.contains_key(TRANSFER_ENCODING) {
-        // RFC 9112 §6.3: with both, the length is not to be believed.
-        headers.remove(CONTENT_LENGTH);
+    let mut dropped: Vec<HeaderName> = Vec::new();
+    for (name, value) in &headers {
+        if *name == TRANSFER_ENCODING {
+            // RFC 9112 §6.3: with both, the length is not to be believed.
+            dropped.push(CONTENT_LENGTH);
+        }
+        if *name == CONNECTION {
+            let nominated = value.as_bytes().split(|b| *b == b',');
+            dropped.extend(nominated.filter_map(|t| HeaderName::from_bytes(t.trim_ascii()).ok()));
+        }
+        if ends_here(name) {
+            dropped.push(name.clone());
+        }
     }
-    let mut nominated: Vec<HeaderName> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .flat_map(|value| value.as_bytes().split(|b| *b == b','))
-        .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
-        .collect();
-    nominated.extend(headers.keys().filter(|name| ends_here(name)).cloned());
-    for name in nominated {
+    for name in dropped {
         headers.remove(name);
     }
     match scrub {

@@ -51,7 +51,9 @@ impl Asking {
     /// # Errors
     /// [`Refusal::Malformed`] for two tickets.
     pub(super) fn new(headers: &HeaderMap, body: Upload) -> Result<Self, Refusal> {
-        let mut tickets = headers.get_all(TICKET).iter();
+        let mut tickets = headers
+            .iter()
+            .filter_map(|(name, value)| (*name == TICKET).then_some(value));
         let ticket = tickets.next().cloned();
         if tickets.next().is_some() {
             return Err(Refusal::Malformed(

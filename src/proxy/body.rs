@@ -107,13 +107,13 @@ impl Body {
 
     /// An agent's body on its way up. Trailers are dropped: none of them was judged (RFC 9110 §6.5.1).
     pub(super) fn up(incoming: Upload, count: ByteCount) -> Self {
-        Self(Inner::Up(Up { incoming, count }))
+        Self(Inner::Up(Up::new(incoming, count)))
     }
 
     /// An agent's body whose chunks are checked, and signed anew where they are signed. It keeps its length.
     pub(super) fn chunks(incoming: Upload, count: ByteCount, chunks: Chunks, lied: Lied) -> Self {
         Self(Inner::Chunks(Box::new(Chunked {
-            up: Up { incoming, count },
+            up: Up::new(incoming, count),
             chunks,
             ready: VecDeque::new(),
             ended: false,
@@ -134,13 +134,21 @@ struct Up {
 }
 
 impl Up {
+    fn new(incoming: Upload, count: ByteCount) -> Self {
+        count.set_open(!incoming.is_end_stream());
+        Self { incoming, count }
+    }
+
     fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         loop {
             let frame = match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
-                None => return Poll::Ready(None),
+                None => {
+                    self.count.set_open(false);
+                    return Poll::Ready(None);
+                }
                 Some(Err(error)) => return Poll::Ready(Some(Err(BodyError::Source(error)))),
                 Some(Ok(frame)) => frame,
             };
@@ -148,6 +156,7 @@ impl Up {
                 if let Upload::Stream(_) = self.incoming {
                     self.count.add(data.len());
                 }
+                self.count.set_open(!self.incoming.is_end_stream());
                 return Poll::Ready(Some(Ok(Frame::data(data))));
             }
         }

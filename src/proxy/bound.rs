@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::Response;
 use http::{HeaderMap, Method, Request, StatusCode};
 use hyper::body::{Body as _, Incoming};
+use tokio::time::Instant;
 
 use super::body::Body;
 use super::refusal::Refusal;
@@ -40,24 +41,20 @@ fn put(
 /// Sends a request. An upstream that wants its nonce in the proof is asked once more where nothing of a body is gone;
 /// else the next request has it.
 pub(super) async fn send(
-    tunnel: &Tunnel,
+    (tunnel, bound): (&Tunnel, &Bound),
     pool: &Arc<Pool>,
-    request: Request<Body>,
-    bound: Option<&Bound>,
+    (request, deadline): (Request<Body>, Instant),
     prepare: impl Fn(&mut Request<Body>, Protocol),
 ) -> Result<(Response<Incoming>, Checkout), Refusal> {
-    let Some(bound) = bound else {
-        return Ok(pool.send(request, prepare).await?);
-    };
     let spare = request.body().is_end_stream().then(|| copy(&request));
-    let (response, connection) = pool.send(request, &prepare).await?;
+    let (response, connection) = pool.send((request, deadline), &prepare).await?;
     let is_new = bound.remember(response.headers());
     match spare {
         Some(mut again) if is_new && response.status() == StatusCode::UNAUTHORIZED => {
             drop((response, connection));
             let (method, path) = (again.method().clone(), again.uri().path().to_owned());
             put(tunnel, bound, again.headers_mut(), (&method, &path))?;
-            let (response, connection) = pool.send(again, prepare).await?;
+            let (response, connection) = pool.send((again, deadline), prepare).await?;
             bound.remember(response.headers());
             Ok((response, connection))
         }

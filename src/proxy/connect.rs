@@ -1,6 +1,7 @@
 //! The plain side of a proxy listener: CONNECT, absolute-form `http://`, and the few pages of our own.
 
 use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -28,6 +29,7 @@ use super::live::{Connection, Place};
 use super::own;
 use super::plain::{self, Forwarding};
 use super::refusal::Refusal;
+use super::seldom::Seldom;
 use super::settings::{ListenerSettings, Unmatched};
 use super::stream::AgentStream;
 use super::tunnel::{Grant, Tunnel};
@@ -161,9 +163,9 @@ pub(super) async fn serve(front: Front, stream: AgentStream) {
     let service = service_fn(move |request: Request<Incoming>| {
         let upgrades = announce(&hint, &request);
         let is_connect = *request.method() == Method::CONNECT;
-        let answered = answer(Arc::clone(&served), request);
+        let front = Arc::clone(&served);
         async move {
-            let mut response = answered.await;
+            let mut response = answer(front, request).await;
             let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS
                 || is_connect && response.status().is_success();
             if upgrades && !switches {
@@ -199,10 +201,11 @@ pub(super) async fn serve(front: Front, stream: AgentStream) {
     drop(connection);
     let next = front.next.lock().take();
     if let Some(next) = next {
-        let drain = front.shared.cut.clone();
+        let cut = pin!(front.shared.cut.cancelled());
         tokio::select! {
+            biased;
+            () = Seldom::new(cut) => {}
             () = Box::pin(proceed(next)) => {}
-            () = drain.cancelled() => {}
         }
     }
 }
@@ -225,7 +228,8 @@ async fn proceed(next: Next) {
             (record.up, record.down) = (up, down);
         }
         Plan::Intercept(tunnel, acceptor) => {
-            match intercept::handshake(&tunnel, &acceptor, stream).await {
+            // In a box: the tunnel has no room for its own beginning.
+            match Box::pin(intercept::handshake(&tunnel, &acceptor, stream)).await {
                 Ok((stream, protocol)) => {
                     drop(record);
                     intercept::serve(tunnel, stream, protocol).await;

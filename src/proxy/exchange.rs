@@ -143,7 +143,8 @@ async fn forward(
         if let Some(signer) = signer {
             sign::bodiless(tunnel, &mut head, signer)?;
         }
-        return upgrade::bridge((tunnel, &pool), &grant, head, (upgrade, scrub), entry).await;
+        let bridge = upgrade::bridge((tunnel, &pool), &grant, head, (upgrade, scrub), entry);
+        return Box::pin(bridge).await;
     }
     let edit = injection.and_then(Injection::body);
     let (body, lied) = match signer {
@@ -164,12 +165,13 @@ async fn forward(
     let method = head.method().clone();
     let deadline = tokio::time::Instant::now() + tunnel.limits.total_timeout;
     let request = rebuild(head, body);
-    let sent = bound::send(tunnel, &pool, request, bound, |request, protocol| {
-        address(tunnel, request, protocol);
-    });
-    let sent = tokio::time::timeout_at(deadline, sent)
-        .await
-        .map_err(|_| Refusal::UpstreamTimeout)?;
+    let request = (request, deadline);
+    let prepare = |request: &mut Request<Body>, protocol| address(tunnel, request, protocol);
+    let sent = match bound {
+        None => pool.send(request, prepare).await.map_err(Refusal::from),
+        // In a box, like all that few requests need: the others have no room for it.
+        Some(bound) => Box::pin(bound::send((tunnel, bound), &pool, request, prepare)).await,
+    };
     if let Some(lied) = &lied {
         lied.refuse()?;
     }

@@ -1,6 +1,7 @@
 //! The inside of a tunnel: TLS ends here, and each request is exchanged on its own.
 
 use std::convert::Infallible;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,12 +11,12 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio_util::sync::CancellationToken;
 
 use super::body::Body;
 use super::exchange::exchange;
 use super::executor::Tracked;
 use super::gate::{Gate, Hint};
+use super::seldom::Seldom;
 use super::stream::AgentStream;
 use super::tunnel::Tunnel;
 use crate::head::{Framing, MAX_HEAD};
@@ -54,7 +55,7 @@ pub(super) async fn serve(
     }
 }
 
-async fn serve_http1(tunnel: Arc<Tunnel>, stream: ServerStream<AgentStream>) {
+fn serve_http1(tunnel: Arc<Tunnel>, stream: ServerStream<AgentStream>) -> impl Future<Output = ()> {
     let (gate, hint) = Gate::http1(
         stream,
         tunnel.limits.header_timeout,
@@ -63,10 +64,11 @@ async fn serve_http1(tunnel: Arc<Tunnel>, stream: ServerStream<AgentStream>) {
     let served = Arc::clone(&tunnel);
     let service = service_fn(move |request: Request<Incoming>| {
         let upgrades = announce(&hint, &request);
-        let exchanged = exchange(Arc::clone(&served), request);
-        // hyper keeps the room of a request for as long as the connection lives: a pointer's, so.
+        let tunnel = Arc::clone(&served);
+        // hyper keeps the room of a request for as long as the connection lives: a pointer's, so. What is awaited is made
+        // inside, or there would be room for it twice.
         Box::pin(async move {
-            let mut response = exchanged.await;
+            let mut response = exchange(tunnel, request).await;
             if upgrades && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 close_after(&mut response);
             }
@@ -78,16 +80,12 @@ async fn serve_http1(tunnel: Arc<Tunnel>, stream: ServerStream<AgentStream>) {
         .max_header_size(MAX_HEAD + 16 * 1024)
         .serve_connection(TokioIo::new(gate), service)
         .with_upgrades();
-    tokio::pin!(connection);
-    tokio::select! {
-        () = tunnel.cut.cancelled() => return,
-        _ = connection.as_mut() => return,
-        () = tunnel.shared.drain.cancelled() => connection.as_mut().graceful_shutdown(),
-    }
-    ended(&tunnel.cut, connection).await;
+    until_the_end(tunnel, connection, |connection| {
+        connection.graceful_shutdown();
+    })
 }
 
-async fn serve_http2(tunnel: Arc<Tunnel>, stream: ServerStream<AgentStream>) {
+fn serve_http2(tunnel: Arc<Tunnel>, stream: ServerStream<AgentStream>) -> impl Future<Output = ()> {
     let gate = Gate::opaque(
         stream,
         tunnel.limits.header_timeout,
@@ -95,8 +93,8 @@ async fn serve_http2(tunnel: Arc<Tunnel>, stream: ServerStream<AgentStream>) {
     );
     let served = Arc::clone(&tunnel);
     let service = service_fn(move |request: Request<Incoming>| {
-        let exchanged = exchange(Arc::clone(&served), request);
-        async move { Ok::<Response<Body>, Infallible>(exchanged.await) }
+        let tunnel = Arc::clone(&served);
+        async move { Ok::<Response<Body>, Infallible>(exchange(tunnel, request).await) }
     });
     let connection = http2::Builder::new(Tracked(tunnel.shared.tracker.clone()))
         .timer(TokioTimer::new())
@@ -109,20 +107,34 @@ async fn serve_http2(tunnel: Arc<Tunnel>, stream: ServerStream<AgentStream>) {
         .initial_connection_window_size(1 << 20)
         .max_send_buf_size(256 * 1024)
         .serve_connection(TokioIo::new(gate), service);
-    tokio::pin!(connection);
-    tokio::select! {
-        () = tunnel.cut.cancelled() => return,
-        _ = connection.as_mut() => return,
-        () = tunnel.shared.drain.cancelled() => connection.as_mut().graceful_shutdown(),
-    }
-    ended(&tunnel.cut, connection).await;
+    until_the_end(tunnel, connection, |connection| {
+        connection.graceful_shutdown();
+    })
 }
 
-/// Waits for the end of a connection that is shutting down.
-async fn ended(cut: &CancellationToken, connection: impl Future) {
-    tokio::select! {
-        () = cut.cancelled() => {}
-        _ = connection => {}
+/// Moves a connection until it ends, is cut, or has wound down for a drain.
+///
+/// No `async fn`: that would have room for the connection twice, as its argument and in its place.
+fn until_the_end<C: Future + Unpin>(
+    tunnel: Arc<Tunnel>,
+    mut connection: C,
+    wind_down: impl FnOnce(Pin<&mut C>),
+) -> impl Future<Output = ()> {
+    async move {
+        let cut = pin!(tunnel.cut.cancelled());
+        let drain = pin!(tunnel.shared.drain.cancelled());
+        let (mut cut, drain) = (Seldom::new(cut), Seldom::new(drain));
+        tokio::select! {
+            biased;
+            () = &mut cut => return,
+            _ = &mut connection => return,
+            () = drain => wind_down(Pin::new(&mut connection)),
+        }
+        tokio::select! {
+            biased;
+            () = cut => {}
+            _ = &mut connection => {}
+        }
     }
 }
 

@@ -19,6 +19,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1};
 use hyper_util::rt::TokioIo;
 use tokio::task::coop;
+use tokio::time::{Instant, Sleep};
 
 use super::body::Body;
 use super::dial::DialError;
@@ -32,6 +33,31 @@ const MAX_ANSWER_HEAD: usize = 64 * 1024;
 pub(super) struct Link {
     sender: http1::SendRequest<Body>,
     driver: Driver,
+    timer: Timer,
+}
+
+/// Wakes for the end of a request's time. One for all requests of a connection, moved only when it fires: most end long
+/// before, and each would take the lock of the runtime's timers twice.
+#[derive(Debug, Default)]
+struct Timer(Option<Pin<Box<Sleep>>>);
+
+impl Timer {
+    /// Whether it is too late; wakes the task then, if it is not.
+    fn is_past(&mut self, deadline: Instant, cx: &mut Context<'_>) -> bool {
+        let sleep = self
+            .0
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        if sleep.deadline() > deadline {
+            sleep.as_mut().reset(deadline);
+        }
+        while sleep.as_mut().poll(cx).is_ready() {
+            if Instant::now() >= deadline {
+                return true;
+            }
+            sleep.as_mut().reset(deadline);
+        }
+        false
+    }
 }
 
 /// What moves a connection; nothing where it has ended.
@@ -88,6 +114,8 @@ pub(super) enum Unanswered {
     Gone,
     /// What came is no answer.
     Malformed,
+    /// Its time was over before.
+    Late,
 }
 
 impl Link {
@@ -102,6 +130,7 @@ impl Link {
         Ok(Self {
             sender,
             driver: Driver(Some(connection)),
+            timer: Timer::default(),
         })
     }
 
@@ -113,23 +142,30 @@ impl Link {
             && matches!(self.sender.poll_ready(&mut unheard), Poll::Ready(Ok(())))
     }
 
-    /// Sends a request and waits for the head of its answer.
+    /// Sends a request and waits for the head of its answer, no longer than to the deadline.
     pub(super) async fn send(
         &mut self,
         request: Request<Body>,
+        deadline: Instant,
     ) -> Result<Response<Incoming>, Unanswered> {
         let mut sent = pin!(self.sender.try_send_request(request));
-        let driver = &mut self.driver;
+        let (driver, timer) = (&mut self.driver, &mut self.timer);
         let mut written = false;
         let answered = poll_fn(|cx| {
-            if written {
-                return driver.drive_for(cx, |unheard| sent.as_mut().poll(unheard));
+            let answered = if written {
+                driver.drive_for(cx, |unheard| sent.as_mut().poll(unheard))
+            } else {
+                written = true;
+                driver.drive(cx);
+                last_look(cx, |unheard| sent.as_mut().poll(unheard))
+            };
+            match answered {
+                Poll::Ready(answered) => Poll::Ready(answered.map_err(Unanswered::from)),
+                Poll::Pending if timer.is_past(deadline, cx) => Poll::Ready(Err(Unanswered::Late)),
+                Poll::Pending => Poll::Pending,
             }
-            written = true;
-            driver.drive(cx);
-            last_look(cx, |unheard| sent.as_mut().poll(unheard))
         });
-        answered.await.map_err(Unanswered::from)
+        answered.await
     }
 
     /// Moves the connection until `look` sees what it waits for. `look` may not wait for anything else.
@@ -139,6 +175,15 @@ impl Link {
         look: impl FnMut(&mut Context<'_>) -> Poll<T>,
     ) -> Poll<T> {
         self.driver.drive_for(cx, look)
+    }
+
+    /// Moves the connection by itself, past the request and its answer to its end.
+    pub(super) async fn finish(self) {
+        // Without a sender there is no next request, and nothing to wait for.
+        drop(self.sender);
+        if let Some(connection) = self.driver.0 {
+            connection.await.ok();
+        }
     }
 
     /// Moves the connection past the end of an answer; whether it is idle then: the answer is whole, the request too.

@@ -33,6 +33,7 @@ mod own;
 mod plain;
 mod record;
 mod refusal;
+mod seldom;
 mod services;
 mod sessions;
 mod settings;

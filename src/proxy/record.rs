@@ -4,7 +4,7 @@
 //! record.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use http::Method;
 use http::uri::PathAndQuery;
@@ -47,17 +47,33 @@ impl RequestIds {
     }
 }
 
-/// Bytes that went up, counted by the request body and read by the guard.
+/// Bytes that went up, counted by the request body and read by the guard; and whether more of them are on their way.
 #[derive(Debug, Clone, Default)]
-pub(super) struct ByteCount(Arc<AtomicU64>);
+pub(super) struct ByteCount(Arc<Count>);
+
+#[derive(Debug, Default)]
+struct Count {
+    bytes: AtomicU64,
+    open: AtomicBool,
+}
 
 impl ByteCount {
     pub(super) fn add(&self, bytes: usize) {
-        self.0.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.0.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     pub(super) fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.0.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Says whether there is more of the body.
+    pub(super) fn set_open(&self, open: bool) {
+        self.0.open.store(open, Ordering::Relaxed);
+    }
+
+    /// Whether the body has not ended yet.
+    pub(super) fn is_open(&self) -> bool {
+        self.0.open.load(Ordering::Relaxed)
     }
 }
 

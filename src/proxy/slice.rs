@@ -39,6 +39,10 @@ pub(super) fn take(head: &mut Head) -> Option<Asked> {
     }
     let is_get = head.method() == Method::GET;
     let headers = head.headers_mut();
+    let mut names = headers.keys();
+    if !names.any(|name| *name == RANGE || *name == X_MS_RANGE || *name == IF_RANGE) {
+        return None;
+    }
     let conditional = headers.remove(IF_RANGE).is_some();
     let azure = one(headers, &X_MS_RANGE);
     let asked = azure.or_else(|| one(headers, &RANGE));

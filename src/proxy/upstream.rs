@@ -110,6 +110,9 @@ pub(super) enum SendError {
     /// The connection broke, or the answer is malformed.
     #[error("the upstream's answer is malformed")]
     Answer,
+    /// The request's time was over before its answer began.
+    #[error("the upstream did not answer in time")]
+    TimedOut,
 }
 
 impl From<SendError> for Refusal {
@@ -117,6 +120,7 @@ impl From<SendError> for Refusal {
         match error {
             SendError::Dial(error) => error.into(),
             SendError::Answer => Self::BadUpstream,
+            SendError::TimedOut => Self::UpstreamTimeout,
         }
     }
 }
@@ -241,19 +245,27 @@ impl Pool {
     /// once more, on a new connection, only where that changes nothing (RFC 9110 §9.2.2, RFC 9112 §9.3.1).
     pub(super) async fn send(
         self: &Arc<Self>,
-        mut request: Request<Body>,
+        (mut request, deadline): (Request<Body>, Instant),
         prepare: impl Fn(&mut Request<Body>, Protocol),
     ) -> Result<(Response<Incoming>, Checkout), SendError> {
         let mut once_more = true;
         loop {
-            let mut checkout = self.checkout(once_more).await?;
+            let idle = if once_more { self.reuse() } else { None };
+            let mut checkout = match idle {
+                Some(idle) => idle,
+                // In a box of its own: what an idle connection carries has no room for the making of one.
+                None => Box::pin(tokio::time::timeout_at(deadline, self.checkout()))
+                    .await
+                    .map_err(|_| SendError::TimedOut)??,
+            };
             let begun = Instant::now();
             let spare = (once_more && checkout.reused)
                 .then(|| repeatable(&request))
                 .flatten();
             prepare(&mut request, checkout.protocol());
-            request = match (checkout.send(request).await, spare) {
+            request = match (checkout.send(request, deadline).await, spare) {
                 (Ok(response), _) => return Ok((response, checkout)),
+                (Err(Unanswered::Late), _) => return Err(SendError::TimedOut),
                 (Err(Unanswered::Unsent(unsent)), _) if checkout.reused => *unsent,
                 // A peer that closed an idle connection does so at once; what broke later is judged and leased anew.
                 (Err(Unanswered::Gone), Some(spare)) if begun.elapsed() < IDLE_RACE => {
@@ -289,11 +301,8 @@ impl Pool {
         self.until.is_some_and(|until| until <= now)
     }
 
-    /// A connection; an idle one only where `reuse` allows that.
-    async fn checkout(self: &Arc<Self>, reuse: bool) -> Result<Checkout, DialError> {
-        if reuse && let Some(found) = self.reuse() {
-            return Ok(found);
-        }
+    /// A new connection, or a stream of one that many share.
+    async fn checkout(self: &Arc<Self>) -> Result<Checkout, DialError> {
         let alone = self.target.scheme == Scheme::Https && !self.is_http1.load(Ordering::Relaxed);
         let _first = if alone {
             // Past this wait one dials beside the other: a target that does not answer must not queue its requests.
@@ -379,12 +388,19 @@ impl Checkout {
         }
     }
 
-    async fn send(&mut self, request: Request<Body>) -> Result<Response<Incoming>, Unanswered> {
+    async fn send(
+        &mut self,
+        request: Request<Body>,
+        deadline: Instant,
+    ) -> Result<Response<Incoming>, Unanswered> {
         match &mut self.sender {
-            Sender::Http1(link) => link.send(request).await,
+            Sender::Http1(link) => link.send(request, deadline).await,
             Sender::Http2(sender) => {
-                let outcome = sender.try_send_request(request).await;
-                outcome.map_err(Unanswered::from)
+                let answered = sender.try_send_request(request);
+                match tokio::time::timeout_at(deadline, answered).await {
+                    Ok(answered) => answered.map_err(Unanswered::from),
+                    Err(_) => Err(Unanswered::Late),
+                }
             }
         }
     }
@@ -398,6 +414,14 @@ impl Checkout {
         match &mut self.sender {
             Sender::Http1(link) => link.drive_for(cx, look),
             Sender::Http2(_) => look(cx),
+        }
+    }
+
+    /// Lets the connection go its own way, in a task: whoever reads the answer need not be there for the upload to go on.
+    /// It serves no other request.
+    pub(super) fn part(self) {
+        if let Sender::Http1(link) = self.sender {
+            self.pool.upstream.tracker.spawn(link.finish());
         }
     }
 

@@ -254,6 +254,40 @@ async fn an_early_answer_does_not_hold_up_the_next_request() {
     harness.finish().await;
 }
 
+/// An upstream answers while it still reads, and the agent reads nothing before it has written everything.
+#[tokio::test]
+async fn an_answer_that_nobody_reads_yet_does_not_hold_up_the_upload() {
+    const BYTES: usize = 32 * 1024 * 1024;
+    let upstream = Upstream::streaming(&["http/1.1"], |_, body| {
+        drop(tokio::spawn(body.collect()));
+        Box::pin(async { ok("a".repeat(BYTES)) })
+    })
+    .await;
+    let harness = Setup::new(BEARER)
+        .to("api.test:443", &upstream)
+        .start()
+        .await;
+    let agent = harness.agent();
+    let mut tunnel = agent.tunnel("api.test:443", &["http/1.1"]).await;
+    let head = format!("POST /x HTTP/1.1\r\nHost: api.test\r\nContent-Length: {BYTES}\r\n\r\n");
+    let piece = vec![b'b'; 64 * 1024];
+    let exchanged = async {
+        tunnel.write_all(head.as_bytes()).await.unwrap();
+        for _ in 0..BYTES / piece.len() {
+            tunnel.write_all(&piece).await.unwrap();
+        }
+        let mut status = [0; 12];
+        tunnel.read_exact(&mut status).await.unwrap();
+        status
+    };
+    let status = tokio::time::timeout(Duration::from_secs(40), exchanged)
+        .await
+        .expect("neither side waits for the other");
+    assert_eq!(&status, b"HTTP/1.1 200");
+    drop(tunnel);
+    harness.finish().await;
+}
+
 const OTHER_ROUTE: &str =
     "[[route]]\nhosts = [\"other.test\"]\ncredential = \"o\"\ninject = \"bearer\"\n";
 
