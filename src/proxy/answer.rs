@@ -95,11 +95,14 @@ pub(super) async fn pass_on(
     }
     let mut record = entry.take().ok_or(Refusal::BadUpstream)?;
     record.answered(status);
-    let mut connection = connection;
-    if !bodiless && record.up.is_open() {
+    let connection = match connection {
         // An agent that reads nothing before all is sent would wait for us, and we for it.
-        connection.take().map(Checkout::part);
-    }
+        Some(connection) if !bodiless && record.up.is_open() => {
+            connection.part();
+            None
+        }
+        connection => connection,
+    };
     let body = if bodiless {
         // What follows a head that has no body is nobody's, and is not passed on: its connection goes with it.
         if incoming.is_end_stream()

@@ -164,8 +164,7 @@ async fn forward(
     record.allowed(lane.counters().clone());
     let method = head.method().clone();
     let deadline = tokio::time::Instant::now() + tunnel.limits.total_timeout;
-    let request = rebuild(head, body);
-    let request = (request, deadline);
+    let request = (rebuild(head, body), deadline);
     let prepare = |request: &mut Request<Body>, protocol| address(tunnel, request, protocol);
     let sent = match bound {
         None => pool.send(request, prepare).await.map_err(Refusal::from),

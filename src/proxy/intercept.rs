@@ -115,6 +115,7 @@ fn serve_http2(tunnel: Arc<Tunnel>, stream: ServerStream<AgentStream>) -> impl F
 /// Moves a connection until it ends, is cut, or has wound down for a drain.
 ///
 /// No `async fn`: that would have room for the connection twice, as its argument and in its place.
+#[expect(clippy::manual_async_fn, reason = "2 KB of each idle connection")]
 fn until_the_end<C: Future + Unpin>(
     tunnel: Arc<Tunnel>,
     mut connection: C,

@@ -131,12 +131,13 @@ mod tests {
             Poll::Ready(())
         })
         .await;
-        let waiting = tokio::spawn(seldom);
-        tokio::task::yield_now().await;
-        token.cancel();
-        tokio::time::timeout(Duration::from_secs(10), waiting)
+        let calls = async {
+            tokio::task::yield_now().await;
+            token.cancel();
+        };
+        let waits = async { tokio::join!(seldom, calls) };
+        tokio::time::timeout(Duration::from_secs(10), waits)
             .await
-            .unwrap()
             .unwrap();
     }
 
