@@ -12,6 +12,7 @@ use http::HeaderMap;
 use http::header::PROXY_AUTHORIZATION;
 use zeroize::Zeroizing;
 
+use super::jwt::verified;
 use super::{AttestError, Attested, Evidence, TokenType, TrustProvider};
 use crate::agent::AgentId;
 use crate::secret::Secret;
@@ -48,6 +49,11 @@ impl Presented {
     /// Its SHA-256: what it is looked up by.
     pub fn digest(&self) -> &[u8; 32] {
         &self.digest
+    }
+
+    /// What evidence is known by once it was revoked, where this is a JWT: the SHA-256 of the part that was signed.
+    pub fn stem(&self) -> [u8; 32] {
+        verified::stem(self.token.expose())
     }
 
     /// Whether it can be a JWT in compact form (RFC 7515 §7.1): two dots, and a head that begins as JSON does.

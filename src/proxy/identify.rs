@@ -36,7 +36,7 @@ async fn relayed(front: &Front, snapshot: &Snapshot, stated: Stated) -> Result<H
         if provider.hears_relays()
             && let Some(attested) = provider.attest(evidence).await?
         {
-            return open(front, snapshot, &attested);
+            return open(front, snapshot, &attested).await;
         }
     }
     Err(Refusal::Unidentified)
@@ -60,20 +60,30 @@ pub(super) async fn identified(
         return Ok(hold);
     }
     let attested = attest(front, snapshot, presented, TokenType::Any).await?;
-    let hold = open(front, snapshot, &attested.ok_or(Refusal::Unidentified)?)?;
+    let hold = open(front, snapshot, &attested.ok_or(Refusal::Unidentified)?).await?;
     if presented.is_none() {
         front.remember(snapshot, hold.session());
     }
     Ok(hold)
 }
 
-/// The implicit session of evidence that holds, unless that was revoked.
-fn open(front: &Front, snapshot: &Snapshot, attested: &Attested) -> Result<Hold, Refusal> {
-    let shared = &front.shared;
-    if is_revoked(shared, attested) {
+/// The implicit session of evidence that holds, unless that was revoked, has ended, or was shown by another peer first:
+/// a copy of it is good for nothing from elsewhere.
+async fn open(front: &Front, snapshot: &Snapshot, attested: &Attested) -> Result<Hold, Refusal> {
+    let (shared, now) = (&front.shared, front.shared.clock.now());
+    if attested.expires.is_some_and(|end| end <= now.wall) {
         return Err(Refusal::SessionEnded);
     }
-    Ok(shared.open_session((snapshot, &front.from), attested))
+    let opened = shared.open_session((snapshot, &front.from), attested);
+    let hold = opened.map_err(|_| Refusal::SessionEnded)?;
+    let session = hold.session();
+    // What this connection was seen to be just now need not be looked for once more.
+    let seen = shared.bound_by(attested, &front.from);
+    if session.bound() != seen.as_deref() && !is_open_to(session, front).await {
+        return Err(Refusal::WrongPeer);
+    }
+    session.touch(&now);
+    Ok(hold)
 }
 
 /// Whether the session that this evidence opened was ended by somebody's order.
@@ -135,7 +145,8 @@ async fn hold(front: &Front, session: &Arc<Session>) -> Result<Hold, Refusal> {
     Ok(front.shared.sessions.hold(session))
 }
 
-/// The session that a token is of; `None` where the token is none of ours.
+/// The session that a session token is of; `None` where the token is none of ours. Evidence is not looked up here: what it
+/// is worth, its provider says each time.
 pub(super) async fn session_of(
     shared: &Shared,
     presented: &Presented,
@@ -143,12 +154,12 @@ pub(super) async fn session_of(
     if let Some(session) = shared.sessions.by_token(presented.digest()) {
         return Ok(Some(session));
     }
-    let now = shared.clock.now();
-    if shared.sessions.is_blocked(presented.digest(), &now) {
-        return Err(Refusal::SessionEnded);
-    }
     if !presented.is_jwt() {
         return Ok(None);
+    }
+    let now = shared.clock.now();
+    if shared.sessions.is_blocked(&presented.stem(), &now) {
+        return Err(Refusal::SessionEnded);
     }
     let token = presented.token().expose();
     let claims = match session::read(&shared.keys, token, now.wall.as_second()) {

@@ -5,12 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tracing::warn;
 
 use super::refusal::Refusal;
 use super::{Proxy, Shared};
 use crate::clock::Now;
-use crate::session::{Ended, Kept, Key, Reason, Session, SessionStore, Unknown};
+use crate::identity::Attested;
+use crate::session::{
+    Digest, Ended, Kept, Key, Reason, Session, SessionStore, Unknown, blocked_until,
+};
 
 /// For how long what was last heard of other replicas is believed. Then a session may have been ended without our
 /// knowledge, and is refused.
@@ -45,6 +49,27 @@ impl Keeper {
     }
 }
 
+/// What every replica has to hear of.
+#[derive(Debug)]
+struct End {
+    id: Option<String>,
+    /// The evidence that opened the session, and until when it is blocked.
+    evidence: Option<(Digest, Timestamp)>,
+    reason: Reason,
+}
+
+impl End {
+    async fn keep(&self, store: &dyn SessionStore) -> Result<bool, Unknown> {
+        if let Some((evidence, until)) = &self.evidence {
+            store.block(evidence, *until).await?;
+        }
+        match &self.id {
+            Some(id) => store.end(id, self.reason).await,
+            None => Ok(false),
+        }
+    }
+}
+
 impl Proxy {
     /// Takes over what other replicas did; to be called some times a second, and once before the first agent.
     ///
@@ -71,7 +96,9 @@ impl Proxy {
             }
         }
         for (evidence, until) in news.blocked {
-            shared.sessions.block(evidence, until);
+            // What it opened here is over as well.
+            let ended = shared.sessions.revoke(evidence, until, "revoked");
+            shared.note_ends(&ended, None);
         }
         let known = shared.keys.all();
         if news
@@ -196,28 +223,57 @@ impl Shared {
         by: Option<&str>,
     ) -> Result<bool, Unknown> {
         let evidence = self.sessions.evidence_of(id);
-        if let Some((evidence, until)) = evidence {
-            self.sessions.block(evidence, until.as_millisecond());
-        }
-        let ended = self.sessions.end(id, reason);
-        self.note_ends(&ended, by);
-        if !self.keeper.lasts() {
-            return Ok(!ended.is_empty());
-        }
-        let store = &self.keeper.store;
-        let kept = async {
-            if let Some((evidence, until)) = evidence {
-                store.block(&evidence, until).await?;
+        let mut ended = match evidence {
+            Some((evidence, until)) => {
+                let until = until.as_millisecond();
+                self.sessions.revoke(evidence, until, reason)
             }
-            store.end(id, reason).await
+            None => Vec::new(),
         };
-        match kept.await {
-            Ok(lived) => Ok(lived || !ended.is_empty()),
-            Err(unknown) => {
-                self.keep_trying(id.to_owned(), reason);
-                Err(unknown)
-            }
+        ended.extend(self.sessions.end(id, reason));
+        self.note_ends(&ended, by);
+        let end = End {
+            id: Some(id.to_owned()),
+            evidence,
+            reason,
+        };
+        Ok(self.keep_end(end).await? || !ended.is_empty())
+    }
+
+    /// Revokes what proved an agent, for every replica: what it opened ends, and it opens nothing any more. Evidence that
+    /// does not end by itself, such as a static token, cannot be revoked so. It is kept before this returns.
+    ///
+    /// # Errors
+    /// [`Unknown`] where the store did not take it: here it is revoked all the same, and it is tried again.
+    pub(super) async fn revoke_evidence(
+        self: &Arc<Self>,
+        attested: &Attested,
+        reason: Reason,
+    ) -> Result<(), Unknown> {
+        let (Some(evidence), Some(_)) = (attested.evidence, attested.expires) else {
+            return Ok(());
+        };
+        let until = blocked_until(attested.expires);
+        let ended = (self.sessions).revoke(evidence, until.as_millisecond(), reason);
+        self.note_ends(&ended, None);
+        let end = End {
+            id: None,
+            evidence: Some((evidence, until)),
+            reason,
+        };
+        self.keep_end(end).await.map(drop)
+    }
+
+    /// Keeps an end for every replica; whether the store knew the session as one that lived.
+    async fn keep_end(self: &Arc<Self>, end: End) -> Result<bool, Unknown> {
+        if !self.keeper.lasts() {
+            return Ok(false);
         }
+        let kept = end.keep(&*self.keeper.store).await;
+        if kept.is_err() {
+            self.keep_trying(end);
+        }
+        kept
     }
 
     /// Tells the store of ends that were decided here.
@@ -228,16 +284,20 @@ impl Shared {
         for (session, reason) in ended {
             // Its time stands in the store, and a parent's end takes its children along.
             if !matches!(*reason, "expired" | "parent") {
-                self.keep_trying(session.id().to_string(), reason);
+                self.keep_trying(End {
+                    id: Some(session.id().to_string()),
+                    evidence: None,
+                    reason,
+                });
             }
         }
     }
 
-    fn keep_trying(self: &Arc<Self>, id: String, reason: Reason) {
+    fn keep_trying(self: &Arc<Self>, end: End) {
         let shared = Arc::clone(self);
         self.tracker.spawn(async move {
-            while shared.keeper.store.end(&id, reason).await.is_err() {
-                warn!(session = %id, "the end of a session is not kept yet");
+            while end.keep(&*shared.keeper.store).await.is_err() {
+                warn!(session = end.id, "the end of a session is not kept yet");
                 tokio::select! {
                     () = shared.drain.cancelled() => return,
                     () = tokio::time::sleep(AGAIN) => {}

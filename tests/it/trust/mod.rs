@@ -6,6 +6,7 @@ mod jwt;
 mod kubernetes;
 pub mod mint;
 mod peer;
+mod revoked;
 mod spiffe;
 mod user;
 
