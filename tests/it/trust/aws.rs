@@ -190,7 +190,7 @@ async fn an_instance_is_known_by_its_signed_document() {
     }
 }
 
-/// White space, and what stands beside the signature in the message, make no other evidence of it.
+/// What stands beside the signature in a message makes no other evidence of it.
 #[tokio::test]
 async fn a_document_is_known_by_what_was_signed() {
     let region = Region::new();
@@ -206,10 +206,7 @@ async fn a_document_is_known_by_what_was_signed() {
     let version = memchr::memmem::find(&der, &[2, 1, 1]).unwrap();
     let mut other = der.clone();
     other[version + 2] = 3;
-    for same in [STANDARD.encode(&other), good.replace('A', "A\t")] {
-        assert_ne!(same, good);
-        assert_eq!(evidence(&same).await, known);
-    }
+    assert_eq!(evidence(&STANDARD.encode(&other)).await, known);
     let text = DOCUMENT.replacen('{', "{ ", 1);
     let another = region.message(text.as_bytes(), text.as_bytes());
     assert_ne!(evidence(&another).await, known);
@@ -340,7 +337,8 @@ async fn a_signed_request_is_known_by_its_signature() {
     let sts = Sts::start().await;
     let provider = sts.provider();
     let evidence = async |text: String| {
-        let shown = provider.show_as(&b64(text), TokenType::AwsCallerIdentity);
+        let token = b64(text);
+        let shown = provider.show_as(&token, TokenType::AwsCallerIdentity);
         shown.await.unwrap().unwrap().evidence.unwrap()
     };
     let mut request = sts.request();

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::super::agent::{Agent, Transcript};
-use super::super::harness::{ALICE, BEARER, Harness, STORE_KEY, Setup};
+use super::super::harness::{ALICE, BEARER, Harness, STORE_KEY, Setup, TOKEN_A};
 use super::super::session_admin::alice;
 use super::super::token::{ACCESS_TOKEN, EXCHANGE, Granted, JWT, word};
 use super::super::upstream::Upstream;
@@ -249,6 +249,29 @@ async fn evidence_is_judged_at_each_connect() {
     let text = text.replace("[\"keyward\"]", "[\"keyward\", \"more\"]");
     world.harness.reload(&other.routes(&text)).await;
     assert_eq!(world.connects(&token).await, "unidentified");
+    world.harness.finish().await;
+}
+
+/// Our own session tokens are ES256 as well: another spelling is the same session, for the same peer, until the same end.
+#[tokio::test]
+async fn another_spelling_of_a_session_token_is_the_same_session() {
+    let world = World::new().await;
+    let granted = world.harness.session(("a", TOKEN_A), &[]).await;
+    let token = granted.token();
+    let other = respelled(token);
+    for spelling in [token, &other] {
+        assert_eq!(world.connects(spelling).await, "");
+        let agent = world.harness.agent_with(Some(spelling));
+        let answer = agent.connect_from("127.0.0.2", "api.test:443").await;
+        assert_eq!(word(&answer), "wrong-peer");
+    }
+    assert_eq!(world.started().len(), 1);
+    world.revokes(&other).await;
+    for spelling in [token, &other] {
+        assert_eq!(world.connects(spelling).await, "session-ended");
+        let child = world.harness.delegate(spelling, "b", &[]).await;
+        assert_eq!(child.error(), (400, "invalid_request"));
+    }
     world.harness.finish().await;
 }
 
