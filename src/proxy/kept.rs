@@ -2,8 +2,8 @@
 //! shown it, ended for everybody.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tracing::warn;
@@ -16,9 +16,9 @@ use crate::session::{
     Digest, Ended, Kept, Key, Reason, Session, SessionStore, Unknown, blocked_until,
 };
 
-/// For how long what was last heard of other replicas is believed. Then a session may have been ended without our
-/// knowledge, and is refused.
-const BELIEVED_FOR: i64 = 10_000;
+/// For how long what was last heard of other replicas is believed, in milliseconds. Then a session may have been ended,
+/// evidence revoked or an agent suspended without our knowledge, and every request is refused.
+const BELIEVED_FOR: u64 = 10_000;
 /// How often an end that the store did not take is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -26,10 +26,15 @@ const AGAIN: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Keeper {
     pub(super) store: Arc<dyn SessionStore>,
+    lasts: bool,
     /// Where the next look begins.
     mark: AtomicI64,
-    /// When it last answered, in Unix milliseconds of our own clock.
-    heard: AtomicI64,
+    /// From when the two below count, by the clock that nobody sets.
+    since: Instant,
+    /// When the news of sessions were last heard, in milliseconds.
+    heard: AtomicU64,
+    /// When it was last heard which agents may act, in milliseconds.
+    heard_of_agents: AtomicU64,
     /// Until when uses were noted.
     noted: AtomicI64,
 }
@@ -37,15 +42,23 @@ pub(super) struct Keeper {
 impl Keeper {
     pub(super) fn new(store: Arc<dyn SessionStore>, now: &Now) -> Self {
         Self {
+            lasts: store.lasts(),
             store,
             mark: AtomicI64::new(0),
-            heard: AtomicI64::new(now.unix_ms()),
+            since: now.mono,
+            heard: AtomicU64::new(0),
+            heard_of_agents: AtomicU64::new(0),
             noted: AtomicI64::new(now.unix_ms()),
         }
     }
 
     fn lasts(&self) -> bool {
-        self.store.lasts()
+        self.lasts
+    }
+
+    fn at(&self, now: &Now) -> u64 {
+        let since = now.mono.saturating_duration_since(self.since);
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     }
 }
 
@@ -109,8 +122,15 @@ impl Proxy {
             self.load_keys().await?;
         }
         keeper.mark.store(news.mark, Ordering::Relaxed);
-        keeper.heard.store(began.unix_ms(), Ordering::Relaxed);
+        keeper.heard.store(keeper.at(&began), Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Notes that it was known at this time which agents may act.
+    pub fn heard_of_agents(&self, at: &Now) {
+        let keeper = &self.0.keeper;
+        let at = keeper.at(at);
+        keeper.heard_of_agents.fetch_max(at, Ordering::Relaxed);
     }
 
     /// Takes the signing keys up from the store; where they are too old, or there are none, a new one is made and kept.
@@ -200,16 +220,32 @@ impl Shared {
         Some(session)
     }
 
-    /// Whether it can be known that a session lives still.
+    /// Whether it can be known that a session lives still, that its evidence was not revoked and its agents may act.
     ///
     /// # Errors
     /// [`Refusal::StoreUnavailable`] where the store was silent for too long.
     pub(super) fn believe(&self, now: &Now) -> Result<(), Refusal> {
-        let heard = self.keeper.heard.load(Ordering::Relaxed);
-        if self.keeper.lasts() && now.unix_ms() - heard > BELIEVED_FOR {
+        let keeper = &self.keeper;
+        if !keeper.lasts {
+            return Ok(());
+        }
+        let heard = keeper.heard.load(Ordering::Relaxed);
+        let heard = heard.min(keeper.heard_of_agents.load(Ordering::Relaxed));
+        if keeper.at(now).saturating_sub(heard) > BELIEVED_FOR {
             return Err(Refusal::StoreUnavailable);
         }
         Ok(())
+    }
+
+    /// Whether a session may be used for one more request.
+    ///
+    /// # Errors
+    /// The refusal, where it is over or nobody knows.
+    pub(super) fn lives(&self, session: &Session, now: &Now) -> Result<(), Refusal> {
+        if session.is_over(now) {
+            return Err(Refusal::SessionEnded);
+        }
+        self.believe(now)
     }
 
     /// Ends a session for every replica; how many ended here. It is kept before this returns.

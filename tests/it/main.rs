@@ -39,6 +39,7 @@ mod attacks;
 mod aws;
 mod base_url;
 mod delegation;
+mod kept;
 mod leak;
 mod lifecycle;
 mod login;
