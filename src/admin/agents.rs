@@ -69,13 +69,14 @@ impl Agents {
     pub async fn hear(&self) -> Result<(), Silent> {
         // Not between a word here and its row there.
         let _turn = self.change.lock().await;
+        let began = self.clock.now();
         let version = self.store.version().await?;
-        if *self.version.lock() == Some(version) {
-            return Ok(());
+        if *self.version.lock() != Some(version) {
+            self.overlay.replace(self.store.load().await?);
+            self.proxy.end_unregistered();
+            *self.version.lock() = Some(version);
         }
-        self.overlay.replace(self.store.load().await?);
-        self.proxy.end_unregistered();
-        *self.version.lock() = Some(version);
+        self.proxy.heard_of_agents(&began);
         Ok(())
     }
 

@@ -399,6 +399,11 @@ impl App {
         self.proxy.end_sessions(reason);
     }
 
+    /// The data path.
+    pub fn proxy(&self) -> &Proxy {
+        &self.proxy
+    }
+
     /// Where the admin side listens.
     pub fn admin(&self) -> Option<SocketAddr> {
         self.admin

@@ -46,6 +46,26 @@ pub struct Known {
     pub user: User,
     /// When the token ends.
     pub expires: Timestamp,
+    /// `may_act`, where the token has it.
+    may_act: Option<Value>,
+}
+
+impl Known {
+    /// Whether this agent of ours may act for the person (RFC 8693 §4.4): where the token says who may, it must be the agent
+    /// by its id, and nothing is said of it beside that and our own `issuer`.
+    pub fn lets_act(&self, agent: &str, issuer: &str) -> bool {
+        let Some(named) = &self.may_act else {
+            return true;
+        };
+        named.as_object().is_some_and(|named| {
+            let says = |name: &str, value: &Value| match name {
+                "sub" => *value == *agent,
+                "iss" => *value == *issuer,
+                _ => false,
+            };
+            named.contains_key("sub") && named.iter().all(|(name, value)| says(name, value))
+        })
+    }
 }
 
 /// As what a person's token was presented.
@@ -209,6 +229,7 @@ impl Logins {
                 name: name.into(),
             },
             expires,
+            may_act: token.claims.get("may_act").cloned(),
         }))
     }
 }

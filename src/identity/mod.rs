@@ -181,7 +181,9 @@ pub struct Attested {
     pub agent: AgentId,
     /// The trust provider that says so (`token`, `open`, or NAME of `[trust.NAME]`).
     pub trust: Arc<str>,
-    /// The SHA-256 of the evidence, where it is one that ends: a session is of one agent and one evidence.
+    /// The SHA-256 of what was signed of the evidence, where it is one that ends: a session is of one agent and one
+    /// evidence. Neither the signature itself nor what the evidence is wrapped in counts: both can be written in
+    /// several ways by whoever holds it.
     pub evidence: Option<[u8; 32]>,
     /// When the evidence ends.
     pub expires: Option<Timestamp>,

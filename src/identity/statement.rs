@@ -23,7 +23,7 @@ const MOST: usize = 8 * 1024;
 pub struct Stated {
     /// The process.
     pub process: Process,
-    /// The SHA-256 of the field's value.
+    /// The SHA-256 of the field's value as [`Process::state`] writes it: one process is one, however a relay spells it.
     pub digest: [u8; 32],
 }
 
@@ -92,9 +92,10 @@ pub fn stated(headers: &HeaderMap) -> Result<Option<Stated>, AttestError> {
         })
     };
     let process = read().ok_or(AttestError::Bad)?;
+    let canonical = process.state().ok_or(AttestError::Bad)?;
     Ok(Some(Stated {
         process,
-        digest: sum(field.as_bytes()),
+        digest: sum(canonical.as_bytes()),
     }))
 }
 
@@ -131,6 +132,24 @@ mod tests {
             let read = stated(&head(&[value.to_str().unwrap()])).unwrap().unwrap();
             assert_eq!(read.process, process);
         }
+    }
+
+    #[test]
+    fn one_process_is_one_however_it_is_spelled() {
+        let digest = |text: &str| {
+            let read = stated(&head(&[&BASE64URL.encode(text)])).unwrap();
+            read.unwrap().digest
+        };
+        let known = digest(r#"{"uid":1,"executable":"/a"}"#);
+        for same in [
+            r#"{"executable":"/a","uid":1}"#,
+            r#"{ "uid": 1, "executable": "\u002fa" }"#,
+            r#"{"uid":1,"executable":"/a","cgroups":[]}"#,
+            r#"{"uid":1,"executable":"/a","gid":null}"#,
+        ] {
+            assert_eq!(digest(same), known, "{same}");
+        }
+        assert_ne!(digest(r#"{"uid":2,"executable":"/a"}"#), known);
     }
 
     #[test]

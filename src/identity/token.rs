@@ -12,6 +12,7 @@ use http::HeaderMap;
 use http::header::PROXY_AUTHORIZATION;
 use zeroize::Zeroizing;
 
+use super::jwt::verified;
 use super::{AttestError, Attested, Evidence, TokenType, TrustProvider};
 use crate::agent::AgentId;
 use crate::secret::Secret;
@@ -48,6 +49,11 @@ impl Presented {
     /// Its SHA-256: what it is looked up by.
     pub fn digest(&self) -> &[u8; 32] {
         &self.digest
+    }
+
+    /// What evidence is known by once it was revoked, where this is a JWT: the SHA-256 of the part that was signed.
+    pub fn stem(&self) -> [u8; 32] {
+        verified::stem(self.token.expose())
     }
 
     /// Whether it can be a JWT in compact form (RFC 7515 §7.1): two dots, and a head that begins as JSON does.
@@ -169,6 +175,18 @@ mod tests {
     }
 
     #[test]
+    fn a_token_is_taken_as_it_stands() {
+        // A colon in it, and what another program would decode once more.
+        let pair = BASE64.encode("any:a:b%41&amp;");
+        let found = presented(&fields(&[format!("BASIC  {pair} ").as_bytes()]));
+        assert!(found.unwrap().unwrap().token().equals(b"a:b%41&amp;"));
+        let long = |length: usize| format!("Bearer {}", "a".repeat(length));
+        assert!(presented(&fields(&[long(16_000).as_bytes()])).is_ok());
+        let too_long = presented(&fields(&[long(17_000).as_bytes()]));
+        assert_eq!(too_long.unwrap_err(), AttestError::Bad);
+    }
+
+    #[test]
     fn what_can_be_read_two_ways_is_refused() {
         for values in [
             &[&b"Bearer a"[..], b"Basic OmE="][..],
@@ -180,6 +198,22 @@ mod tests {
             &[b"Bearer a\xffb"],
             &[b"Bearer a b"],
             &[b"Basic YW55Og=="],
+            // Other blanks, other alphabets, no padding, two lists in one field, and what is no visible ASCII below.
+            &[b"Bearer\ta"],
+            &[b"Bearer "],
+            &[b"Bearer a, Bearer b"],
+            &[b"Bearer a,Basic OmE="],
+            &[b"Basic OmE"],
+            &[b"Basic OmE=="],
+            &[b"Basic Om E="],
+            &[b"Basic Om-_"],
+            &[b"Basic OmF="],
+            &[b"Basic OmEgYg=="],
+            &[b"Basic OsOp"],
+            &[b"Basic OmEA"],
+            &[b"Basic OgBhAA=="],
+            &[b" Bearer a"],
+            &[b"BearerX a"],
         ] {
             assert_eq!(
                 presented(&fields(values)).unwrap_err(),

@@ -272,7 +272,7 @@ pub(super) struct Seat {
 }
 
 impl Seat {
-    fn take(shared: &Arc<Shared>, permit: OwnedSemaphorePermit) -> Self {
+    pub(super) fn take(shared: &Arc<Shared>, permit: OwnedSemaphorePermit) -> Self {
         shared.metrics.connections.inc();
         Self {
             shared: Arc::clone(shared),

@@ -83,12 +83,7 @@ async fn forward(
     entry: &mut Option<Entry>,
 ) -> Result<Response<Body>, Refusal> {
     let record = entry.as_mut().ok_or(Refusal::Malformed(""))?;
-    if tunnel.session().is_over(&record.began()) {
-        return Err(Refusal::SessionEnded);
-    }
-    if !tunnel.session().is_implicit() {
-        tunnel.shared.believe(&record.began())?;
-    }
+    tunnel.shared.lives(tunnel.session(), &record.began())?;
     // The grant is taken before the head is looked at: to whom nothing is granted, nothing else is said.
     tunnel.grant()?;
     let mut asking = Asking::new(&parts.headers, Upload::Stream(body))?;
@@ -206,12 +201,7 @@ async fn permitted(
                 Answer::Again(asked) => {
                     // A person took their time: hours and sessions may be over.
                     now = tunnel.shared.clock.now();
-                    if tunnel.session().is_over(&now) {
-                        return Err(Refusal::SessionEnded);
-                    }
-                    if !tunnel.session().is_implicit() {
-                        tunnel.shared.believe(&now)?;
-                    }
+                    tunnel.shared.lives(tunnel.session(), &now)?;
                     head = asked;
                     continue;
                 }

@@ -2,19 +2,23 @@
 //! shown it, ended for everybody.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use tracing::warn;
 
 use super::refusal::Refusal;
 use super::{Proxy, Shared};
 use crate::clock::Now;
-use crate::session::{Ended, Kept, Key, Reason, Session, SessionStore, Unknown};
+use crate::identity::Attested;
+use crate::session::{
+    Digest, Ended, Kept, Key, Reason, Session, SessionStore, Unknown, blocked_until,
+};
 
-/// For how long what was last heard of other replicas is believed. Then a session may have been ended without our
-/// knowledge, and is refused.
-const BELIEVED_FOR: i64 = 10_000;
+/// For how long what was last heard of other replicas is believed, in milliseconds. Then a session may have been ended,
+/// evidence revoked or an agent suspended without our knowledge, and every request is refused.
+const BELIEVED_FOR: u64 = 10_000;
 /// How often an end that the store did not take is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -22,10 +26,15 @@ const AGAIN: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Keeper {
     pub(super) store: Arc<dyn SessionStore>,
+    lasts: bool,
     /// Where the next look begins.
     mark: AtomicI64,
-    /// When it last answered, in Unix milliseconds of our own clock.
-    heard: AtomicI64,
+    /// From when the two below count, by the clock that nobody sets.
+    since: Instant,
+    /// When the news of sessions were last heard, in milliseconds.
+    heard: AtomicU64,
+    /// When it was last heard which agents may act, in milliseconds.
+    heard_of_agents: AtomicU64,
     /// Until when uses were noted.
     noted: AtomicI64,
 }
@@ -33,15 +42,44 @@ pub(super) struct Keeper {
 impl Keeper {
     pub(super) fn new(store: Arc<dyn SessionStore>, now: &Now) -> Self {
         Self {
+            lasts: store.lasts(),
             store,
             mark: AtomicI64::new(0),
-            heard: AtomicI64::new(now.unix_ms()),
+            since: now.mono,
+            heard: AtomicU64::new(0),
+            heard_of_agents: AtomicU64::new(0),
             noted: AtomicI64::new(now.unix_ms()),
         }
     }
 
     fn lasts(&self) -> bool {
-        self.store.lasts()
+        self.lasts
+    }
+
+    fn at(&self, now: &Now) -> u64 {
+        let since = now.mono.saturating_duration_since(self.since);
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// What every replica has to hear of.
+#[derive(Debug)]
+struct End {
+    id: Option<String>,
+    /// The evidence that opened the session, and until when it is blocked.
+    evidence: Option<(Digest, Timestamp)>,
+    reason: Reason,
+}
+
+impl End {
+    async fn keep(&self, store: &dyn SessionStore) -> Result<bool, Unknown> {
+        if let Some((evidence, until)) = &self.evidence {
+            store.block(evidence, *until).await?;
+        }
+        match &self.id {
+            Some(id) => store.end(id, self.reason).await,
+            None => Ok(false),
+        }
     }
 }
 
@@ -71,7 +109,9 @@ impl Proxy {
             }
         }
         for (evidence, until) in news.blocked {
-            shared.sessions.block(evidence, until);
+            // What it opened here is over as well.
+            let ended = shared.sessions.revoke(evidence, until, "revoked");
+            shared.note_ends(&ended, None);
         }
         let known = shared.keys.all();
         if news
@@ -82,8 +122,15 @@ impl Proxy {
             self.load_keys().await?;
         }
         keeper.mark.store(news.mark, Ordering::Relaxed);
-        keeper.heard.store(began.unix_ms(), Ordering::Relaxed);
+        keeper.heard.store(keeper.at(&began), Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Notes that it was known at this time which agents may act.
+    pub fn heard_of_agents(&self, at: &Now) {
+        let keeper = &self.0.keeper;
+        let at = keeper.at(at);
+        keeper.heard_of_agents.fetch_max(at, Ordering::Relaxed);
     }
 
     /// Takes the signing keys up from the store; where they are too old, or there are none, a new one is made and kept.
@@ -193,16 +240,32 @@ impl Shared {
         Some(session)
     }
 
-    /// Whether it can be known that a session lives still.
+    /// Whether it can be known that a session lives still, that its evidence was not revoked and its agents may act.
     ///
     /// # Errors
     /// [`Refusal::StoreUnavailable`] where the store was silent for too long.
     pub(super) fn believe(&self, now: &Now) -> Result<(), Refusal> {
-        let heard = self.keeper.heard.load(Ordering::Relaxed);
-        if self.keeper.lasts() && now.unix_ms() - heard > BELIEVED_FOR {
+        let keeper = &self.keeper;
+        if !keeper.lasts {
+            return Ok(());
+        }
+        let heard = keeper.heard.load(Ordering::Relaxed);
+        let heard = heard.min(keeper.heard_of_agents.load(Ordering::Relaxed));
+        if keeper.at(now).saturating_sub(heard) > BELIEVED_FOR {
             return Err(Refusal::StoreUnavailable);
         }
         Ok(())
+    }
+
+    /// Whether a session may be used for one more request.
+    ///
+    /// # Errors
+    /// The refusal, where it is over or nobody knows.
+    pub(super) fn lives(&self, session: &Session, now: &Now) -> Result<(), Refusal> {
+        if session.is_over(now) {
+            return Err(Refusal::SessionEnded);
+        }
+        self.believe(now)
     }
 
     /// Ends a session for every replica; how many ended here. It is kept before this returns.
@@ -216,33 +279,63 @@ impl Shared {
         by: Option<&str>,
     ) -> Result<bool, Unknown> {
         let evidence = self.sessions.evidence_of(id);
-        if let Some((evidence, until)) = evidence {
-            self.sessions.block(evidence, until.as_millisecond());
-        }
-        let ended = self.sessions.end(id, reason);
-        self.note_ends(&ended, by);
-        if !self.keeper.lasts() {
-            return Ok(!ended.is_empty());
-        }
-        let store = &self.keeper.store;
-        let kept = async {
-            if let Some((evidence, until)) = evidence {
-                store.block(&evidence, until).await?;
+        let mut ended = match evidence {
+            Some((evidence, until)) => {
+                let until = until.as_millisecond();
+                self.sessions.revoke(evidence, until, reason)
             }
-            store.end(id, reason).await
+            None => Vec::new(),
         };
-        match kept.await {
-            Ok(lived) => {
-                // Whoever was shown its token meanwhile found it in the store, and took it up again.
-                let again = self.sessions.end(id, reason);
-                self.note_ends(&again, by);
-                Ok(lived || !ended.is_empty())
-            }
-            Err(unknown) => {
-                self.keep_trying(id.to_owned(), reason);
-                Err(unknown)
-            }
+        ended.extend(self.sessions.end(id, reason));
+        self.note_ends(&ended, by);
+        let end = End {
+            id: Some(id.to_owned()),
+            evidence,
+            reason,
+        };
+        let lived = self.keep_end(end).await?;
+        if self.keeper.lasts() {
+            // Whoever was shown its token meanwhile found it in the store, and took it up again.
+            let again = self.sessions.end(id, reason);
+            self.note_ends(&again, by);
         }
+        Ok(lived || !ended.is_empty())
+    }
+
+    /// Revokes what proved an agent, for every replica: what it opened ends, and it opens nothing any more. Evidence that
+    /// does not end by itself, such as a static token, cannot be revoked so. It is kept before this returns.
+    ///
+    /// # Errors
+    /// [`Unknown`] where the store did not take it: here it is revoked all the same, and it is tried again.
+    pub(super) async fn revoke_evidence(
+        self: &Arc<Self>,
+        attested: &Attested,
+        reason: Reason,
+    ) -> Result<(), Unknown> {
+        let (Some(evidence), Some(_)) = (attested.evidence, attested.expires) else {
+            return Ok(());
+        };
+        let until = blocked_until(attested.expires);
+        let ended = (self.sessions).revoke(evidence, until.as_millisecond(), reason);
+        self.note_ends(&ended, None);
+        let end = End {
+            id: None,
+            evidence: Some((evidence, until)),
+            reason,
+        };
+        self.keep_end(end).await.map(drop)
+    }
+
+    /// Keeps an end for every replica; whether the store knew the session as one that lived.
+    async fn keep_end(self: &Arc<Self>, end: End) -> Result<bool, Unknown> {
+        if !self.keeper.lasts() {
+            return Ok(false);
+        }
+        let kept = end.keep(&*self.keeper.store).await;
+        if kept.is_err() {
+            self.keep_trying(end);
+        }
+        kept
     }
 
     /// Tells the store of ends that were decided here.
@@ -253,16 +346,20 @@ impl Shared {
         for (session, reason) in ended {
             // Its time stands in the store, and a parent's end takes its children along.
             if !matches!(*reason, "expired" | "parent") {
-                self.keep_trying(session.id().to_string(), reason);
+                self.keep_trying(End {
+                    id: Some(session.id().to_string()),
+                    evidence: None,
+                    reason,
+                });
             }
         }
     }
 
-    fn keep_trying(self: &Arc<Self>, id: String, reason: Reason) {
+    fn keep_trying(self: &Arc<Self>, end: End) {
         let shared = Arc::clone(self);
         self.tracker.spawn(async move {
-            while shared.keeper.store.end(&id, reason).await.is_err() {
-                warn!(session = %id, "the end of a session is not kept yet");
+            while end.keep(&*shared.keeper.store).await.is_err() {
+                warn!(session = end.id, "the end of a session is not kept yet");
                 tokio::select! {
                     () = shared.drain.cancelled() => return,
                     () = tokio::time::sleep(AGAIN) => {}

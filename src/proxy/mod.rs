@@ -12,6 +12,7 @@ mod accept;
 mod address;
 mod answer;
 mod ask;
+mod asker;
 mod base_url;
 mod bind;
 mod body;
@@ -57,6 +58,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use accept::{BindError, Bound};
+pub use asker::Asker;
 pub use body::{Body, BodyError};
 pub use metrics::Metrics;
 pub use refusal::{HEADER as REFUSAL_HEADER, Refusal};

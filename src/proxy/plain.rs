@@ -12,7 +12,7 @@ use super::Snapshot;
 use super::body::Body;
 use super::connect::{Front, lets_through};
 use super::exchange::exchange;
-use super::identify::identify;
+use super::identify::identify_again;
 use super::live::{Connection, Place};
 use super::refusal::Refusal;
 use super::tunnel::{Grant, Tunnel};
@@ -101,7 +101,7 @@ async fn plain_tunnel(
         )
     })?;
     let snapshot = shared.snapshot.load_full();
-    let hold = identify(front, &snapshot, request.headers())
+    let hold = identify_again(front, &snapshot, request.headers())
         .await
         .map_err(|refusal| (refusal, None, None))?;
     open(front, &snapshot, (hold, target), |session, target| {

@@ -12,7 +12,7 @@ use crate::delegation::{Bounds, Scope};
 use crate::identity::{Attested, Listed, Presented, Registry, Unregistered};
 use crate::policy::Person;
 use crate::secret::Secret;
-use crate::session::{self, BadKey, Ended, Hold, Opening, Reason, Session, Unknown};
+use crate::session::{self, BadKey, Ended, Hold, Opening, Reason, Revoked, Session, Unknown};
 
 /// `exp` of the token of a session that ends with its command, in seconds from its beginning: a year.
 const RUN_TOKEN: i64 = 366 * 24 * 3600;
@@ -161,12 +161,16 @@ impl Proxy {
 }
 
 impl Shared {
-    /// The implicit session of an attested agent at this peer; a new one is recorded. It ends with its evidence.
+    /// The implicit session of an attested agent at this peer; a new one is recorded. It ends with its evidence. One that
+    /// was opened before may be bound to another peer.
+    ///
+    /// # Errors
+    /// [`Revoked`].
     pub(super) fn open_session(
         &self,
         (snapshot, from): (&Snapshot, &str),
         attested: &Attested,
-    ) -> Hold {
+    ) -> Result<Hold, Revoked> {
         let evidence = attested.evidence;
         let bounds = Bounds {
             scope: snapshot.registry.permissions(&attested.agent),
@@ -182,14 +186,20 @@ impl Shared {
             bound: self.bound_by(attested, from),
             idles: true,
         };
-        // One session for each evidence, wherever it is shown: it is bound to where it was shown first.
-        let place = if evidence.is_some() { "" } else { from };
+        // One session for each evidence, wherever it is shown: it is bound to where it was shown first. A process is an
+        // evidence of its own, whatever others share its address.
+        let process = attested.bound.as_ref().map(ToString::to_string);
+        let place = match (evidence, &process) {
+            (Some(_), _) => "",
+            (None, Some(process)) => process,
+            (None, None) => from,
+        };
         let now = self.clock.now();
-        let (hold, new) = self.sessions.open(opening, (place, evidence), &now);
+        let (hold, new) = self.sessions.open(opening, (place, evidence), &now)?;
         if new {
             self.began(hold.session(), from, None);
         }
-        hold
+        Ok(hold)
     }
 
     /// Notes a session's beginning: broker, metrics, record. `scope` is how the record says what it may do.

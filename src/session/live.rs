@@ -1,7 +1,7 @@
 //! One session: who acts, for whom, within which bounds, and whether it is over.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use jiff::Timestamp;
@@ -31,6 +31,8 @@ pub struct Session {
     pub(super) last_used: AtomicI64,
     pub(super) connections: AtomicUsize,
     pub(super) ended: CancellationToken,
+    /// The same as a word that a request reads without a lock.
+    pub(super) over: AtomicBool,
 }
 
 /// What a session begins with.
@@ -91,6 +93,7 @@ impl Session {
             last_used: AtomicI64::new(now.unix_ms()),
             connections: AtomicUsize::new(0),
             ended: CancellationToken::new(),
+            over: AtomicBool::new(false),
         }
     }
 
@@ -183,7 +186,7 @@ impl Session {
 
     /// Whether it is over: ended, or past its time by either clock.
     pub fn is_over(&self, now: &Now) -> bool {
-        self.ended.is_cancelled() || self.is_past(now)
+        self.over.load(Ordering::Acquire) || self.is_past(now)
     }
 
     /// Whether its time is past.

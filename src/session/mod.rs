@@ -33,7 +33,7 @@ use crate::clock::Now;
 /// other agent's.
 const MOST_OF_AN_AGENT: usize = 20_000;
 
-/// SHA-256 of a token or another evidence.
+/// SHA-256 of a token, or of what was signed of an evidence.
 pub type Digest = [u8; 32];
 
 /// Why a session ended, as the audit record says it.
@@ -70,6 +70,11 @@ struct Place {
     evidence: Option<Digest>,
 }
 
+/// The evidence was revoked: it opens nothing until it has ended by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the evidence was revoked")]
+pub struct Revoked;
+
 /// An agent has as many sessions as it may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the agent has too many sessions")]
@@ -98,13 +103,17 @@ impl Sessions {
     }
 
     /// The implicit session of an attested agent at this peer, and whether it is a new one. Evidence other than a static
-    /// token is told apart by its digest.
+    /// token is told apart by its digest. One that was opened before may be bound to another peer than this: that is for
+    /// the caller to see.
+    ///
+    /// # Errors
+    /// [`Revoked`].
     pub fn open(
         &self,
         opening: Opening,
         (peer, evidence): (&str, Option<Digest>),
         now: &Now,
-    ) -> (Hold, bool) {
+    ) -> Result<(Hold, bool), Revoked> {
         let key = Place {
             agent: opening.chain.last().expect("an agent acts").clone(),
             trust: Arc::clone(&opening.trust),
@@ -112,19 +121,19 @@ impl Sessions {
             evidence,
         };
         let mut live = self.live.lock();
+        // Under the same lock as a revocation: what is opened meanwhile would outlive it.
+        if evidence.is_some_and(|evidence| live.blocks(&evidence, now)) {
+            return Err(Revoked);
+        }
         let known = live.implicit.get(&key).filter(|known| !known.is_over(now));
         if let Some(session) = known {
-            session.touch(now);
-            return (Hold::on(session), false);
+            return Ok((Hold::on(session), false));
         }
         let session = Session::new(random_id(), opening, now.wall, now).implicit();
         let session = Arc::new(session);
         live.implicit.insert(key, Arc::clone(&session));
-        if let Some(evidence) = evidence {
-            live.by_token.insert(evidence, Arc::clone(&session));
-        }
         self.enter(&mut live, &session, now);
-        (Hold::on(&session), true)
+        Ok((Hold::on(&session), true))
     }
 
     /// A session of its own, to be used with a token.
@@ -175,7 +184,7 @@ impl Sessions {
         }
     }
 
-    /// The session of a token or evidence that was seen before.
+    /// The session of a session token that was seen before.
     pub fn by_token(&self, token: &Digest) -> Option<Arc<Session>> {
         self.live.lock().by_token.get(token).cloned()
     }
@@ -187,26 +196,26 @@ impl Sessions {
 
     /// Whether this evidence opens nothing any more.
     pub fn is_blocked(&self, evidence: &Digest, now: &Now) -> bool {
-        let live = self.live.lock();
-        live.blocked
-            .get(evidence)
-            .is_some_and(|until| *until > now.unix_ms())
+        self.live.lock().blocks(evidence, now)
     }
 
-    /// Blocks evidence until it expires by itself, in Unix milliseconds.
-    pub fn block(&self, evidence: Digest, until: i64) {
-        self.live.lock().blocked.insert(evidence, until);
+    /// Blocks evidence until then, in Unix milliseconds, and ends the sessions that it opened here.
+    pub fn revoke(&self, evidence: Digest, until: i64, reason: Reason) -> Vec<Ended> {
+        let mut live = self.live.lock();
+        live.blocked.insert(evidence, until);
+        let opened = (live.implicit.iter()).filter(|(place, _)| place.evidence == Some(evidence));
+        let opened = opened
+            .map(|(_, session)| (Arc::clone(session.id()), reason))
+            .collect();
+        Self::leave(&mut live, opened)
     }
 
-    /// The evidence that opened an implicit session, and when it ends by itself.
+    /// The evidence that opened an implicit session, and until when it is to be blocked.
     pub fn evidence_of(&self, id: &str) -> Option<(Digest, Timestamp)> {
         let live = self.live.lock();
         let mut opened = live.implicit.iter();
         let (key, session) = opened.find(|(_, session)| **session.id() == *id)?;
-        Some((
-            key.evidence?,
-            session.bounds().expires.unwrap_or(Timestamp::MAX),
-        ))
+        Some((key.evidence?, blocked_until(session.bounds().expires)))
     }
 
     /// The sessions with a token that were used since then, and when last, in Unix milliseconds.
@@ -336,6 +345,7 @@ impl Sessions {
         live.by_token
             .retain(|_, session| !over.contains_key(session.id()));
         for (session, _) in &ended {
+            session.over.store(true, Ordering::Release);
             session.ended.cancel();
         }
         ended
@@ -356,6 +366,22 @@ impl Sessions {
 fn first(session: &Session) -> &AgentId {
     session.chain().first().unwrap_or_else(|| session.agent())
 }
+
+impl Live {
+    fn blocks(&self, evidence: &Digest, now: &Now) -> bool {
+        let until = self.blocked.get(evidence);
+        until.is_some_and(|until| *until > now.unix_ms())
+    }
+}
+
+/// Until when revoked evidence that ends then is blocked: whoever verifies it may take it for some seconds longer.
+pub fn blocked_until(end: Option<Timestamp>) -> Timestamp {
+    let longer = end.and_then(|end| end.checked_add(LONGER).ok());
+    longer.unwrap_or(Timestamp::MAX)
+}
+
+/// How much longer evidence is blocked than it holds.
+const LONGER: Duration = Duration::from_mins(1);
 
 fn millis(time: Duration) -> i64 {
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX)

@@ -37,7 +37,10 @@ fn words(ended: &[Ended]) -> Vec<Reason> {
 fn a_session_is_one_agent_at_one_peer_until_idle() {
     let clock = clock();
     let sessions = Sessions::new(Settings::default());
-    let open = |peer: &str| sessions.open(opening(&["a"]), (peer, None), &clock.now());
+    let open = |peer: &str| {
+        let opened = sessions.open(opening(&["a"]), (peer, None), &clock.now());
+        opened.unwrap()
+    };
     let (first, new) = open("127.0.0.1");
     assert!(new);
     let (second, new) = open("127.0.0.1");
@@ -142,12 +145,26 @@ fn whoever_waits_for_a_sub_agent_is_not_idle() {
 fn blocked_evidence_stays_blocked_until_its_own_end() {
     let clock = clock();
     let sessions = Sessions::new(Settings::default());
-    let (hold, _) = sessions.open(opening(&["a"]), ("p", Some([1; 32])), &clock.now());
-    assert!(sessions.evidence_of(hold.session().id()).is_some());
-    sessions.end(hold.session().id(), "revoked");
-    sessions.block([1; 32], clock.now().unix_ms() + 60_000);
+    let open = |agent: &str, evidence: u8| {
+        let opening = until(opening(&[agent]), &clock, 300);
+        sessions.open(opening, ("", Some([evidence; 32])), &clock.now())
+    };
+    let (hold, _) = open("a", 1).unwrap();
+    // The same evidence as another agent's, since the table of who is who was changed; and another evidence.
+    let (other, apart) = (open("b", 1).unwrap().0, open("a", 2).unwrap().0);
+    let (evidence, end) = sessions.evidence_of(hold.session().id()).unwrap();
+    assert_eq!(evidence, [1; 32]);
+    let beyond = end.as_second() - hold.session().bounds().expires.unwrap().as_second();
+    assert!(beyond > 30, "whoever verifies gives it some seconds more");
+    let ended = sessions.revoke(evidence, end.as_millisecond(), "revoked");
+    assert_eq!(words(&ended), ["revoked", "revoked"]);
+    assert!(hold.session().is_over(&clock.now()) && other.session().is_over(&clock.now()));
+    assert!(!apart.session().is_over(&clock.now()));
     assert!(sessions.is_blocked(&[1; 32], &clock.now()));
-    clock.advance(Duration::from_mins(1));
+    assert_eq!(open("a", 1).unwrap_err(), Revoked);
+    assert_eq!(open("c", 1).unwrap_err(), Revoked);
+    assert!(!open("a", 2).unwrap().1, "the session that there was");
+    clock.advance(Duration::from_secs(361));
     assert!(!sessions.is_blocked(&[1; 32], &clock.now()));
 }
 

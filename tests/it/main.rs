@@ -41,6 +41,7 @@ mod aws;
 mod base_url;
 mod delegation;
 mod delegation_attacks;
+mod kept;
 mod leak;
 mod lifecycle;
 mod login;

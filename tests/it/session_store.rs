@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::agent::{Agent, Transcript};
+use super::agent::{Agent, Transcript, request};
 use super::harness::{Harness, STORE_KEY, Setup, TOKEN_A};
 use super::token::{basic, word};
 use super::upstream::{Upstream, ok};
@@ -141,12 +141,31 @@ async fn a_session_ended_at_one_gateway_is_refused_at_the_other() {
         200
     );
 
-    // Without the store nobody knows what was ended: no session token is good.
+    // Without the store nobody knows what was ended, nor who was suspended: neither a session token is good, nor a static
+    // one, nor a tunnel that was open before.
+    let agents = [two.agent().with_token(granted.token()), two.agent()];
+    let mut tunnels = Vec::new();
+    for agent in &agents {
+        let mut sender = agent.h1("api.test:443").await;
+        let asked = agent.ask(&mut sender, request("GET", "/x", "api.test"));
+        assert_eq!(asked.await.status, 200);
+        tunnels.push(sender);
+    }
     drop(server);
-    let agent = two.agent().with_token(granted.token());
     let unknown = one.session(A, &[]).await;
     assert_eq!(unknown.error(), (503, "temporarily_unavailable"));
-    for _ in 0..200 {
+    until_silent(&agents[0]).await;
+    for (agent, sender) in agents.iter().zip(&mut tunnels) {
+        let (answer, _) = agent.connect("api.test:443").await;
+        assert_eq!(word(&answer), "store-unavailable");
+        let asked = agent.ask(sender, request("GET", "/x", "api.test")).await;
+        assert_eq!((asked.status, asked.word()), (503, "store-unavailable"));
+    }
+}
+
+/// Waits until this agent is refused because nothing is heard of the store.
+async fn until_silent(agent: &Agent) {
+    for _ in 0..300 {
         let (answer, _) = agent.connect("api.test:443").await;
         if word(&answer) == "store-unavailable" {
             assert_eq!(answer.status(), 503);
@@ -154,7 +173,45 @@ async fn a_session_ended_at_one_gateway_is_refused_at_the_other() {
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    panic!("a session token is good without the store");
+    panic!("an agent is served without the store");
+}
+
+/// The sessions are heard of, and which agents may act is not: a row of the registry that cannot be read. Somebody may be
+/// suspended in it, so nobody is served until it can.
+#[tokio::test]
+async fn a_registry_that_cannot_be_read_is_not_believed_for_long() {
+    let (upstream, folder) = (echo().await, tempfile::tempdir().unwrap());
+    let gateway = on(&sqlite(folder.path()), &upstream).await;
+    let agent = gateway.agent();
+    assert_eq!(agent.get("api.test:443", "/x").await.status, 200);
+    let url = format!("sqlite://{}", folder.path().join("k.db").display());
+    let database = sqlx::sqlite::SqlitePool::connect(&url).await.unwrap();
+    let damaged =
+        "INSERT INTO keyward_agent (id, entry, suspended, changed) VALUES ('a', '{', 'why', 9)";
+    sqlx::query(damaged).execute(&database).await.unwrap();
+    until_silent(&agent).await;
+    // Mended, it is heard at once that the agent is suspended; without the row it may act.
+    let mended = "UPDATE keyward_agent SET entry = NULL, changed = 10";
+    sqlx::query(mended).execute(&database).await.unwrap();
+    until(&agent, "suspended").await;
+    sqlx::query("DELETE FROM keyward_agent")
+        .execute(&database)
+        .await
+        .unwrap();
+    until(&agent, "").await;
+    database.close().await;
+    gateway.finish().await;
+}
+
+async fn until(agent: &Agent, wanted: &str) {
+    for _ in 0..100 {
+        let (answer, _) = agent.connect("api.test:443").await;
+        if word(&answer) == wanted {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("it never is {wanted}");
 }
 
 /// keyward as a process of its own, and where it listens.

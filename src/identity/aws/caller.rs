@@ -14,6 +14,7 @@ use serde::Deserialize;
 
 use crate::identity::AttestError;
 use crate::identity::jwt::object::Object;
+use crate::identity::jwt::verified::sum;
 use crate::identity::settings::CallerIdentity;
 use crate::issuer::Client;
 
@@ -52,6 +53,9 @@ struct Identity {
 pub(super) struct Checked {
     request: Request<Bytes>,
     until: Timestamp,
+    /// The SHA-256 of its signature. One key signs one request in one way only (HMAC), so this is what was signed, how
+    /// ever the JSON and the headers around it are written.
+    pub(super) signature: [u8; 32],
 }
 
 impl Checked {
@@ -85,6 +89,7 @@ impl Checked {
             return None;
         }
         let signed = signed_headers(get("authorization")?)?;
+        let signature = signature(get("authorization")?)?;
         let covers = |name: &&str| signed.contains(name);
         let travels = |name: &&str| headers.iter().any(|(known, _)| known == *name);
         if !["host", AUDIENCE, "x-amz-date"].iter().all(covers) || !signed.iter().all(travels) {
@@ -104,7 +109,11 @@ impl Checked {
             }
         }
         let request = request.body(shown.body.into()).ok()?;
-        Some(Self { request, until })
+        Some(Self {
+            request,
+            until,
+            signature,
+        })
     }
 
     /// Asks STS.
@@ -161,6 +170,18 @@ fn signed_headers(authorization: &str) -> Option<Vec<&str>> {
         .filter_map(|part| part.trim().strip_prefix("SignedHeaders="));
     let names = lists.next()?.split(';').collect();
     lists.next().is_none().then_some(names)
+}
+
+/// The SHA-256 of the version 4 signature, which stands there once.
+fn signature(authorization: &str) -> Option<[u8; 32]> {
+    let mut values = authorization
+        .split(',')
+        .filter_map(|part| part.trim().strip_prefix("Signature="));
+    let hex = values.next()?;
+    if values.next().is_some() || hex.len() != 64 || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return None;
+    }
+    Some(sum(hex.to_ascii_lowercase().as_bytes()))
 }
 
 /// `20261122T101500Z`.

@@ -94,7 +94,8 @@ impl AwsProvider {
         };
         let certificates = certificates.current().await;
         let certificates = certificates.map_err(|_| AttestError::Unavailable)?;
-        let document = document::verify(message, &certificates).ok_or(AttestError::Bad)?;
+        let (document, signed) =
+            document::verify(message, &certificates).ok_or(AttestError::Bad)?;
         self.is_of_account(&document.account_id)?;
         let subject = format!(
             "arn:aws:ec2:{}:{}:instance/{}",
@@ -105,7 +106,7 @@ impl AwsProvider {
             .agent(&subject, |_| None)
             .ok_or(AttestError::Bad)?;
         Ok(Some(Attested {
-            evidence: Some(sum(message)),
+            evidence: Some(signed),
             ..Attested::new(agent, Arc::clone(&self.name))
         }))
     }
@@ -119,6 +120,7 @@ impl AwsProvider {
             return Ok(Some(attested));
         }
         let request = Checked::read(token, settings, now).ok_or(AttestError::Bad)?;
+        let signature = request.signature;
         let caller = request.send(&self.client).await?;
         self.is_of_account(&caller.account)?;
         let agent = self
@@ -126,7 +128,7 @@ impl AwsProvider {
             .agent(&caller.arn, |_| None)
             .ok_or(AttestError::Bad)?;
         let attested = Attested {
-            evidence: Some(sum),
+            evidence: Some(signature),
             expires: Some(caller.until),
             ..Attested::new(agent, Arc::clone(&self.name))
         };

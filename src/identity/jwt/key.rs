@@ -67,7 +67,7 @@ impl Key {
             ("EC", Some("P-256")) => Material::P256(point(32)?),
             ("EC", Some("P-384")) => Material::P384(point(48)?),
             ("EC", Some("P-521")) => Material::P521(point(66)?),
-            ("OKP", Some("Ed25519")) => Material::Ed25519(bytes("x").filter(|x| x.len() == 32)?),
+            ("OKP", Some("Ed25519")) => Material::ed25519(bytes("x")?)?,
             _ => return None,
         };
         let key = Self {
@@ -154,4 +154,41 @@ impl Material {
         let fits = (2048..=8192).contains(&bits) && e.len() <= 8 && odd && above_one;
         fits.then_some(Self::Rsa { n, e })
     }
+
+    /// Not a point of small order: under such a key one signature holds for many texts or for all (RFC 8032 §8.9 leaves
+    /// it to whoever verifies to look).
+    fn ed25519(x: Vec<u8>) -> Option<Self> {
+        let mut y: [u8; 32] = (*x).try_into().ok()?;
+        // The top bit is the sign of the other coordinate.
+        y[31] &= 0x7f;
+        (!SMALL.contains(&y)).then_some(Self::Ed25519(x))
+    }
 }
+
+/// A number of 255 bits whose lowest and highest byte are these, with this between.
+const fn filled(lowest: u8, between: u8, highest: u8) -> [u8; 32] {
+    let mut bytes = [between; 32];
+    bytes[0] = lowest;
+    bytes[31] = highest;
+    bytes
+}
+
+/// The points of order 1, 2, 4 and 8 of edwards25519, by their y in each form in which it can be written: 1, 0, -1, the
+/// two of order 8, and 0 and 1 once more with the field's prime added.
+const SMALL: [[u8; 32]; 7] = [
+    filled(1, 0, 0),
+    filled(0, 0, 0),
+    filled(0xec, 0xff, 0x7f),
+    [
+        0x26, 0xe8, 0x95, 0x8f, 0xc2, 0xb2, 0x27, 0xb0, 0x45, 0xc3, 0xf4, 0x89, 0xf2, 0xef, 0x98,
+        0xf0, 0xd5, 0xdf, 0xac, 0x05, 0xd3, 0xc6, 0x33, 0x39, 0xb1, 0x38, 0x02, 0x88, 0x6d, 0x53,
+        0xfc, 0x05,
+    ],
+    [
+        0xc7, 0x17, 0x6a, 0x70, 0x3d, 0x4d, 0xd8, 0x4f, 0xba, 0x3c, 0x0b, 0x76, 0x0d, 0x10, 0x67,
+        0x0f, 0x2a, 0x20, 0x53, 0xfa, 0x2c, 0x39, 0xcc, 0xc6, 0x4e, 0xc7, 0xfd, 0x77, 0x92, 0xac,
+        0x03, 0x7a,
+    ],
+    filled(0xed, 0xff, 0x7f),
+    filled(0xee, 0xff, 0x7f),
+];

@@ -20,7 +20,7 @@ use crate::clock::Clock;
 use crate::issuer::{Client, Refreshed};
 use set::{KeySite, key_of};
 use token::{Rules, Unverified, subject};
-use verified::{Verified, sum};
+use verified::{Verified, stem, sum};
 
 /// A token that does not hold. Why is told to nobody: whoever tries tokens would learn from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,7 +103,7 @@ impl TrustProvider for JwtProvider {
         let claim = |name: &str| token.claims.text(name);
         let agent = self.agent.agent(subject, claim).ok_or(AttestError::Bad)?;
         let attested = Attested {
-            evidence: Some(sum),
+            evidence: Some(stem(text)),
             expires: Some(expires),
             ..Attested::new(agent, Arc::clone(&self.name))
         };

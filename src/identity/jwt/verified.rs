@@ -77,6 +77,15 @@ impl Verified {
     }
 }
 
+/// The SHA-256 of what the signer of a JWT signed: all before its last dot (RFC 7515 §5.1); of what has no dot, all.
+///
+/// This, and not the whole token, is what evidence is known by once it was revoked: whoever holds a token by ECDSA can
+/// write its signature another way (`s` and `n − s` both hold), and what was signed stays the same.
+pub(in crate::identity) fn stem(token: &[u8]) -> [u8; 32] {
+    let end = memchr::memrchr(b'.', token).unwrap_or(token.len());
+    sum(token.get(..end).unwrap_or(token))
+}
+
 /// The SHA-256 of a token.
 pub(in crate::identity) fn sum(token: &[u8]) -> [u8; 32] {
     let mut out = [0; 32];

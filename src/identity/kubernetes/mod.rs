@@ -18,7 +18,7 @@ use super::jwt::key::Key;
 use super::jwt::object::Object;
 use super::jwt::set::{KeySite, key_of};
 use super::jwt::token::{Rules, Unverified, subject};
-use super::jwt::verified::{Verified, sum};
+use super::jwt::verified::{Verified, stem, sum};
 use super::mapping::Mapping;
 use super::settings::{Algorithm, KubernetesSettings};
 use super::{AttestError, Attested, Evidence, TrustProvider};
@@ -153,7 +153,7 @@ impl KubernetesProvider {
             .agent(&subject, |_| None)
             .ok_or(AttestError::Bad)?;
         let attested = Attested {
-            evidence: Some(sum),
+            evidence: Some(stem(text)),
             expires: Some(expires),
             ..Attested::new(agent, Arc::clone(&self.name))
         };

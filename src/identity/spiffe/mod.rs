@@ -15,7 +15,7 @@ use x509_parser::prelude::FromDer as _;
 
 use super::jwt::set::key_of;
 use super::jwt::token::{Rules, Unverified, subject};
-use super::jwt::verified::{Verified, sum};
+use super::jwt::verified::{Verified, stem, sum};
 use super::mapping::Mapping;
 use super::settings::{Algorithm, SpiffeSettings};
 use super::{AttestError, Attested, Bound, Evidence, TokenType, TrustProvider};
@@ -71,7 +71,7 @@ impl SpiffeProvider {
         };
         let agent = self.agent.agent(&shown.id, |_| None);
         Ok(Some(Attested {
-            evidence: Some(shown.thumbprint),
+            evidence: Some(shown.signed),
             expires: Some(shown.until),
             bound: Some(Bound::Certificate(shown.thumbprint)),
             ..Attested::new(agent.ok_or(AttestError::Bad)?, Arc::clone(&self.name))
@@ -113,7 +113,7 @@ impl SpiffeProvider {
             .agent(subject, |_| None)
             .ok_or(AttestError::Bad)?;
         let attested = Attested {
-            evidence: Some(sum),
+            evidence: Some(stem(text)),
             expires: Some(expires),
             ..Attested::new(agent, Arc::clone(&self.name))
         };
@@ -143,8 +143,11 @@ impl TrustProvider for SpiffeProvider {
 pub(super) struct Shown {
     /// Its SPIFFE ID.
     pub(super) id: String,
-    /// Its SHA-256.
+    /// Its SHA-256, which is `x5t#S256`.
     pub(super) thumbprint: [u8; 32],
+    /// The SHA-256 of what its issuer signed (`tbsCertificate`, RFC 5280 §4.1.1.1): the same, however an ECDSA signature
+    /// below it is written.
+    pub(super) signed: [u8; 32],
     /// When it ends.
     pub(super) until: Timestamp,
 }
@@ -184,6 +187,7 @@ pub(super) async fn shown(
     Ok(Some(Shown {
         id: (*uri).to_owned(),
         thumbprint: sum(own),
+        signed: sum(certificate.tbs_certificate.as_ref()),
         until: Timestamp::from_second(ends).unwrap_or(Timestamp::MAX),
     }))
 }

@@ -67,7 +67,7 @@ impl TrustProvider for RelayProvider {
         let subject = stated.process.executable.as_deref().and_then(Path::to_str);
         let agent = self.agent.agent(subject.unwrap_or(""), |_| None);
         // One session for each relay and process.
-        let evidence = sum(&[relay.thumbprint, stated.digest].concat());
+        let evidence = sum(&[relay.signed, stated.digest].concat());
         Ok(Some(Attested {
             evidence: Some(evidence),
             expires: Some(relay.until),

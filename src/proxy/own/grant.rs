@@ -13,8 +13,9 @@ use serde_json::{Value, json};
 use super::answer::TokenError;
 use super::form::Form;
 use super::{delegate, user};
+use crate::agent::AgentId;
 use crate::delegation::{Asked, Bounds, Refused, Scope};
-use crate::identity::{Attested, Presented, TokenType};
+use crate::identity::{AttestError, Attested, Presented, TokenType};
 use crate::proxy::Snapshot;
 use crate::proxy::bind::is_open_to;
 use crate::proxy::connect::Front;
@@ -115,7 +116,7 @@ pub(super) async fn evidence(
         return Err(TokenError::Request("The token is no JWT."));
     }
     let now = front.shared.clock.now();
-    if front.shared.sessions.is_blocked(shown.digest(), &now) {
+    if front.shared.sessions.is_blocked(&shown.stem(), &now) {
         return Err(TokenError::Request("The evidence was revoked."));
     }
     let attested = attest(front, snapshot, Some(&shown), shown_as).await?;
@@ -156,9 +157,7 @@ async fn client(
     let presented = presented(token).map_err(|_| TokenError::Client)?;
     match attest(front, snapshot, Some(&presented), TokenType::Any).await {
         Ok(Some(attested)) if attested.agent.as_str() == agent => Ok(attested),
-        Err(crate::identity::AttestError::Unavailable) => {
-            Err(crate::identity::AttestError::Unavailable.into())
-        }
+        Err(AttestError::Unavailable) => Err(AttestError::Unavailable.into()),
         _ => Err(TokenError::Client),
     }
 }
@@ -193,7 +192,7 @@ pub(super) fn of_agent(
     let end = after(now, life)?;
     let end = attested.expires.map_or(end, |expires| end.min(expires));
     if end <= now {
-        return Err(crate::identity::AttestError::Bad.into());
+        return Err(AttestError::Bad.into());
     }
     Ok(Opening {
         chain: vec![attested.agent.clone()],
@@ -307,8 +306,11 @@ async fn issue(front: &Front, snapshot: &Snapshot, opening: Opening) -> Result<V
 }
 
 const OVER: TokenError = TokenError::Request("The session of the subject_token has ended.");
+const NOT_THEIRS: TokenError =
+    TokenError::Request("The token is of another agent than the client.");
 
-/// Ends the session of a token, or the implicit one of evidence. It is kept before this returns.
+/// Ends the session of a token, or revokes evidence: what it opened at the proxy ends, and it opens nothing any more. It
+/// is kept before this returns.
 pub(super) async fn revoke(
     front: &Front,
     headers: &HeaderMap,
@@ -327,16 +329,41 @@ pub(super) async fn revoke(
     match session_of(&front.shared, &presented).await {
         Ok(Some(session)) => {
             if client.is_some_and(|agent| !session.chain().contains(&agent)) {
-                return Err(TokenError::Request(
-                    "The token is of another agent than the client.",
-                ));
+                return Err(NOT_THEIRS);
             }
             let ended = front.shared.end_session(session.id(), "revoked", None);
             ended.await.map(drop).map_err(|_| STORE)
         }
         Err(Refusal::StoreUnavailable) => Err(STORE),
-        _ => Ok(()),
+        Ok(None) => revoke_evidence(front, &presented, client.as_ref()).await,
+        // It opens nothing as it is.
+        Err(_) => Ok(()),
     }
+}
+
+/// Only whoever shows the whole of it revokes it: it must hold, in whichever of its forms.
+async fn revoke_evidence(
+    front: &Front,
+    presented: &Presented,
+    client: Option<&AgentId>,
+) -> Result<(), TokenError> {
+    let snapshot = front.shared.snapshot.load_full();
+    let mut unknown = Ok(());
+    // A document of EC2 never ends, and is there for each process of the instance: it is not among these.
+    for shown_as in [TokenType::Jwt, TokenType::AwsCallerIdentity] {
+        match attest(front, &snapshot, Some(presented), shown_as).await {
+            Ok(Some(attested)) if client.is_some_and(|agent| *agent != attested.agent) => {
+                return Err(NOT_THEIRS);
+            }
+            Ok(Some(attested)) => {
+                let revoked = front.shared.revoke_evidence(&attested, "revoked");
+                return revoked.await.map_err(|_| STORE);
+            }
+            Ok(None) | Err(AttestError::Bad) => {}
+            Err(AttestError::Unavailable) => unknown = Err(AttestError::Unavailable.into()),
+        }
+    }
+    unknown
 }
 
 impl From<Refused> for TokenError {

@@ -7,6 +7,7 @@ use super::form::Form;
 use super::grant::{
     ACCESS_TOKEN, NOTHING, WIDER, after, asked, evidence, of_agent, parent, presented,
 };
+use crate::agent::AgentId;
 use crate::delegation::Bounds;
 use crate::identity::{AttestError, Known, PersonError, TokenType, UserEvidence};
 use crate::policy::{Person, UserToken, UserTokenType};
@@ -34,6 +35,12 @@ pub(super) async fn of_user(
         }
     };
     let (person, known) = person(front, snapshot, form).await?;
+    let actor = opening.chain.last().map_or("", AgentId::as_str);
+    if !known.lets_act(actor, &front.shared.issuer) {
+        return Err(TokenError::Request(
+            "The subject_token names another who may act for the person.",
+        ));
+    }
     let end = opening
         .bounds
         .expires

@@ -190,6 +190,28 @@ async fn an_instance_is_known_by_its_signed_document() {
     }
 }
 
+/// What stands beside the signature in a message makes no other evidence of it.
+#[tokio::test]
+async fn a_document_is_known_by_what_was_signed() {
+    let region = Region::new();
+    let provider = instances(&region, "");
+    let evidence = async |message: &str| {
+        let shown = provider.show_as(message, TokenType::AwsIdentityDocument);
+        shown.await.unwrap().unwrap().evidence.unwrap()
+    };
+    let good = region.message(DOCUMENT.as_bytes(), DOCUMENT.as_bytes());
+    let known = evidence(&good).await;
+    // The version of the message, which nothing reads.
+    let der = STANDARD.decode(&good).unwrap();
+    let version = memchr::memmem::find(&der, &[2, 1, 1]).unwrap();
+    let mut other = der.clone();
+    other[version + 2] = 3;
+    assert_eq!(evidence(&STANDARD.encode(&other)).await, known);
+    let text = DOCUMENT.replacen('{', "{ ", 1);
+    let another = region.message(text.as_bytes(), text.as_bytes());
+    assert_ne!(evidence(&another).await, known);
+}
+
 /// A message that another program signed, in its own encoding.
 #[tokio::test]
 async fn a_message_by_openssl_is_read_too() {
@@ -307,6 +329,53 @@ async fn call(provider: &Provider, request: &Value) -> Result<Option<String>, At
         .show_as(&token, TokenType::AwsCallerIdentity)
         .await?;
     Ok(shown.map(|attested| attested.agent.to_string()))
+}
+
+/// JSON, case and headers that the signature does not cover make no other evidence of a signed request.
+#[tokio::test]
+async fn a_signed_request_is_known_by_its_signature() {
+    let sts = Sts::start().await;
+    let provider = sts.provider();
+    let evidence = async |text: String| {
+        let token = b64(text);
+        let shown = provider.show_as(&token, TokenType::AwsCallerIdentity);
+        shown.await.unwrap().unwrap().evidence.unwrap()
+    };
+    let mut request = sts.request();
+    let signature = format!("Signature={}", "0a".repeat(32));
+    let authorization = request["headers"]["Authorization"].as_str().unwrap();
+    let authorization = authorization.replace(&format!("Signature={}", "0".repeat(64)), &signature);
+    request["headers"]["Authorization"] = json!(authorization);
+    let known = evidence(request.to_string()).await;
+    let with = |name: &str, value: Value| {
+        let mut other = request.clone();
+        other["headers"][name] = value;
+        other.to_string()
+    };
+    let date = request["headers"]["X-Amz-Date"].as_str().unwrap();
+    for same in [
+        format!(" {request}\n"),
+        request.to_string().replace("\"url\"", "\"u\\u0072l\""),
+        request.to_string().replace("X-Amz-Date", "x-AMZ-date"),
+        with("X-Amz-Date", json!([date])),
+        with("User-Agent", json!("another")),
+        with("Content-Length", json!("43")),
+        with("Authorization", json!(authorization.replace("=0a", "=0A"))),
+        with("Authorization", json!(authorization.replace(", ", ","))),
+    ] {
+        assert_eq!(evidence(same.clone()).await, known, "{same}");
+    }
+    for bad in [
+        authorization.replace(&signature, &format!("{signature}, {signature}")),
+        authorization.replace(&signature, "Signature=0a"),
+        authorization.replace(&format!(", {signature}"), ""),
+    ] {
+        let token = b64(with("Authorization", json!(bad)));
+        let shown = provider.show_as(&token, TokenType::AwsCallerIdentity).await;
+        assert_eq!(shown, Err(AttestError::Bad), "{bad}");
+    }
+    let another = with("Authorization", json!(authorization.replace("=0a", "=0b")));
+    assert_ne!(evidence(another).await, known);
 }
 
 #[tokio::test]

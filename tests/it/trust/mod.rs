@@ -7,6 +7,7 @@ mod kubernetes;
 pub mod mint;
 mod peer;
 mod peer_attacks;
+mod revoked;
 mod spiffe;
 mod user;
 

@@ -94,6 +94,33 @@ async fn two_processes_are_told_apart_by_their_executables() {
     harness.finish().await;
 }
 
+/// Two programs that are one agent, at one address: each has a session of its own, and none is bound to the other's file.
+#[tokio::test]
+async fn each_program_of_an_agent_has_its_own_session() {
+    let folder = tempfile::tempdir().unwrap();
+    let programs = [copy(folder.path(), "first"), copy(folder.path(), "second")];
+    let upstream = Upstream::echo(&["http/1.1"]).await;
+    let trust = format!(
+        "[trust.one]\nagent = {{ id = \"a\" }}\npeer = {{ executables = [\"{}\", \"{}\"] }}\n",
+        programs[0].display(),
+        programs[1].display(),
+    );
+    let harness = start(&trust, &upstream).await;
+    for program in [0, 1, 0, 1] {
+        assert_eq!(ask(&programs[program], &proxy(&harness)).await, "200 200");
+    }
+    let mut started = harness.audit();
+    started.retain(|record| record["event"] == "session-start");
+    let uid = rustix::process::geteuid().as_raw();
+    let bound: Vec<_> = started
+        .iter()
+        .map(|record| record["bound"].clone())
+        .collect();
+    let own = programs.map(|program| format!("process:{uid} {}", program.display()));
+    assert_eq!(bound, own);
+    harness.finish().await;
+}
+
 /// The right path with another content, a deleted file, a symlink, and a file that only a name space has.
 #[tokio::test]
 async fn a_path_is_not_enough_where_the_content_differs() {

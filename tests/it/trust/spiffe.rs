@@ -4,6 +4,8 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use keyward::identity::{AttestError, Attested, Bound, Evidence, Link, Peer, TokenType};
@@ -15,9 +17,10 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 use super::super::harness::{BEARER, Harness, Setup, TOKEN_A};
+use super::super::session_admin::alice;
 use super::super::svid::{DAY, Domain, Svid, entry, message, set_life};
 use super::super::upstream::{self, CA, Upstream};
-use super::mint::Pair;
+use super::mint::{Pair, respelled_certificate};
 use super::{NOW, Provider};
 
 const CALENDAR: &str = "spiffe://prod.example/sa/calendar";
@@ -374,6 +377,7 @@ impl World {
         let open = "[[route]]\nhosts = [\"plain.test:80\"]\n";
         let trusts = one("prod", "a") + &one("test", "b");
         let harness = Setup::new(&format!("{BEARER}{open}{trusts}"))
+            .admin("tokens = { alice = { env = \"ALICE\" } }")
             .proxy("listen = [\"tls:127.0.0.1:0\"]")
             .proxy(&format!(
                 "tls = {{ cert = \"{}\", key = {{ file = \"{}\" }} }}",
@@ -459,6 +463,57 @@ async fn a_client_with_an_svid_needs_no_token() {
     };
     assert_eq!(world.curl(Some(&stolen), "").await, "000 000");
     world.harness.finish().await;
+}
+
+/// The certificate of an SVID whose session was ended, with its issuer's signature written another way: over real mutual TLS
+/// it is the same evidence, and opens nothing.
+#[tokio::test]
+async fn another_spelling_of_a_certificate_is_the_same_evidence() {
+    let (prod, test) = (Domain::new("prod.example"), Domain::new("test.example"));
+    let world = World::new(&prod, &test).await;
+    let svid = prod.svid(&[CALENDAR]);
+    let der = respelled_certificate(&svid.der);
+    assert_ne!(der, svid.der);
+    let other = Svid {
+        pem: pem_of(&der),
+        der,
+        key: svid.key.clone(),
+    };
+    let kept = prod.svid(&[CALENDAR]);
+    for good in [&svid, &kept] {
+        assert_eq!(world.curl(Some(good), "").await, "200 200");
+    }
+    // Bound to the one that was shown first (RFC 8705 §3.1 counts the whole certificate).
+    assert_eq!(world.curl(Some(&other), "").await, "407 000");
+    let picks = |r: &Value| r["event"] == "connect" && r["word"] == "wrong-peer";
+    world.harness.record(picks).await;
+    let started = world
+        .harness
+        .record(|r| r["event"] == "session-start")
+        .await;
+    let line = format!("DELETE /sessions/{}", started["session"].as_str().unwrap());
+    assert_eq!(alice(&world.harness, &line, "").await.0, 204);
+    for over in [&svid, &other] {
+        assert_eq!(world.curl(Some(over), "").await, "407 000");
+        let last = world.harness.audit();
+        let last = last.iter().rfind(|r| r["event"] == "connect");
+        assert_eq!(last.unwrap()["word"], "session-ended");
+    }
+    assert_eq!(world.curl(Some(&kept), "").await, "200 200", "another one");
+    world.harness.finish().await;
+}
+
+fn pem_of(der: &[u8]) -> String {
+    let text = STANDARD.encode(der);
+    let lines: Vec<&str> = text
+        .as_bytes()
+        .chunks(64)
+        .map(|l| std::str::from_utf8(l).unwrap())
+        .collect();
+    format!(
+        "-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n",
+        lines.join("\n")
+    )
 }
 
 /// What `/token` gives a client with an SVID, only that client can use: neither a thief without it, nor one with another.

@@ -74,6 +74,13 @@ impl World {
         self.pair.token(&header, claims)
     }
 
+    /// A person's token that says who may act for them.
+    fn may_act(&self, may_act: &Value) -> String {
+        let mut claims = self.claims("alice");
+        claims["may_act"] = may_act.clone();
+        self.sign(&claims)
+    }
+
     async fn bind(&self, subject: (&str, &str), actor: (&str, &str)) -> Granted {
         let parameters = [
             ("grant_type", EXCHANGE),
@@ -276,6 +283,39 @@ async fn what_is_no_persons_token_is_refused() {
     for (token, kind) in [(&good, ID_TOKEN), (&access, ACCESS_TOKEN)] {
         let granted = world.bind((token, kind), (&own, ACCESS_TOKEN)).await;
         assert_eq!(part(granted.token(), 1)["user"], "alice");
+    }
+    world.harness.finish().await;
+}
+
+/// DEL-03: a person's token that says who may act for them is for that agent alone (RFC 8693 §4.4).
+#[tokio::test]
+async fn who_may_act_for_a_person_is_what_their_token_says() {
+    let world = World::new().await;
+    let own = world.harness.session(("a", TOKEN_A), &[]).await;
+    let (own, evidence) = (own.token(), world.sign(&world.claims("robot:1")));
+    let issuer = part(own, 1)["iss"].clone();
+    for good in [json!({"sub": "a"}), json!({"sub": "a", "iss": issuer})] {
+        let token = world.may_act(&good);
+        for actor in [(own, ACCESS_TOKEN), (&*evidence, JWT)] {
+            assert_eq!(world.bind((&token, ID_TOKEN), actor).await.status, 200);
+        }
+    }
+    for other in [
+        json!({"sub": "b"}),
+        json!({"sub": "A"}),
+        json!({"sub": ["a"]}),
+        json!({"sub": "a", "iss": world.issuer.url}),
+        json!({"sub": "a", "client_id": "x"}),
+        json!({}),
+        json!([{"sub": "a"}]),
+        json!("a"),
+        json!(null),
+    ] {
+        let token = world.may_act(&other);
+        for actor in [(own, ACCESS_TOKEN), (&*evidence, JWT)] {
+            let granted = world.bind((&token, ID_TOKEN), actor).await;
+            assert_eq!(granted.error(), (400, "invalid_request"), "{other}");
+        }
     }
     world.harness.finish().await;
 }
