@@ -243,7 +243,14 @@ impl Broker {
             }
             for cell in entry.cells.values() {
                 let meant = match order {
-                    Order::Lease(id) => cell.current().is_some_and(|live| live.id() == id),
+                    Order::Lease(id) => {
+                        // The one that stands in its place is another, and stays.
+                        if let Some(live) = cell.withdraw_replaced(id, now) {
+                            self.0.revoke(entry, &live, reason, by);
+                            return 1;
+                        }
+                        cell.current().is_some_and(|live| live.id() == id)
+                    }
                     Order::Credential(_) => true,
                     Order::Agent(agent) => cell.scope.holder.agent() == Some(agent),
                 };
@@ -300,7 +307,8 @@ impl Broker {
         self.0.catalog.load().live.contains_key(credential)
     }
 
-    /// The leases that live or are being revoked; nothing secret is in the list.
+    /// The leases that live or are being revoked, those in whose place newer ones stand among them; nothing secret is in
+    /// the list.
     pub fn snapshot(&self) -> Vec<LeaseInfo> {
         let now = self.0.clock.now();
         let catalog = self.0.catalog.load();
@@ -308,8 +316,10 @@ impl Broker {
             .live
             .values()
             .flat_map(|entry| entry.cells.values())
-            .filter_map(|cell| cell.current())
-            .filter(|live| live.is_usable(now))
+            .flat_map(|cell| {
+                let current = cell.current().filter(|live| live.is_usable(now));
+                current.into_iter().chain(cell.replaced(now))
+            })
             .map(|live| live.info(LeaseState::Live));
         live.chain(self.0.revoking.lock().values().cloned())
             .collect()

@@ -49,7 +49,7 @@ impl Inner {
             handle: live.handle.clone(),
             issued: live.issued.wall,
             expires: live.expires.wall(),
-            ends: live.issuer_expires,
+            ends: live.issuer_expires(),
             owed: Owed {
                 reason,
                 by: by.map(Into::into),
@@ -61,7 +61,7 @@ impl Inner {
 
     /// Revokes what is owed, in the background.
     pub(super) fn settle(self: &Arc<Self>, entry: &Arc<Entry>, mut debt: Debt) {
-        if debt.ends.is_past(self.clock.now()) {
+        if debt.ends.is_past_for_sure(self.clock.now()) {
             return;
         }
         let Some(handle) = debt.handle.clone() else {
@@ -105,13 +105,28 @@ impl Inner {
             }
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
-            if debt.ends.is_past(self.clock.now()) {
+            if debt.ends.is_past_for_sure(self.clock.now()) {
                 break;
             }
         }
         if self.journal.lasts() {
             // A note that stays is revoked once more after the next start, which an issuer takes for done.
-            self.journal.remove(&debt.lease).await.ok();
+            self.strike_out(&debt.lease).await;
+        }
+    }
+
+    /// Takes a note out, and tries for a while where the store is out of reach.
+    pub(super) async fn strike_out(&self, lease: &LeaseId) {
+        let mut pause = FIRST_PAUSE;
+        for _ in 0..STRIKES {
+            if self.journal.remove(lease).await.is_ok() {
+                return;
+            }
+            // Whoever comes after this process takes it over.
+            if self.stop.run_until_cancelled(sleep(pause)).await.is_none() {
+                return;
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
@@ -145,5 +160,7 @@ impl Debt {
 
 /// The pause after the first try; each later one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// How often it is tried to take a note out: for some ten minutes.
+const STRIKES: u32 = 16;
 /// No pause is longer.
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);

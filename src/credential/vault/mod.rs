@@ -376,6 +376,11 @@ impl Inner {
         })?;
         let path = "sys/leases/renew";
         let sent = self.call.post(path, Some(&held), body).await;
+        // It said yes, and not until when.
+        let sent = sent.map_err(|fault| match fault {
+            Fault::Rubbish => Fault::Lost,
+            other => other,
+        });
         let life = sent?.life(&self.read)?;
         Ok(within(life, held.expires, self.clock.now()))
     }
