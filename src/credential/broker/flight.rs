@@ -162,7 +162,7 @@ impl Inner {
             let written = timeout_at(deadline, self.journal.put(&note)).await;
             if !matches!(written, Ok(Ok(()))) {
                 // It may stand there all the same.
-                self.forget(entry, &wanted.lease);
+                self.strike_out_later(&wanted.lease);
                 return Err(IssueError::Store);
             }
         }
@@ -214,6 +214,11 @@ impl Inner {
     fn wait_behind(self: &Arc<Self>, entry: &Arc<Entry>, wanted: Wanted, call: Call) {
         let (inner, entry) = (Arc::clone(self), Arc::clone(entry));
         self.tracker.spawn(async move {
+            let Ok(_place) = inner.late.try_acquire() else {
+                drop(call);
+                inner.lost(&entry, &wanted);
+                return;
+            };
             let answer = inner.stop.run_until_cancelled(timeout(LATE, call)).await;
             match answer {
                 Some(Ok(Ok(issued))) => match issued.handle {

@@ -35,6 +35,7 @@ impl Broker {
                     }
                 }
                 first = false;
+                inner.strike_out_strays().await;
                 for _ in 0..PAGES {
                     after = inner.adopt(after).await;
                     if after.is_none() {

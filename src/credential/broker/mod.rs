@@ -62,6 +62,10 @@ struct Inner {
     sessions: Mutex<Sessions>,
     /// Leases whose issuer has not confirmed the revocation yet.
     revoking: Mutex<HashMap<LeaseId, LeaseInfo>>,
+    /// Leases whose notes are to be taken out, and could not be.
+    strays: Mutex<Vec<LeaseId>>,
+    /// How many calls may go on past their deadlines: an issuer that hangs must not hold a connection for everybody.
+    late: Semaphore,
     /// How many revocations are asked for at a time: a gateway's shutdown must not be an attack on its issuers.
     revokers: Semaphore,
     /// How many leases have landed.
@@ -108,6 +112,8 @@ impl Broker {
             catalog: ArcSwap::default(),
             sessions: Mutex::default(),
             revoking: Mutex::default(),
+            strays: Mutex::default(),
+            late: Semaphore::new(LATE_CALLS),
             revokers: Semaphore::new(REVOKERS),
             landed: AtomicU64::new(0),
             unions: Unions::default(),
@@ -453,5 +459,7 @@ impl fmt::Debug for Broker {
 const SHELF: usize = 128 << 20;
 /// How often leases are looked after: all of them, or as many as [`sweep`] says.
 const SWEEP: Duration = Duration::from_millis(250);
+/// How many calls go on past their deadlines at a time.
+const LATE_CALLS: usize = 256;
 /// How many revocations are under way at a time.
 const REVOKERS: usize = 32;

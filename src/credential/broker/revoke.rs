@@ -115,18 +115,31 @@ impl Inner {
         }
     }
 
-    /// Takes a note out, and tries for a while where the store is out of reach.
+    /// Takes a note out; later, where the store is out of reach.
     pub(super) async fn strike_out(&self, lease: &LeaseId) {
-        let mut pause = FIRST_PAUSE;
-        for _ in 0..STRIKES {
-            if self.journal.remove(lease).await.is_ok() {
+        if self.journal.remove(lease).await.is_err() {
+            self.strike_out_later(lease);
+        }
+    }
+
+    /// Has a note taken out with one of the next beats. Beyond [`STRAYS`] it is left to the next process.
+    pub(super) fn strike_out_later(&self, lease: &LeaseId) {
+        let mut strays = self.strays.lock();
+        if strays.len() < STRAYS {
+            strays.push(lease.clone());
+        }
+    }
+
+    /// Takes out what could not be taken out before, as far as the store takes it.
+    pub(super) async fn strike_out_strays(&self) {
+        loop {
+            let Some(stray) = self.strays.lock().pop() else {
+                return;
+            };
+            if self.journal.remove(&stray).await.is_err() {
+                self.strays.lock().push(stray);
                 return;
             }
-            // Whoever comes after this process takes it over.
-            if self.stop.run_until_cancelled(sleep(pause)).await.is_none() {
-                return;
-            }
-            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
@@ -160,7 +173,7 @@ impl Debt {
 
 /// The pause after the first try; each later one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// How often it is tried to take a note out: for some ten minutes.
-const STRIKES: u32 = 16;
+/// So many notes are remembered that could not be taken out.
+const STRAYS: usize = 16 * 1024;
 /// No pause is longer.
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);

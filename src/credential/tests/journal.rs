@@ -356,9 +356,33 @@ async fn a_note_that_could_not_be_taken_out_is_taken_out_later() {
     scene.broker.end_session(&"s1".into());
     settle().await;
     assert_eq!((scene.fake.revoked.lock().len(), book.of("remove")), (1, 0));
+    // Neither can it be noted that another is about to be issued: perhaps it was.
+    assert!(scene.lease("a", "s2").await.is_err());
     book.down.store(false, Ordering::SeqCst);
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    assert_eq!((scene.fake.revoked.lock().len(), book.of("remove")), (1, 1));
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert_eq!((scene.fake.revoked.lock().len(), book.of("remove")), (1, 2));
+}
+
+/// A crowd before an issuer that hangs: not all of their calls hang on.
+#[tokio::test(start_paused = true)]
+async fn no_more_calls_go_on_past_their_deadlines_than_are_bounded() {
+    let book = Arc::new(Book::default());
+    let scene = with(&book);
+    *scene.fake.gate.lock() = Some(Arc::new(Notify::new()));
+    let scene = Arc::new(scene);
+    let mut asking = tokio::task::JoinSet::new();
+    for n in 0..300 {
+        let scene = Arc::clone(&scene);
+        asking.spawn(async move { scene.lease("a", &format!("s{n}")).await });
+    }
+    while let Some(outcome) = asking.join_next().await {
+        assert_eq!(outcome.unwrap().unwrap_err(), IssueError::TimedOut);
+    }
+    settle().await;
+    assert_eq!(scene.heard.of("orphaned").len(), 300 - 256);
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    assert_eq!(scene.heard.of("orphaned").len(), 300);
+    assert_eq!((book.of("intend"), book.of("remove")), (300, 300));
 }
 
 /// An issuer that revokes nothing just now holds up its own notes, and no more of them than are bounded.
