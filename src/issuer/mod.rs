@@ -123,9 +123,12 @@ impl Client {
     /// [`Fault`].
     pub async fn send(&self, request: Request<Bytes>) -> Result<Answer, Fault> {
         let answer = self.0.request(request.map(Full::new)).await;
-        let fault = |error: legacy::Error| match error.is_connect() {
-            true => Fault::Unreachable,
-            false => Fault::Lost,
+        let fault = |error: legacy::Error| {
+            if error.is_connect() {
+                Fault::Unreachable
+            } else {
+                Fault::Lost
+            }
         };
         let (head, mut rest) = answer.map_err(fault)?.into_parts();
         let mut body = Zeroizing::new(Vec::with_capacity(4096));

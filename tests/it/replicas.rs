@@ -242,10 +242,8 @@ async fn a_kill_between_any_two_steps_loses_no_lease_on_a_server() {
     }
 }
 
-/// SIGKILL between each two steps of a lease's life: whatever step it is, the next process revokes what was issued, or
-/// says that something may have been.
-async fn killed_at_every_step(store: &str, url: Option<&str>) {
-    let upstream = Arc::new(Upstream::echo(&["http/1.1"]).await);
+/// The folder of a gateway whose issuer kills it.
+fn one_to_be_killed(store: &str, url: Option<&str>, upstream: &Upstream) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str, mode: u32| {
         std::fs::write(folder.path().join(name), text).unwrap();
@@ -279,6 +277,14 @@ inject = "bearer"
         upstream.address
     );
     write("keyward.toml", &text, 0o600);
+    folder
+}
+
+/// SIGKILL between each two steps of a lease's life: whatever step it is, the next process revokes what was issued, or
+/// says that something may have been.
+async fn killed_at_every_step(store: &str, url: Option<&str>) {
+    let upstream = Arc::new(Upstream::echo(&["http/1.1"]).await);
+    let folder = one_to_be_killed(store, url, &upstream);
     for step in ["asked", "answered", "used", "revoked"] {
         std::fs::remove_file(folder.path().join("issuer.log")).ok();
         std::fs::remove_file(folder.path().join("audit.jsonl")).ok();
@@ -293,7 +299,7 @@ inject = "bearer"
             assert_eq!(agent.get("api.test:443", "/x").await.status, 200);
             gateway.0.kill().unwrap();
         } else {
-            write("die", step, 0o600);
+            std::fs::write(folder.path().join("die"), step).unwrap();
             let mut asking = tokio::task::JoinSet::new();
             asking.spawn(async move {
                 if step == "revoked" {

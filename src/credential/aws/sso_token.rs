@@ -121,12 +121,11 @@ impl Cache {
         let cached = Cached::read(&file).await?;
         let own = all.remove(&file);
         let own = own.filter(|own| *own.instead == *cached.access_token.0);
-        let (token, ends, refresh) = match &own {
-            Some(own) => (&own.token, own.ends, Some(&own.refresh)),
-            None => {
-                let refresh = cached.refresh_token.as_ref().map(|token| &token.0);
-                (&cached.access_token.0, cached.ends()?, refresh)
-            }
+        let (token, ends, refresh) = if let Some(own) = &own {
+            (&own.token, own.ends, Some(&own.refresh))
+        } else {
+            let refresh = cached.refresh_token.as_ref().map(|token| &token.0);
+            (&cached.access_token.0, cached.ends()?, refresh)
         };
         let token = secret(token);
         let renewed = match refresh.zip(cached.client(now)).filter(|_| near(ends)) {

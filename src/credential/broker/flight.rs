@@ -226,10 +226,9 @@ impl Inner {
                     None => inner.forget(&entry, &wanted.lease),
                 },
                 Some(Ok(Err(error))) => inner.unissued(&entry, &wanted, error),
-                Some(Err(_)) => inner.lost(&entry, &wanted),
                 // The next process tells of it.
                 None if inner.notes(&entry) => {}
-                None => inner.lost(&entry, &wanted),
+                Some(Err(_)) | None => inner.lost(&entry, &wanted),
             }
         });
     }

@@ -285,7 +285,7 @@ async fn what_nobody_knows_hides_nothing_and_every_page_is_bounded() {
             let dead = Arc::clone(&dead);
             writing.spawn(async move {
                 let credential = if number % 1000 == 0 { "crm" } else { "gone" };
-                let note = note(&format!("l-{:04}", number), credential);
+                let note = note(&format!("l-{number:04}"), credential);
                 dead.put(&note).await.unwrap();
             });
         }
