@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::metrics::Meters;
-use super::{Cause, IssueError, Live, OnFailure, Reason, Scope};
+use super::{Cause, IssueError, LeaseId, Live, OnFailure, Reason, Scope};
 use crate::agent::AgentId;
 use crate::clock::Now;
 use crate::scrub::Sought;
@@ -177,14 +177,14 @@ impl Cell {
 
     /// Takes in what a flight brought, and gives everybody who waits the outcome.
     ///
-    /// Returns the new lease where it came too late to be used and must be revoked, and why.
+    /// `Some` where it came too late to be used: what it brought must be revoked, and why.
     pub(super) fn land(
         &self,
         flight: Flight,
         outcome: Landing,
         now: Now,
         (on_failure, memory): (OnFailure, Duration),
-    ) -> Option<(Arc<Live>, Reason)> {
+    ) -> Option<Reason> {
         let Flight {
             epoch,
             landing,
@@ -196,7 +196,7 @@ impl Cell {
             let reason = state.withdrawn;
             drop(state);
             landing.send_replace(Some(Err(IssueError::Refused)));
-            return outcome.ok().map(|live| (live, reason));
+            return Some(reason);
         }
         state.flight = None;
         match &outcome {
@@ -237,6 +237,25 @@ impl Cell {
             Arc::clone(&old.live)
         })
         .collect()
+    }
+
+    /// The leases in whose place newer ones stand, and that their issuer would still take.
+    pub(super) fn replaced(&self, now: Now) -> Vec<Arc<Live>> {
+        let state = self.state.lock();
+        let old = state.retired.iter().filter(|old| !old.settled);
+        old.filter(|old| old.live.is_owed(now))
+            .map(|old| Arc::clone(&old.live))
+            .collect()
+    }
+
+    /// Withdraws one of them, which is then to be revoked. The one in its place goes on to serve.
+    pub(super) fn withdraw_replaced(&self, id: &LeaseId, now: Now) -> Option<Arc<Live>> {
+        let mut state = self.state.lock();
+        let mut owed = state.retired.iter_mut().filter(|old| !old.settled);
+        let old = owed.find(|old| old.live.id() == id)?;
+        old.settled = true;
+        old.at = now.mono;
+        Some(Arc::clone(&old.live))
     }
 
     /// Looks after the cell: what has ended is retired, what is old forgotten, what is due asked for.
@@ -396,6 +415,7 @@ impl Failure {
             IssueError::Refused
             | IssueError::Sealed
             | IssueError::TimedOut
+            | IssueError::Lost
             | IssueError::UserRequired
             | IssueError::Store => Duration::ZERO,
         };
@@ -419,6 +439,7 @@ impl Failure {
             error @ (IssueError::Refused
             | IssueError::Sealed
             | IssueError::TimedOut
+            | IssueError::Lost
             | IssueError::UserRequired
             | IssueError::Store) => error,
         })

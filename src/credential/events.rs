@@ -15,7 +15,8 @@ pub trait Events: fmt::Debug + Send + Sync {
     fn issued(&self, issue: &Issue<'_>);
     /// A call to an issuer failed.
     fn failed(&self, failed: &Failed<'_>);
-    /// A process died between asking an issuer and noting its answer: a lease may live that nobody can revoke.
+    /// Nobody knows what an issuer answered, since the process died or the answer was lost: a lease may live that nobody
+    /// can revoke.
     fn orphaned(&self, orphan: &Orphan<'_>);
     /// A revocation was tried.
     fn revoked(&self, revoking: &Revoking<'_>);
@@ -125,8 +126,11 @@ pub enum Reason {
     Config,
     /// It could not be written down before its first use.
     Store,
-    /// What the issuer gave cannot be used: it has ended already, or its secret is too short or fits no request.
+    /// What the issuer gave cannot be used: it has ended already, its secret is too short or fits no request, or nobody
+    /// waits for it any more.
     Unusable,
+    /// It ended by its issuer's last word, but a later end was asked for, and the answer was lost.
+    Renewal,
 }
 
 /// What came of one try to revoke.
@@ -163,6 +167,7 @@ impl Reason {
             Self::Config,
             Self::Store,
             Self::Unusable,
+            Self::Renewal,
         ]
         .into_iter()
         .find(|reason| reason.word() == word)
@@ -180,6 +185,7 @@ impl Reason {
             Self::Config => "config",
             Self::Store => "store",
             Self::Unusable => "unusable",
+            Self::Renewal => "renewal",
         }
     }
 }

@@ -13,7 +13,7 @@ use serde_json::json;
 use tracing::warn;
 
 use super::oauth::{
-    Algorithm, Around, Signer, SigningKey, Wiped, judge, open_bearer, unheard, usable,
+    Algorithm, Around, Signer, SigningKey, Wiped, judge, lost, open_bearer, usable,
 };
 use super::{CredentialProvider, Handle, IssueError, Issued, Life, RevokeError, Scope, Source};
 use crate::clock::Clock;
@@ -130,7 +130,7 @@ impl CredentialProvider for GithubAppProvider {
         }))?;
         let app = Secret::new(app.as_bytes().to_vec());
         let request = ask(Method::POST, &self.settings.make, &app, self.wanted(scope))?;
-        let answer = self.client.send(request).await.map_err(unheard)?;
+        let answer = self.client.send(request).await.map_err(lost)?;
         judge(&answer, self.clock.now().wall)?;
         let bad = |why: &'static str| {
             warn!(why, "GitHub's answer cannot be used");

@@ -56,6 +56,15 @@ pub enum Pulse {
     New,
 }
 
+/// What dead processes left, as far as was looked.
+#[derive(Debug, Clone, Default)]
+pub struct Left {
+    /// What is taken over.
+    pub notes: Vec<Note>,
+    /// Behind which lease to look on; `None`: all were looked at.
+    pub next: Option<LeaseId>,
+}
+
 /// Where handles stand while leases live. Handles are sealed: who reads the store learns no secret.
 #[async_trait]
 pub trait Journal: fmt::Debug + Send + Sync {
@@ -78,8 +87,13 @@ pub trait Journal: fmt::Debug + Send + Sync {
     /// Says that this process lives, and forgets notes of leases that have ended.
     async fn beat(&self) -> Result<Pulse, OutOfReach>;
 
-    /// Takes over what dead processes left of these credentials. Of several who ask, one gets each note.
-    async fn adopt(&self, credentials: &[Name]) -> Result<Vec<Note>, OutOfReach>;
+    /// Takes over what dead processes left of these credentials, a bounded number at a time, in the order of their ids
+    /// and from behind `after` on. Of several who ask, one gets each note.
+    async fn adopt(
+        &self,
+        credentials: &[Name],
+        after: Option<&LeaseId>,
+    ) -> Result<Left, OutOfReach>;
 
     /// Says that this process is about to end: what it leaves may be taken over at once.
     async fn leave(&self) -> Result<(), OutOfReach>;
@@ -115,8 +129,8 @@ impl Journal for NoJournal {
         Ok(Pulse::Known)
     }
 
-    async fn adopt(&self, _: &[Name]) -> Result<Vec<Note>, OutOfReach> {
-        Ok(Vec::new())
+    async fn adopt(&self, _: &[Name], _: Option<&LeaseId>) -> Result<Left, OutOfReach> {
+        Ok(Left::default())
     }
 
     async fn leave(&self) -> Result<(), OutOfReach> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
 
 use super::{Expiry, Handle, Scope, Superseded};
 use crate::agent::{AgentId, Name};
@@ -23,13 +24,22 @@ pub struct Live {
     pub(super) compiled: Arc<Compiled>,
     pub(super) issued: Now,
     pub(super) expires: Expiry,
-    pub(super) issuer_expires: Expiry,
+    /// When its issuer ends it, as far as that is known.
+    pub(super) last: Mutex<Last>,
     pub(super) refresh: Expiry,
     /// How long the issuer gave at first.
     pub(super) granted: Option<Duration>,
     pub(super) handle: Option<Handle>,
     pub(super) superseded: Option<Superseded>,
     pub(super) bundles: Option<Arc<dyn Bundles>>,
+}
+
+/// When an issuer ends a lease.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Last {
+    end: Expiry,
+    /// It is the latest that is possible: the issuer was asked for it, and its answer is not known.
+    unsure: bool,
 }
 
 /// The name of a lease in records and lists: random, and no secret.
@@ -56,7 +66,7 @@ pub struct LeaseInfo {
 /// What is happening to a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LeaseState {
-    /// It is used.
+    /// It is used; or a newer one stands in its place, and what began with it may still use it.
     Live,
     /// It is no longer used, and its issuer has not confirmed the revocation yet.
     Revoking,
@@ -135,7 +145,29 @@ impl Live {
 
     /// Whether its issuer would still take it, and could be told not to.
     pub(super) fn is_owed(&self, now: Now) -> bool {
-        self.handle.is_some() && !self.issuer_expires.is_past(now)
+        self.handle.is_some() && !self.issuer_expires().is_past_for_sure(now)
+    }
+
+    /// When its issuer ends it, or may end it at the latest.
+    pub(super) fn issuer_expires(&self) -> Expiry {
+        self.last.lock().end
+    }
+
+    /// Whether its issuer was asked for a later end, and nobody knows what came of it.
+    pub(super) fn is_unsure(&self) -> bool {
+        self.last.lock().unsure
+    }
+
+    /// Its issuer is asked for this end: until its answer is known, it may have it.
+    pub(super) fn may_last(&self, until: Expiry) {
+        let mut last = self.last.lock();
+        last.end = last.end.or_later(until);
+        last.unsure = true;
+    }
+
+    /// Its issuer has said when it ends.
+    pub(super) fn lasts(&self, until: Expiry) {
+        *self.last.lock() = Last::said(until);
     }
 
     /// The same lease with another end.
@@ -153,7 +185,7 @@ impl Live {
             compiled: Arc::clone(&self.compiled),
             issued: self.issued,
             expires,
-            issuer_expires,
+            last: Mutex::new(Last::said(issuer_expires)),
             refresh,
             granted: self.granted,
             handle: self.handle.clone(),
@@ -171,6 +203,13 @@ impl Live {
             expires: self.expires.wall(),
             state,
         }
+    }
+}
+
+impl Last {
+    /// The issuer's word.
+    pub(super) fn said(end: Expiry) -> Self {
+        Self { end, unsure: false }
     }
 }
 

@@ -78,6 +78,12 @@ impl Expiry {
             .is_some_and(|end| end.wall <= now.wall || end.mono <= now.mono)
     }
 
+    /// Whether it has come by both clocks: a wall clock that jumps ahead ends nothing at an issuer.
+    pub(super) fn is_past_for_sure(&self, now: Now) -> bool {
+        self.0
+            .is_some_and(|end| end.wall <= now.wall && end.mono <= now.mono)
+    }
+
     /// Whether it never comes.
     pub fn is_never(&self) -> bool {
         self.0.is_none()
@@ -104,6 +110,18 @@ impl Expiry {
         Self(Some(End {
             wall: one.wall.min(two.wall),
             mono: one.mono.min(two.mono),
+        }))
+    }
+
+    /// Whichever ends last, on each clock.
+    #[must_use]
+    pub(super) fn or_later(self, other: Self) -> Self {
+        let (Some(one), Some(two)) = (self.0, other.0) else {
+            return Self::NEVER;
+        };
+        Self(Some(End {
+            wall: one.wall.max(two.wall),
+            mono: one.mono.max(two.mono),
         }))
     }
 

@@ -47,7 +47,7 @@ pub use events::{Cause, Events, Failed, Issue, Orphan, Reason, Revoked, Revoking
 pub use fixed::StaticProvider;
 pub use github_app::{GithubAppProvider, GithubAppSettings};
 pub use grants::{Bound, Grants};
-pub use journal::{Journal, NoJournal, Note, OutOfReach, Owed, Pulse};
+pub use journal::{Journal, Left, NoJournal, Note, OutOfReach, Owed, Pulse};
 pub use lease::{LeaseId, LeaseInfo, LeaseState, Live};
 pub use life::{Expiry, Life, NotPositive};
 pub use oauth::{AgentJwt, Around, OauthProvider};
@@ -76,7 +76,13 @@ pub trait CredentialProvider: fmt::Debug + Send + Sync {
         true
     }
 
-    /// Asks the issuer once. The broker sets the deadline and may drop the future at it.
+    /// Whether a call may go on past the credential's deadline, with nobody waiting for it: what it brings then is
+    /// revoked. Where not, it is dropped at the deadline.
+    fn may_end_late(&self) -> bool {
+        true
+    }
+
+    /// Asks the issuer once. The broker sets the deadline, and may drop the future at it or later.
     async fn issue(&self, scope: &Scope) -> Result<Issued, IssueError>;
 
     /// What the servers are held to that its leases are shown to, where their hosts' names do not say who they are.
@@ -271,6 +277,9 @@ pub enum IssueError {
     /// The issuer did not answer within the credential's deadline.
     #[error("the issuer did not answer in time")]
     TimedOut,
+    /// The issuer was asked, and its answer was lost: it may have issued what nobody has.
+    #[error("the issuer's answer was lost")]
+    Lost,
     /// The credential is a person's, and the session acts for none.
     #[error("the session has no user")]
     UserRequired,
@@ -284,7 +293,7 @@ impl IssueError {
     pub fn word(&self) -> &'static str {
         match self {
             Self::Refused | Self::RefusedFor { .. } => "broker-refused",
-            Self::Unavailable { .. } => "broker-unavailable",
+            Self::Unavailable { .. } | Self::Lost => "broker-unavailable",
             Self::Sealed => "broker-sealed",
             Self::TimedOut => "broker-timeout",
             Self::UserRequired => "user-required",
@@ -296,8 +305,13 @@ impl IssueError {
     fn is_of_issuer(self) -> bool {
         match self {
             Self::Refused | Self::RefusedFor { .. } | Self::Store | Self::UserRequired => false,
-            Self::Unavailable { .. } | Self::Sealed | Self::TimedOut => true,
+            Self::Unavailable { .. } | Self::Sealed | Self::TimedOut | Self::Lost => true,
         }
+    }
+
+    /// Whether the issuer may have issued all the same.
+    fn is_unknown(self) -> bool {
+        matches!(self, Self::TimedOut | Self::Lost)
     }
 }
 

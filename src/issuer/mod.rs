@@ -63,9 +63,12 @@ pub struct Answer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Fault {
-    /// No address, no connection, no handshake, or it broke before the answer was whole.
+    /// No address, no connection, no handshake: it was not asked.
     #[error("the issuer is out of reach")]
     Unreachable,
+    /// The connection broke before the answer was whole: it may have done what it was asked for.
+    #[error("the issuer's answer was lost")]
+    Lost,
     /// The answer is longer than [`MOST`].
     #[error("the issuer's answer is too long")]
     TooLong,
@@ -120,10 +123,17 @@ impl Client {
     /// [`Fault`].
     pub async fn send(&self, request: Request<Bytes>) -> Result<Answer, Fault> {
         let answer = self.0.request(request.map(Full::new)).await;
-        let (head, mut rest) = answer.map_err(|_| Fault::Unreachable)?.into_parts();
+        let fault = |error: legacy::Error| {
+            if error.is_connect() {
+                Fault::Unreachable
+            } else {
+                Fault::Lost
+            }
+        };
+        let (head, mut rest) = answer.map_err(fault)?.into_parts();
         let mut body = Zeroizing::new(Vec::with_capacity(4096));
         while let Some(frame) = rest.frame().await {
-            let frame = frame.map_err(|_| Fault::Unreachable)?;
+            let frame = frame.map_err(|_| Fault::Lost)?;
             let Some(data) = frame.data_ref() else {
                 continue;
             };

@@ -295,6 +295,11 @@ impl Machine {
         this
     }
 
+    /// How many bytes [`Self::grown`] has told of so far.
+    pub(super) fn told(&self) -> usize {
+        self.told
+    }
+
     /// By how many bytes it has become larger than it was when this was last asked. What is forgotten is not taken off:
     /// its memory stays.
     pub(super) fn grown(&mut self) -> usize {

@@ -168,15 +168,22 @@ impl Patterns {
     }
 
     fn put_back(&self, mut machine: Box<Machine>) {
+        let told = machine.told();
         let grown = machine.grown();
-        {
+        let kept = {
             let mut idle = self.idle.lock();
-            if idle.len() >= IDLE {
-                return;
+            let has_room = idle.len() < IDLE;
+            if has_room {
+                idle.push(machine);
             }
-            idle.push(machine);
-        }
-        if let Some(shelf) = self.shelf.as_ref().filter(|_| grown > 0) {
+            has_room
+        };
+        let Some(shelf) = &self.shelf else { return };
+        if !kept {
+            // It goes, and what was weighed of it when it was put back before.
+            self.weight.fetch_sub(told, Ordering::Relaxed);
+            shelf.shrunk(told);
+        } else if grown > 0 {
             self.weight.fetch_add(grown, Ordering::Relaxed);
             shelf.grown(grown);
         }
@@ -365,5 +372,34 @@ pub(super) fn mask(bytes: &mut [u8], hit: Range<usize>) {
     let end = hit.end.min(bytes.len());
     if let Some(hit) = bytes.get_mut(hit.start..end) {
         hit.fill(MASK);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// More answers at a time than automata are kept: those that are let go are weighed no longer.
+    #[test]
+    fn an_automaton_that_is_let_go_is_weighed_no_longer() {
+        let shelf = Shelf::new(usize::MAX);
+        let secret = Arc::new(Secret::from("secret-of-somebody".to_owned()));
+        let sought = shelf.sought([secret]);
+        let patterns = sought.patterns();
+        let bare = shelf.weight();
+        let anew = || Box::new(Machine::new(&patterns.classes));
+        for _ in 0..IDLE {
+            patterns.put_back(anew());
+        }
+        let full = shelf.weight();
+        assert!(full > bare);
+        for _ in 0..100 {
+            let busy = patterns.idle.lock().pop().unwrap();
+            patterns.put_back(anew());
+            patterns.put_back(busy);
+            assert_eq!(shelf.weight(), full, "{IDLE} are kept");
+        }
+        drop((patterns, sought));
+        assert_eq!(shelf.weight(), 0);
     }
 }

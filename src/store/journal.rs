@@ -9,7 +9,7 @@ use super::database::{Component, Row, Value};
 use super::{Store, StoreError};
 use crate::agent::{Name, User};
 use crate::credential::{
-    Handle, Holder, Journal, LeaseId, Note, OutOfReach, Owed, Pulse, Reason, Scope,
+    Handle, Holder, Journal, LeaseId, Left, Note, OutOfReach, Owed, Pulse, Reason, Scope,
 };
 use crate::policy::Person;
 
@@ -45,9 +45,11 @@ const FORGET: &str = "DELETE FROM keyward_lease WHERE ends IS NOT NULL AND ends 
 /// A process that said nothing for a minute is dead; it would have said so six times.
 const BURY: &str = "DELETE FROM keyward_replica WHERE seen < {now} - 60000";
 const LEFT: &str = "SELECT id, writer, credential FROM keyward_lease
-    WHERE writer NOT IN (SELECT id FROM keyward_replica) LIMIT 1000";
+    WHERE id > $1 AND writer NOT IN (SELECT id FROM keyward_replica) ORDER BY id LIMIT 1000";
 const ADOPT: &str = "UPDATE keyward_lease SET writer = $2 WHERE id = $1 AND writer = $3
     RETURNING id, credential, agent, session, login, person, issued, ends, sealed, reason, ordered_by, attempts, chain";
+/// The limit of [`LEFT`].
+const PAGE: usize = 1000;
 const LEAVE: &str = "DELETE FROM keyward_replica WHERE id = $1";
 
 #[async_trait]
@@ -137,11 +139,19 @@ impl Journal for Store {
         Ok(if known { Pulse::Known } else { Pulse::New })
     }
 
-    async fn adopt(&self, credentials: &[Name]) -> Result<Vec<Note>, OutOfReach> {
+    async fn adopt(
+        &self,
+        credentials: &[Name],
+        after: Option<&LeaseId>,
+    ) -> Result<Left, OutOfReach> {
         let database = self.database();
         database.execute(BURY, &[]).await.map_err(down)?;
         let mut notes = Vec::new();
-        for left in database.fetch(LEFT, &[]).await.map_err(down)? {
+        let after = [after.map_or("", LeaseId::as_str).into()];
+        let page = database.fetch(LEFT, &after).await.map_err(down)?;
+        let last = page.last().filter(|_| page.len() >= PAGE);
+        let last = last.map(|row| row.text(0)).transpose().map_err(down)?;
+        for left in page {
             let (id, writer) = (left.text(0).map_err(down)?, left.text(1).map_err(down)?);
             let credential = left.text(2).map_err(down)?;
             if !credentials.iter().any(|known| known.as_str() == credential) {
@@ -158,7 +168,10 @@ impl Journal for Store {
                 }
             }
         }
-        Ok(notes)
+        Ok(Left {
+            notes,
+            next: last.map(|id| LeaseId::from(&*id)),
+        })
     }
 
     async fn leave(&self) -> Result<(), OutOfReach> {

@@ -13,8 +13,9 @@ use tokio::task::JoinSet;
 
 use super::agent::request;
 use super::channel::channel_body;
-use super::harness::{Harness, Setup};
+use super::harness::{Harness, Setup, TOKEN_B};
 use super::upstream::{Seen, Upstream, full, ok};
+use super::vault_server::Postgres;
 
 /// A token endpoint that takes its time, counts, and gives each token another name.
 async fn issuer(wait: Duration, life: u64) -> (Upstream, Arc<AtomicUsize>) {
@@ -219,4 +220,77 @@ async fn a_read_route_and_a_write_route_ask_for_what_they_need() {
         [serde_json::json!(["read"]), serde_json::json!(["write"])]
     );
     harness.finish().await;
+}
+
+/// The server of the store stands still, as a machine does that is out of memory: what is in the cache serves on, what
+/// needs the store is refused within its deadline, and all is well when the server goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_stands_still_holds_nobody_up() {
+    use base64::Engine as _;
+
+    let Some(postgres) = Postgres::start().await else {
+        return;
+    };
+    let upstream = Upstream::echo(&["http/1.1"]).await;
+    let (issuer, calls) = issuer(Duration::ZERO, 600).await;
+    let files = tempfile::tempdir().unwrap();
+    let path = files.path().display();
+    let key = base64::engine::general_purpose::STANDARD.encode([7; 32]);
+    std::fs::write(files.path().join("key"), key).unwrap();
+    std::fs::write(files.path().join("url"), postgres.url()).unwrap();
+    let text = format!(
+        "[store]\npostgres = {{ file = \"{path}/url\" }}\nkey = {{ file = \"{path}/key\" }}\n\
+         [credential.crm]\ndeadline = \"1s\"\nfailure-ttl = \"0s\"\n\
+         oauth-client-credentials = {{ token-url = \"http://{0}/token\", revocation-url = \"http://{0}/revoke\", \
+         client-id = \"agents\", client-secret = {{ env = \"OTHER\" }} }}\n{ROUTE}",
+        issuer.address
+    );
+    let harness = Setup::new(&text)
+        .to("api.test:443", &upstream)
+        .start()
+        .await;
+    let (known, new) = (harness.agent(), harness.agent_with(Some(TOKEN_B)));
+    assert_eq!(known.get("api.test:443", "/").await.status, 200);
+    let notes = || {
+        let sql = "select count(*) from keyward_lease";
+        postgres.query_as_admin(sql).unwrap()
+    };
+    assert_eq!((notes(), calls.load(Ordering::SeqCst)), ("1".into(), 1));
+    {
+        let _still = postgres.stand_still();
+        let began = Instant::now();
+        let refused = new.get("api.test:443", "/").await;
+        assert_eq!((refused.status, refused.word()), (503, "store-unavailable"));
+        // Without a deadline it would be until the server goes on; a busy machine is slow.
+        assert!(
+            began.elapsed() < Duration::from_secs(4),
+            "{:?}",
+            began.elapsed()
+        );
+        assert_eq!(known.get("api.test:443", "/").await.status, 200);
+        assert_eq!(
+            calls.load(Ordering::SeqCst),
+            1,
+            "nothing is issued unwritten"
+        );
+    }
+    let mut answer = new.get("api.test:443", "/").await;
+    for _ in 0..100 {
+        if answer.status == 200 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        answer = new.get("api.test:443", "/").await;
+    }
+    assert_eq!((answer.status, answer.word()), (200, ""));
+    // The note of what was never asked for is taken out, whenever it was put in.
+    for _ in 0..200 {
+        if notes() == "2" {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(notes(), "2");
+    harness.finish().await;
+    assert_eq!(notes(), "0", "all are revoked");
 }

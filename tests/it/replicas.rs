@@ -1,5 +1,5 @@
 //! Two gateways on one PostgreSQL, each a program of its own: what is ended at one is ended at the other, and what a
-//! killed one had issued is revoked by the one that lives.
+//! killed one had issued is revoked by the one that lives. And one gateway that is killed at every step.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
@@ -27,6 +27,28 @@ case "$ask" in
 *)
     handle=$(echo "$ask" | sed 's/.*"handle":"\([^"]*\)".*/\1/')
     echo "revoke $handle" >> "$folder/issuer.log"
+    echo '{}' ;;
+esac
+"#;
+
+/// The same, and kills the gateway with SIGKILL where the file `die` says.
+const KILLER: &str = r#"#!/bin/sh
+folder=$(dirname "$0")
+ask=$(cat)
+die=$(cat "$folder/die" 2>/dev/null)
+at() {
+    if [ "$die" = "$1" ]; then rm "$folder/die"; kill -9 "$PPID"; fi
+}
+case "$ask" in
+*'"op":"issue"'*)
+    echo "issue handle-$$" >> "$folder/issuer.log"
+    at asked
+    printf '{"secret":"CANARY","expires-in":600,"handle":"handle-%s","revoke":true}\n' "$$"
+    at answered ;;
+*)
+    handle=$(echo "$ask" | sed 's/.*"handle":"\([^"]*\)".*/\1/')
+    echo "revoke $handle" >> "$folder/issuer.log"
+    at revoked
     echo '{}' ;;
 esac
 "#;
@@ -206,4 +228,123 @@ inject = "bearer"
     .await;
     assert_eq!(two.get(&open).await, 200, "the other's own is not");
     assert!(!issuer(folder.path(), "revoke").contains(&issued[3]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_between_any_two_steps_loses_no_lease_on_a_file() {
+    killed_at_every_step("sqlite = \"keyward.db\"", None).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_between_any_two_steps_loses_no_lease_on_a_server() {
+    if let Some(server) = Server::start() {
+        killed_at_every_step("postgres = { file = \"url\" }", Some(&server.url)).await;
+    }
+}
+
+/// The folder of a gateway whose issuer kills it.
+fn one_to_be_killed(store: &str, url: Option<&str>, upstream: &Upstream) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str, mode: u32| {
+        std::fs::write(folder.path().join(name), text).unwrap();
+        let mode = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(folder.path().join(name), mode).unwrap();
+    };
+    write("url", url.unwrap_or_default(), 0o600);
+    write("ca.pem", &CA.pem, 0o600);
+    write("plugin", &KILLER.replace("CANARY", CANARY), 0o700);
+    let text = format!(
+        r#"drain = "1s"
+[proxy]
+listen = ["127.0.0.1:0"]
+[audit]
+file = "audit.jsonl"
+[store]
+{store}
+key = {{ env = "STORE_KEY" }}
+[upstream]
+trust = ["ca.pem"]
+connect-to = {{ "api.test:443" = "{}" }}
+[agent.a]
+token = {{ env = "TOKEN_A" }}
+[credential.own.command]
+run = ["./plugin"]
+[[route]]
+hosts = ["api.test"]
+credential = "own"
+inject = "bearer"
+"#,
+        upstream.address
+    );
+    write("keyward.toml", &text, 0o600);
+    folder
+}
+
+/// SIGKILL between each two steps of a lease's life: whatever step it is, the next process revokes what was issued, or
+/// says that something may have been.
+async fn killed_at_every_step(store: &str, url: Option<&str>) {
+    let upstream = Arc::new(Upstream::echo(&["http/1.1"]).await);
+    let folder = one_to_be_killed(store, url, &upstream);
+    for step in ["asked", "answered", "used", "revoked"] {
+        std::fs::remove_file(folder.path().join("issuer.log")).ok();
+        std::fs::remove_file(folder.path().join("audit.jsonl")).ok();
+        let mut gateway = Gateway::start(folder.path());
+        let session = gateway.session().await;
+        let agent = gateway.agent(None).await.with_token(&session);
+        let gone = gateway.agent(None).await;
+        if step == "revoked" {
+            assert_eq!(agent.get("api.test:443", "/x").await.status, 200);
+        }
+        if step == "used" {
+            assert_eq!(agent.get("api.test:443", "/x").await.status, 200);
+            gateway.0.kill().unwrap();
+        } else {
+            std::fs::write(folder.path().join("die"), step).unwrap();
+            let mut asking = tokio::task::JoinSet::new();
+            asking.spawn(async move {
+                if step == "revoked" {
+                    gone.form("/revoke", "", &[("token", &session)]).await;
+                } else {
+                    agent.get("api.test:443", "/x").await;
+                }
+            });
+            let ended = || gateway.0.try_wait().unwrap().is_some();
+            until("the gateway is killed", Duration::from_secs(20), ended).await;
+            // Whoever asked was cut off.
+            asking.abort_all();
+        }
+        gateway.0.wait().unwrap();
+        if let Some(url) = url {
+            let aged = Command::new("psql")
+                .args([url, "-qc"])
+                .arg("UPDATE keyward_replica SET seen = seen - 61000")
+                .stdin(Stdio::null())
+                .status();
+            assert!(aged.unwrap().success());
+        }
+        let next = Gateway::start(folder.path());
+        let issued = issuer(folder.path(), "issue");
+        assert_eq!(issued.len(), 1, "{step}");
+        let what = format!("what was issued is known: {step}, {store}");
+        let tries = if step == "revoked" { 2 } else { 1 };
+        until(&what, Duration::from_secs(40), || {
+            let revoked = issuer(folder.path(), "revoke");
+            let audit = std::fs::read_to_string(folder.path().join("audit.jsonl"));
+            let told = audit
+                .unwrap_or_default()
+                .contains("\"outcome\":\"unknown\"");
+            match step {
+                "asked" => told,
+                // The kill comes before the answer is written down, or behind that.
+                "answered" => told || revoked == issued,
+                _ => revoked == vec![issued[0].clone(); tries],
+            }
+        })
+        .await;
+        // One that stops has taken out its notes: nothing of this step comes up in the next.
+        let mut next = next;
+        let pid = rustix::process::Pid::from_raw(next.0.id().try_into().unwrap()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        assert!(next.0.wait().unwrap().success());
+    }
 }

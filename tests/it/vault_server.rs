@@ -333,6 +333,24 @@ impl Postgres {
         }
     }
 
+    /// One statement, as its superuser.
+    pub fn query_as_admin(&self, sql: &str) -> Result<String, String> {
+        self.query("admin", ADMIN, sql)
+    }
+
+    /// The server and all its processes stand still (SIGSTOP) until what this gives is dropped.
+    pub fn stand_still(&self) -> Still {
+        let first = self.child.id();
+        let list = format!("/proc/{first}/task/{first}/children");
+        let mut still = Still(Vec::new());
+        // It stops making new ones first.
+        still.stop(first);
+        for child in std::fs::read_to_string(list).unwrap().split_whitespace() {
+            still.stop(child.parse().unwrap());
+        }
+        still
+    }
+
     /// The users that OpenBao made.
     pub fn users(&self) -> Vec<String> {
         let sql = "select rolname from pg_roles where rolname like 'v-%'";
@@ -375,6 +393,25 @@ impl Postgres {
             "max_ttl": "1h",
         });
         bao.api("POST", "database/roles/readonly", role).await;
+    }
+}
+
+/// Processes that stand still.
+pub struct Still(Vec<rustix::process::Pid>);
+
+impl Still {
+    fn stop(&mut self, process: u32) {
+        let process = rustix::process::Pid::from_raw(process.try_into().unwrap()).unwrap();
+        rustix::process::kill_process(process, rustix::process::Signal::STOP).unwrap();
+        self.0.push(process);
+    }
+}
+
+impl Drop for Still {
+    fn drop(&mut self) {
+        for process in self.0.drain(..) {
+            rustix::process::kill_process(process, rustix::process::Signal::CONT).ok();
+        }
     }
 }
 

@@ -5,6 +5,7 @@ mod held;
 mod metadata;
 mod profile;
 mod sso;
+mod sso_token;
 mod sts;
 mod words;
 

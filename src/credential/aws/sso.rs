@@ -1,11 +1,8 @@
 //! Keys by a login of IAM Identity Center: the token that `aws sso login` has cached is shown to the portal, which gives
 //! a role's keys for it.
 
-use std::fmt::Write as _;
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use bytes::Bytes;
 use form_urlencoded::Serializer;
 use http::{HeaderValue, Method, Request, StatusCode};
@@ -14,29 +11,23 @@ use serde::Deserialize;
 use tracing::warn;
 
 use super::super::{IssueError, Issued};
-use super::chain::{of_file, read};
+use super::chain::of_file;
 use super::held::key_id;
 use super::life;
 use super::metadata::LONGEST;
 use super::profile::Sso;
+use super::sso_token::Cache;
 use crate::inject::Keys;
 use crate::issuer::{Client, Endpoint};
 use crate::secret::Secret;
 
-/// Where tokens are cached, and who gives keys for them.
+/// Whose tokens are shown, and who gives keys for them.
 #[derive(Debug)]
 pub(super) struct Portal {
     client: Client,
-    cache: Option<PathBuf>,
+    cache: Cache,
     /// `AWS_ENDPOINT_URL_SSO`; left out, that of the login's region.
     url: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Cached {
-    access_token: String,
-    expires_at: String,
 }
 
 #[derive(Deserialize)]
@@ -57,16 +48,15 @@ struct RoleCredentials {
 
 impl Portal {
     pub(super) fn of(env: &dyn Fn(&str) -> Option<String>, client: Client) -> Self {
-        let cache = env("HOME").map(|home| PathBuf::from(home).join(".aws/sso/cache"));
         Self {
+            cache: Cache::of(env, client.clone()),
             client,
-            cache,
             url: env("AWS_ENDPOINT_URL_SSO"),
         }
     }
 
     pub(super) async fn keys(&self, sso: &Sso, now: Timestamp) -> Result<Issued, IssueError> {
-        let token = self.token(sso, now).await?;
+        let token = self.cache.token(sso, now).await?;
         let query = Serializer::new(String::new())
             .append_pair("role_name", &sso.role)
             .append_pair("account_id", &sso.account)
@@ -109,35 +99,5 @@ impl Portal {
             token: Some(Arc::new(Secret::from(given.session_token))),
         };
         Ok(of_file(keys, life(end, now, LONGEST)))
-    }
-
-    /// The cached token. It is renewed by a browser only: not here.
-    async fn token(&self, sso: &Sso, now: Timestamp) -> Result<Secret, IssueError> {
-        let name = digest(&SHA1_FOR_LEGACY_USE_ONLY, sso.filed.as_bytes());
-        let mut file = String::with_capacity(45);
-        for byte in name.as_ref() {
-            // Writing to a String cannot fail.
-            write!(file, "{byte:02x}").ok();
-        }
-        file.push_str(".json");
-        let file = self.cache.as_ref().map(|cache| cache.join(file));
-        let login = "`aws sso login` has to be run where keyward reads ~/.aws/sso/cache";
-        let Some(text) = read(file.ok_or(IssueError::Refused)?).await.ok() else {
-            warn!("there is no cached SSO token: {login}");
-            return Err(IssueError::Refused);
-        };
-        let cached: Cached =
-            serde_json::from_slice(text.expose()).map_err(|_| IssueError::Refused)?;
-        let (token, end) = (Secret::from(cached.access_token), cached.expires_at);
-        // Older tools wrote `UTC` for `Z`.
-        let end = end
-            .strip_suffix("UTC")
-            .map_or(end.clone(), |time| format!("{time}Z"));
-        let end: Timestamp = end.parse().map_err(|_| IssueError::Refused)?;
-        if end <= now {
-            warn!("the cached SSO token is over: {login}");
-            return Err(IssueError::Refused);
-        }
-        Ok(token)
     }
 }

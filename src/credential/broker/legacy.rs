@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
-use super::super::{Expiry, Life, Note, Orphan, Owed, Pulse, Reason};
+use super::super::{Expiry, LeaseId, Left, Life, Note, Orphan, Owed, Pulse, Reason};
+use super::entry::Entry;
 use super::revoke::Debt;
 use super::{Broker, Inner};
 use crate::agent::Name;
@@ -19,6 +20,7 @@ impl Broker {
             let mut tick = tokio::time::interval(BEAT);
             tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             let mut first = true;
+            let mut after = None;
             while stop.run_until_cancelled(tick.tick()).await.is_some() {
                 let Some(inner) = inner.upgrade() else { return };
                 match inner.journal.beat().await {
@@ -33,19 +35,29 @@ impl Broker {
                     }
                 }
                 first = false;
-                inner.adopt().await;
+                inner.strike_out_strays().await;
+                for _ in 0..PAGES {
+                    after = inner.adopt(after).await;
+                    if after.is_none() {
+                        break;
+                    }
+                }
             }
         });
     }
 }
 
 impl Inner {
-    /// Revokes what the dead left of the credentials that are in service.
-    async fn adopt(self: &Arc<Self>) {
-        let names: Vec<Name> = self.catalog.load().live.keys().cloned().collect();
-        let Ok(notes) = self.journal.adopt(&names).await else {
+    /// Revokes some of what the dead left of the credentials that are in service; behind which to go on. Where an issuer
+    /// is behind with its revocations, the rest of its notes wait for the next round, and keep no others waiting.
+    async fn adopt(self: &Arc<Self>, after: Option<LeaseId>) -> Option<LeaseId> {
+        let catalog = self.catalog.load_full();
+        let keeps_up = |entry: &&Arc<Entry>| entry.meters.pending.get() < MOST;
+        let names = catalog.live.values().filter(keeps_up);
+        let names: Vec<Name> = names.map(|entry| entry.spec.name.clone()).collect();
+        let Ok(Left { notes, next }) = self.journal.adopt(&names, after.as_ref()).await else {
             warn!("the store does not say what dead processes left; it is asked again");
-            return;
+            return after;
         };
         if !notes.is_empty() {
             info!(
@@ -67,6 +79,7 @@ impl Inner {
             let debt = self.debt(note, provider);
             self.settle(&entry, debt);
         }
+        next
     }
 
     /// Says that a lease may live of which only this is known, and forgets it.
@@ -127,5 +140,9 @@ impl Inner {
     }
 }
 
+/// How many pages of notes are looked at in one beat.
+const PAGES: usize = 32;
+/// From so many revocations on that are under way of one credential, no more of the dead's are taken over.
+const MOST: i64 = 1000;
 /// How often this process says that it lives.
 const BEAT: Duration = Duration::from_secs(10);

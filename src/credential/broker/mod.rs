@@ -62,6 +62,10 @@ struct Inner {
     sessions: Mutex<Sessions>,
     /// Leases whose issuer has not confirmed the revocation yet.
     revoking: Mutex<HashMap<LeaseId, LeaseInfo>>,
+    /// Leases whose notes are to be taken out, and could not be.
+    strays: Mutex<Vec<LeaseId>>,
+    /// How many calls may go on past their deadlines: an issuer that hangs must not hold a connection for everybody.
+    late: Semaphore,
     /// How many revocations are asked for at a time: a gateway's shutdown must not be an attack on its issuers.
     revokers: Semaphore,
     /// How many leases have landed.
@@ -108,6 +112,8 @@ impl Broker {
             catalog: ArcSwap::default(),
             sessions: Mutex::default(),
             revoking: Mutex::default(),
+            strays: Mutex::default(),
+            late: Semaphore::new(LATE_CALLS),
             revokers: Semaphore::new(REVOKERS),
             landed: AtomicU64::new(0),
             unions: Unions::default(),
@@ -243,7 +249,14 @@ impl Broker {
             }
             for cell in entry.cells.values() {
                 let meant = match order {
-                    Order::Lease(id) => cell.current().is_some_and(|live| live.id() == id),
+                    Order::Lease(id) => {
+                        // The one that stands in its place is another, and stays.
+                        if let Some(live) = cell.withdraw_replaced(id, now) {
+                            self.0.revoke(entry, &live, reason, by);
+                            return 1;
+                        }
+                        cell.current().is_some_and(|live| live.id() == id)
+                    }
                     Order::Credential(_) => true,
                     Order::Agent(agent) => cell.scope.holder.agent() == Some(agent),
                 };
@@ -300,7 +313,8 @@ impl Broker {
         self.0.catalog.load().live.contains_key(credential)
     }
 
-    /// The leases that live or are being revoked; nothing secret is in the list.
+    /// The leases that live or are being revoked, those in whose place newer ones stand among them; nothing secret is in
+    /// the list.
     pub fn snapshot(&self) -> Vec<LeaseInfo> {
         let now = self.0.clock.now();
         let catalog = self.0.catalog.load();
@@ -308,8 +322,10 @@ impl Broker {
             .live
             .values()
             .flat_map(|entry| entry.cells.values())
-            .filter_map(|cell| cell.current())
-            .filter(|live| live.is_usable(now))
+            .flat_map(|cell| {
+                let current = cell.current().filter(|live| live.is_usable(now));
+                current.into_iter().chain(cell.replaced(now))
+            })
             .map(|live| live.info(LeaseState::Live));
         live.chain(self.0.revoking.lock().values().cloned())
             .collect()
@@ -443,5 +459,7 @@ impl fmt::Debug for Broker {
 const SHELF: usize = 128 << 20;
 /// How often leases are looked after: all of them, or as many as [`sweep`] says.
 const SWEEP: Duration = Duration::from_millis(250);
+/// How many calls go on past their deadlines at a time.
+const LATE_CALLS: usize = 256;
 /// How many revocations are under way at a time.
 const REVOKERS: usize = 32;

@@ -49,7 +49,7 @@ impl Inner {
             handle: live.handle.clone(),
             issued: live.issued.wall,
             expires: live.expires.wall(),
-            ends: live.issuer_expires,
+            ends: live.issuer_expires(),
             owed: Owed {
                 reason,
                 by: by.map(Into::into),
@@ -61,7 +61,7 @@ impl Inner {
 
     /// Revokes what is owed, in the background.
     pub(super) fn settle(self: &Arc<Self>, entry: &Arc<Entry>, mut debt: Debt) {
-        if debt.ends.is_past(self.clock.now()) {
+        if debt.ends.is_past_for_sure(self.clock.now()) {
             return;
         }
         let Some(handle) = debt.handle.clone() else {
@@ -105,13 +105,41 @@ impl Inner {
             }
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
-            if debt.ends.is_past(self.clock.now()) {
+            if debt.ends.is_past_for_sure(self.clock.now()) {
                 break;
             }
         }
         if self.journal.lasts() {
             // A note that stays is revoked once more after the next start, which an issuer takes for done.
-            self.journal.remove(&debt.lease).await.ok();
+            self.strike_out(&debt.lease).await;
+        }
+    }
+
+    /// Takes a note out; later, where the store is out of reach.
+    pub(super) async fn strike_out(&self, lease: &LeaseId) {
+        if self.journal.remove(lease).await.is_err() {
+            self.strike_out_later(lease);
+        }
+    }
+
+    /// Has a note taken out with one of the next beats. Beyond [`STRAYS`] it is left to the next process.
+    pub(super) fn strike_out_later(&self, lease: &LeaseId) {
+        let mut strays = self.strays.lock();
+        if strays.len() < STRAYS {
+            strays.push(lease.clone());
+        }
+    }
+
+    /// Takes out what could not be taken out before, as far as the store takes it.
+    pub(super) async fn strike_out_strays(&self) {
+        loop {
+            let Some(stray) = self.strays.lock().pop() else {
+                return;
+            };
+            if self.journal.remove(&stray).await.is_err() {
+                self.strays.lock().push(stray);
+                return;
+            }
         }
     }
 
@@ -145,5 +173,7 @@ impl Debt {
 
 /// The pause after the first try; each later one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// So many notes are remembered that could not be taken out.
+const STRAYS: usize = 16 * 1024;
 /// No pause is longer.
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);

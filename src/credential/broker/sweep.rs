@@ -78,8 +78,10 @@ impl Inner {
             for live in swept.overdue {
                 let reason = if live.expires().is_never() {
                     Reason::Unused
-                } else {
+                } else if entry.cap(live.issued).is_past(now) {
                     Reason::MaxLife
+                } else {
+                    Reason::Renewal
                 };
                 self.revoke(entry, &live, reason, None);
             }

@@ -202,6 +202,11 @@ impl CredentialProvider for CommandProvider {
         "command"
     }
 
+    /// Its command is ended at the deadline.
+    fn may_end_late(&self) -> bool {
+        false
+    }
+
     async fn issue(&self, scope: &Scope) -> Result<Issued, IssueError> {
         let scopes = scope.narrow.scopes.iter().flatten();
         let ask = IssueAsk {

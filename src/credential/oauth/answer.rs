@@ -82,6 +82,14 @@ pub(in super::super) fn unheard(fault: Fault) -> IssueError {
     }
 }
 
+/// The same where what was asked for is a credential.
+pub(in super::super) fn lost(fault: Fault) -> IssueError {
+    match fault {
+        Fault::Lost => IssueError::Lost,
+        other => unheard(other),
+    }
+}
+
 /// What an answer's status means where it is not a success.
 pub(in super::super) fn status(answer: &Answer, now: Timestamp) -> Result<(), IssueError> {
     if answer.status == StatusCode::TOO_MANY_REQUESTS || answer.status.is_server_error() {

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
 
 use super::super::{Handle, IssueError, RevokeError};
 use super::Around;
-use super::answer::{self, Granted, No, unheard};
+use super::answer::{self, Granted, No, lost};
 use super::authenticate::Identity;
 use super::form::Form;
 use super::server::{Endpoints, Place};
@@ -155,7 +155,7 @@ impl TokenClient {
             headers.insert(PROOF, proof);
         }
         let request = post(to, headers, form);
-        self.connections()?.send(request).await.map_err(unheard)
+        self.connections()?.send(request).await.map_err(lost)
     }
 
     /// Revokes a token (RFC 7009). A server that knows it no longer says 200 as well.

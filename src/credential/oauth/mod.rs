@@ -23,7 +23,7 @@ pub use settings::{
     SigningKey, Workload,
 };
 
-pub(super) use answer::{Wiped, status as judge, token as usable, unheard};
+pub(super) use answer::{Wiped, lost, status as judge, token as usable, unheard};
 pub(super) use provider::bearer as open_bearer;
 pub(super) use sign::Signer;
 

@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 use zeroize::Zeroizing;
 
-use super::super::{IssueError, OutOfReach, Vessel, Watched};
+use super::super::{Handle, IssueError, OutOfReach, Vessel, Watched};
 use super::answer::{Granted, Wiped};
 use super::client::TokenClient;
 use super::form::Form;
@@ -28,8 +28,19 @@ pub(super) struct Family {
     first: Watched,
     vessel: Arc<dyn Vessel>,
     tasks: TaskTracker,
-    /// A state that the issuer gave and the store did not take: nothing is asked before it has.
-    unsaved: tokio::sync::Mutex<Option<(Option<i64>, State)>>,
+    /// A state that the issuer gave and the store did not take: nothing is asked before it has, or has a later one.
+    unsaved: tokio::sync::Mutex<Option<Unsaved>>,
+}
+
+/// A state, and the version that it follows.
+type Unsaved = (Option<i64>, State);
+
+/// What became of a state that was to be stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Saved {
+    Done,
+    /// Somebody else has stored a later one, or had the family forgotten.
+    Overtaken,
 }
 
 /// What is stored.
@@ -77,6 +88,11 @@ impl State {
 }
 
 impl State {
+    /// Whether what is stored is of the same family.
+    fn is_kin(&self, kept: &Secret) -> bool {
+        Self::read(kept).is_ok_and(|kept| kept.first == self.first)
+    }
+
     /// What is there once `used` has brought `next`.
     fn followed_by(&self, next: Wiped, used: &Zeroizing<String>) -> Self {
         Self {
@@ -122,28 +138,42 @@ impl Family {
     ) -> Result<Granted, IssueError> {
         let mut unsaved = self.unsaved.lock().await;
         let until = Instant::now() + WAIT;
+        let mut turn = Instant::now() + TURN;
         while !self.vessel.claim(&self.id, TURN).await.map_err(store)? {
             if Instant::now() > until {
                 return Err(IssueError::Unavailable { retry_after: None });
             }
             sleep(PAUSE).await;
+            turn = Instant::now() + TURN;
         }
-        let outcome = self.use_it(client, at, asking, &mut unsaved).await;
+        let mut unused = None;
+        let outcome = self
+            .use_it((client, at, turn), asking, &mut unsaved, &mut unused)
+            .await;
         if self.vessel.release(&self.id).await.is_err() {
             warn!(credential = %self.id, "the turn to use a refresh token was not given back; it ends by itself");
+        }
+        drop(unsaved);
+        if let Some(token) = unused {
+            // An access token whose refresh token is not stored is not used, and not left alone either.
+            let handle = Handle::new(token);
+            timeout(CALL, client.revoke(&handle)).await.ok();
         }
         outcome
     }
 
     async fn use_it(
         &self,
-        client: &TokenClient,
-        at: &Endpoints,
+        (client, at, turn): (&TokenClient, &Endpoints, Instant),
         (form, key): (&Form, Option<&DpopKey>),
-        unsaved: &mut Option<(Option<i64>, State)>,
+        unsaved: &mut Option<Unsaved>,
+        unused: &mut Option<Arc<Secret>>,
     ) -> Result<Granted, IssueError> {
         if let Some((version, state)) = unsaved.as_ref() {
-            self.save(*version, state).await?;
+            if self.save(*version, state).await? == Saved::Overtaken {
+                // Ours was used up by the later one, or goes with its family: it is not shown to the issuer.
+                warn!(credential = %self.id, "another process has stored a later refresh token; that one is used");
+            }
             *unsaved = None;
         }
         let kept = self.vessel.load(&self.id).await.map_err(store)?;
@@ -163,6 +193,10 @@ impl Family {
         let tries = std::iter::once(&state.newest).chain(&state.before);
         let mut last = IssueError::Refused;
         for token in tries {
+            if Instant::now() + CALL + SAVING > turn {
+                // Another may have its turn before the answer was stored.
+                return Err(IssueError::Unavailable { retry_after: None });
+            }
             let mut form = form.clone();
             form.push("refresh_token", token.as_bytes());
             let answer = timeout(CALL, client.try_token(at, &form, key)).await;
@@ -170,7 +204,8 @@ impl Family {
                 Ok(mut granted) => {
                     if let Some(next) = granted.refresh.take() {
                         let next = state.followed_by(next, token);
-                        self.keep(version, next, unsaved).await?;
+                        let kept = self.keep(version, next, unsaved).await;
+                        kept.inspect_err(|_| *unused = Some(Arc::clone(&granted.token)))?;
                     }
                     return Ok(granted);
                 }
@@ -193,33 +228,44 @@ impl Family {
         &self,
         version: Option<i64>,
         next: State,
-        unsaved: &mut Option<(Option<i64>, State)>,
+        unsaved: &mut Option<Unsaved>,
     ) -> Result<(), IssueError> {
         *unsaved = Some((version, next.clone()));
-        self.save(version, &next).await?;
+        let saved = self.save(version, &next).await?;
         *unsaved = None;
-        Ok(())
+        match saved {
+            Saved::Done => Ok(()),
+            // The turn was lost while the issuer thought: the next try begins with what is stored now.
+            Saved::Overtaken => Err(IssueError::Unavailable { retry_after: None }),
+        }
     }
 
-    /// Stores a state, or fails: an access token whose refresh token is not stored is not used.
-    async fn save(&self, version: Option<i64>, state: &State) -> Result<(), IssueError> {
+    /// Stores a state that follows `version`, or fails: an access token whose refresh token is not stored is not used.
+    async fn save(&self, version: Option<i64>, state: &State) -> Result<Saved, IssueError> {
         let written = state.write()?;
-        for _ in 0..SAVES {
-            match self.vessel.replace(&self.id, version, &written).await {
-                Ok(true) => return Ok(()),
-                Ok(false) => {
-                    // The turn was lost while the issuer thought. What is there may be this very state, taken at a try
-                    // whose answer was lost.
-                    let kept = self.vessel.load(&self.id).await.map_err(store)?;
-                    return match kept {
-                        Some(kept) if kept.secret == written => Ok(()),
-                        _ => Err(IssueError::Store),
-                    };
+        let saving = timeout(SAVING, async {
+            let mut version = version;
+            loop {
+                match self.vessel.replace(&self.id, version, &written).await {
+                    Ok(true) => return Saved::Done,
+                    Ok(false) => match self.vessel.load(&self.id).await {
+                        // This very state, taken at a try whose answer was lost.
+                        Ok(Some(kept)) if kept.secret == written => return Saved::Done,
+                        // A store that was brought back from a backup: ours is the later one.
+                        Ok(Some(kept))
+                            if version.is_some_and(|due| kept.version < due)
+                                && state.is_kin(&kept.secret) =>
+                        {
+                            version = Some(kept.version);
+                        }
+                        Ok(_) => return Saved::Overtaken,
+                        Err(OutOfReach) => sleep(PAUSE).await,
+                    },
+                    Err(OutOfReach) => sleep(PAUSE).await,
                 }
-                Err(OutOfReach) => sleep(PAUSE).await,
             }
-        }
-        Err(IssueError::Store)
+        });
+        saving.await.map_err(|_| IssueError::Store)
     }
 }
 
@@ -243,7 +289,7 @@ impl fmt::Debug for State {
     }
 }
 
-/// How long a turn lasts at most: longer than any call that stores its answer.
+/// How long a turn lasts at most. The issuer is not asked where its answer might not be stored by then.
 const TURN: Duration = Duration::from_secs(45);
 /// How long the issuer may think.
 const CALL: Duration = Duration::from_secs(15);
@@ -251,5 +297,5 @@ const CALL: Duration = Duration::from_secs(15);
 const WAIT: Duration = Duration::from_secs(50);
 /// The pause between two looks.
 const PAUSE: Duration = Duration::from_millis(250);
-/// How often a store that is out of reach is tried before the access token is given up.
-const SAVES: u32 = 20;
+/// How long it is tried to store a state before the access token is given up.
+const SAVING: Duration = Duration::from_secs(6);

@@ -280,3 +280,73 @@ async fn what_cannot_be_used_is_revoked() {
     );
     assert_eq!(scene.heard.of("issued"), [""; 0]);
 }
+
+/// An operator who reads a lease's id in the audit trail finds it, though a newer one has taken its place.
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_was_replaced_is_listed_and_revoked_by_its_id() {
+    let scene = Scene::new(|_| {});
+    let old = scene.lease("a", "s1").await.unwrap();
+    scene.pass(480.0).await;
+    let new = scene.lease("a", "s1").await.unwrap();
+    assert_ne!(old.id(), new.id());
+    let listed = || {
+        let mut ids: Vec<_> = scene.broker.snapshot().into_iter().map(|l| l.id).collect();
+        ids.sort();
+        ids
+    };
+    let mut both = vec![old.id().clone(), new.id().clone()];
+    both.sort();
+    assert_eq!(listed(), both);
+    let order = Order::Lease(old.id());
+    assert_eq!(scene.broker.revoke(order, Reason::Order, Some("alice")), 1);
+    assert_eq!(scene.broker.revoke(order, Reason::Order, Some("alice")), 0);
+    settle().await;
+    assert_eq!(*scene.fake.revoked.lock(), [exposed(&old)]);
+    assert_eq!(listed(), [new.id().clone()]);
+    let same = scene.lease("a", "s1").await.unwrap();
+    assert_eq!(
+        (same.id(), scene.calls()),
+        (new.id(), 2),
+        "it goes on to serve"
+    );
+    scene.broker.end_session(&"s1".into());
+    settle().await;
+    assert_eq!(
+        *scene.fake.revoked.lock(),
+        [exposed(&old), exposed(&new)],
+        "each once"
+    );
+}
+
+/// The machine's date is an hour or ten years off for a while: no issuer ends a lease for that.
+#[tokio::test(start_paused = true)]
+async fn a_wall_clock_that_jumps_leaves_no_lease_unrevoked() {
+    for (jump, serves) in [
+        ("2036-11-20T12:00:00Z", false),
+        ("2016-11-20T12:00:00Z", true),
+    ] {
+        let scene = Scene::new(|_| {});
+        let (one, two) = (
+            scene.lease("a", "s1").await.unwrap(),
+            scene.lease("b", "s2").await.unwrap(),
+        );
+        scene.clock.set_wall(jump.parse().unwrap());
+        assert_eq!(one.is_usable(scene.clock.now()), serves);
+        scene
+            .fake
+            .revokes
+            .lock()
+            .push_back(Err(RevokeError::Failed));
+        scene.broker.end_session(&"s1".into());
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        scene.broker.end_session(&"s2".into());
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        // The sweep may have fetched another in place of what it took for ended.
+        let mut revoked = scene.fake.revoked.lock().clone();
+        revoked.sort();
+        revoked.dedup();
+        assert!(revoked.contains(&exposed(&one)) && revoked.contains(&exposed(&two)));
+        assert_eq!(revoked.len(), scene.calls(), "{jump}");
+        assert!(scene.broker.snapshot().is_empty());
+    }
+}

@@ -63,9 +63,15 @@ impl Journal for Book {
             Pulse::Known
         })
     }
-    async fn adopt(&self, _: &[Name]) -> Result<Vec<Note>, OutOfReach> {
-        self.tell("adopt".into())?;
-        Ok(std::mem::take(&mut *self.left.lock()))
+    async fn adopt(&self, names: &[Name], _: Option<&LeaseId>) -> Result<Left, OutOfReach> {
+        self.tell(format!("adopt {}", names.len()))?;
+        if names.is_empty() {
+            return Ok(Left::default());
+        }
+        Ok(Left {
+            notes: std::mem::take(&mut *self.left.lock()),
+            next: None,
+        })
     }
     async fn leave(&self) -> Result<(), OutOfReach> {
         self.tell("leave".into())
@@ -268,4 +274,131 @@ async fn a_later_end_is_written_down_before_it_is_asked_for() {
     scene.pass(450.0).await;
     assert_eq!(scene.lease("a", "s1").await.unwrap_err(), IssueError::Store);
     assert_eq!(scene.fake.renewed.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_comes_after_the_deadline_is_noted_and_given_back() {
+    let book = Arc::new(Book::default());
+    let scene = with(&book);
+    let gate = Arc::new(Notify::new());
+    *scene.fake.gate.lock() = Some(Arc::clone(&gate));
+    assert_eq!(
+        scene.lease("a", "s1").await.unwrap_err(),
+        IssueError::TimedOut
+    );
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!((book.of("intend"), book.of("remove")), (1, 0), "not known");
+    gate.notify_one();
+    settle().await;
+    assert_eq!(scene.heard.of("revoked"), ["revoked unusable revoked 1"]);
+    assert_eq!(scene.heard.of("orphaned"), [""; 0]);
+    assert_eq!((book.of("put crm"), book.of("remove")), (1, 1), "{book:?}");
+    assert_eq!(scene.fake.revoked.lock().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_never_comes_is_told_of_and_one_that_says_no_is_not() {
+    let book = Arc::new(Book::default());
+    let scene = with(&book);
+    *scene.fake.gate.lock() = Some(Arc::new(Notify::new()));
+    assert!(scene.lease("a", "s1").await.is_err());
+    assert_eq!(
+        (book.of("remove"), scene.heard.of("orphaned").len()),
+        (0, 0)
+    );
+    tokio::time::sleep(Duration::from_secs(61)).await;
+    assert_eq!(
+        (book.of("remove"), scene.heard.of("orphaned").len()),
+        (1, 1)
+    );
+
+    // An answer that was lost will not come; one that says no is one.
+    *scene.fake.gate.lock() = None;
+    scene.pass(6.0).await;
+    scene.script(Err(IssueError::Lost));
+    scene.lease("a", "s2").await.unwrap();
+    assert_eq!(
+        (book.of("remove"), scene.heard.of("orphaned").len()),
+        (2, 2)
+    );
+    for known in [IssueError::Refused, unavailable(), IssueError::Sealed] {
+        scene.script(Err(known));
+        scene.pass(6.0).await;
+        scene.lease("a", "s3").await.unwrap_err();
+    }
+    assert_eq!(
+        (book.of("remove"), scene.heard.of("orphaned").len()),
+        (5, 2)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_the_shutdown_what_is_not_known_is_left_to_the_next() {
+    let book = Arc::new(Book::default());
+    let scene = with(&book);
+    *scene.fake.gate.lock() = Some(Arc::new(Notify::new()));
+    assert!(scene.lease("a", "s1").await.is_err());
+    let began = tokio::time::Instant::now();
+    scene.broker.shutdown(Duration::from_secs(30)).await;
+    assert!(
+        began.elapsed() < Duration::from_secs(1),
+        "nobody waits for it"
+    );
+    assert_eq!((book.of("intend"), book.of("remove")), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_note_that_could_not_be_taken_out_is_taken_out_later() {
+    let book = Arc::new(Book::default());
+    let scene = with(&book);
+    scene.lease("a", "s1").await.unwrap();
+    book.down.store(true, Ordering::SeqCst);
+    scene.broker.end_session(&"s1".into());
+    settle().await;
+    assert_eq!((scene.fake.revoked.lock().len(), book.of("remove")), (1, 0));
+    // Neither can it be noted that another is about to be issued: perhaps it was.
+    assert!(scene.lease("a", "s2").await.is_err());
+    book.down.store(false, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert_eq!((scene.fake.revoked.lock().len(), book.of("remove")), (1, 2));
+}
+
+/// A crowd before an issuer that hangs: not all of their calls hang on.
+#[tokio::test(start_paused = true)]
+async fn no_more_calls_go_on_past_their_deadlines_than_are_bounded() {
+    let book = Arc::new(Book::default());
+    let scene = with(&book);
+    *scene.fake.gate.lock() = Some(Arc::new(Notify::new()));
+    let scene = Arc::new(scene);
+    let mut asking = tokio::task::JoinSet::new();
+    for n in 0..300 {
+        let scene = Arc::clone(&scene);
+        asking.spawn(async move { scene.lease("a", &format!("s{n}")).await });
+    }
+    while let Some(outcome) = asking.join_next().await {
+        assert_eq!(outcome.unwrap().unwrap_err(), IssueError::TimedOut);
+    }
+    settle().await;
+    assert_eq!(scene.heard.of("orphaned").len(), 300 - 256);
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    assert_eq!(scene.heard.of("orphaned").len(), 300);
+    assert_eq!((book.of("intend"), book.of("remove")), (300, 300));
+}
+
+/// An issuer that revokes nothing just now holds up its own notes, and no more of them than are bounded.
+#[tokio::test(start_paused = true)]
+async fn no_more_of_the_dead_is_taken_over_than_can_be_revoked() {
+    let book = Arc::new(Book::default());
+    *book.left.lock() = (0..1500).map(|n| left(&format!("l{n}"), None)).collect();
+    let scene = with(&book);
+    let failed = std::iter::repeat_n(Err(RevokeError::Failed), 15_000);
+    scene.fake.revokes.lock().extend(failed);
+    settle().await;
+    assert_eq!(book.of("adopt 1"), 1);
+    book.left.lock().push(left("l-last", None));
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert_eq!((book.of("adopt 1"), book.of("adopt 0")), (1, 1));
+    scene.fake.revokes.lock().clear();
+    tokio::time::sleep(Duration::from_mins(3)).await;
+    assert_eq!(scene.heard.of("revoked shutdown revoked").len(), 1501);
 }

@@ -158,3 +158,58 @@ async fn what_lives_on_after_its_session_is_revoked() {
     );
     assert!(scene.broker.snapshot().is_empty());
 }
+
+/// Its issuer may have let it live on: it is believed to end early for use, and late for revocation.
+#[tokio::test(start_paused = true)]
+async fn a_lease_whose_renewal_was_not_answered_is_revoked_though_its_old_end_has_passed() {
+    for lost in [IssueError::TimedOut, IssueError::Lost] {
+        let scene = begun(|_| {});
+        will(&scene, [Err(lost); 3]);
+        let first = scene.lease("a", "s1").await.unwrap();
+        scene.pass(480.0).await;
+        settle().await;
+        assert!(renewed(&scene) > 0, "asked for");
+        assert_eq!(
+            scene.heard.of("failed")[0],
+            "failed refresh ".to_owned() + lost.word()
+        );
+        scene.pass(10.0).await;
+        assert_ne!(scene.lease("a", "s1").await.unwrap().id(), first.id());
+        scene.pass(109.0).await;
+        assert_eq!(scene.heard.of("revoked"), [""; 0], "who has it may use it");
+        scene.pass(2.0).await;
+        assert_eq!(*scene.fake.revoked.lock(), [exposed(&first)]);
+        assert_eq!(scene.heard.of("revoked"), ["revoked renewal revoked 1"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_lives_on_too_short_to_be_used_on_is_revoked_as_long_as_it_lives() {
+    let scene = begun(|_| {});
+    // Less than half of the first life is not used on, and is longer than what was left.
+    will(&scene, [Ok(Life::For(Duration::from_secs(250)))]);
+    let first = scene.lease("a", "s1").await.unwrap();
+    scene.pass(480.0).await;
+    assert_ne!(scene.lease("a", "s1").await.unwrap().id(), first.id());
+    scene.pass(121.0).await;
+    assert_eq!(*scene.fake.revoked.lock(), [exposed(&first)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_may_live_on_after_its_session_is_revoked_again() {
+    let scene = begun(|_| {});
+    will(&scene, [Err(IssueError::TimedOut)]);
+    let first = scene.lease("a", "s1").await.unwrap();
+    let gate = Arc::new(Notify::new());
+    *scene.fake.gate.lock() = Some(Arc::clone(&gate));
+    scene.pass(480.0).await;
+    assert_eq!(renewed(&scene), 1, "under way");
+    scene.broker.end_session(&"s1".into());
+    settle().await;
+    gate.notify_one();
+    settle().await;
+    assert_eq!(
+        *scene.fake.revoked.lock(),
+        [exposed(&first), exposed(&first)]
+    );
+}

@@ -30,6 +30,8 @@ pub(super) struct Call {
 pub(super) enum Fault {
     #[error("it is out of reach")]
     Unreachable,
+    #[error("its answer was lost")]
+    Lost,
     #[error("it answered with status {0}")]
     Failing(u16, Option<Duration>),
     #[error("it is sealed")]
@@ -64,6 +66,7 @@ impl From<Fault> for IssueError {
     fn from(fault: Fault) -> Self {
         match fault {
             Fault::Unreachable | Fault::Elsewhere(_) => Self::Unavailable { retry_after: None },
+            Fault::Lost => Self::Lost,
             Fault::Failing(_, retry_after) => Self::Unavailable { retry_after },
             // The source is looked at on its own time: to ask sooner would find the same.
             Fault::NoSecret => Self::Unavailable {
@@ -149,7 +152,8 @@ impl Call {
             .await
             .map_err(|fault| match fault {
                 issuer::Fault::TooLong => Fault::Rubbish,
-                _ => Fault::Unreachable,
+                issuer::Fault::Lost => Fault::Lost,
+                issuer::Fault::Unreachable => Fault::Unreachable,
             })?;
         judge(&answer)
     }

@@ -376,7 +376,13 @@ impl Inner {
         })?;
         let path = "sys/leases/renew";
         let sent = self.call.post(path, Some(&held), body).await;
-        let life = sent?.life(&self.read)?;
+        // It said yes, and not until when.
+        let unsaid = |fault| match fault {
+            Fault::Rubbish | Fault::NoLife => Fault::Lost,
+            other => other,
+        };
+        let life = sent.and_then(|lease| lease.life(&self.read));
+        let life = life.map_err(unsaid)?;
         Ok(within(life, held.expires, self.clock.now()))
     }
 

@@ -71,6 +71,7 @@ impl From<IssueError> for Refusal {
             IssueError::Unavailable { retry_after } => {
                 Self::BrokerUnavailable(retry_after.map(|after| after.as_secs().max(1)))
             }
+            IssueError::Lost => Self::BrokerUnavailable(None),
             IssueError::Sealed => Self::BrokerSealed,
             IssueError::UserRequired => Self::UserRequired,
             IssueError::TimedOut => Self::BrokerTimeout,

@@ -214,6 +214,70 @@ async fn an_issuer_that_is_not_there_or_says_nothing_is_told_apart() {
     harness.finish().await;
 }
 
+/// A token that nobody waits for any more is taken back when it comes; one that is lost on the way is told of.
+#[tokio::test]
+async fn an_answer_that_is_late_or_lost_leaves_no_token_behind_unknown() {
+    let gate = Arc::new(tokio::sync::Notify::new());
+    let open = Arc::clone(&gate);
+    let issuer = Upstream::plain(move |seen| {
+        let open = Arc::clone(&open);
+        Box::pin(async move {
+            if seen.uri == "/revoke" {
+                return answer(200, "").make();
+            }
+            open.notified().await;
+            token(",\"expires_in\":600").make()
+        })
+    })
+    .await;
+    let upstream = Upstream::echo(&["http/1.1"]).await;
+    let kind = |at: &std::net::SocketAddr| {
+        format!(
+            "[credential.crm]\ndeadline = \"500ms\"\n[credential.crm.oauth-client-credentials]\n\
+             token-url = \"http://{at}/token\"\nrevocation-url = \"http://{at}/revoke\"\nclient-id = \"agents\"\n\
+             client-secret = {{ env = \"CANARY\" }}\n[[route]]\nhosts = [\"api.test\"]\ncredential = \"crm\"\n\
+             inject = \"bearer\"\n"
+        )
+    };
+    let blank = setup("", &upstream);
+    let harness = blank.clone().routes(&kind(&issuer.address)).start().await;
+    let late = harness.agent().get("api.test:443", "/").await;
+    assert_eq!((late.status, late.word()), (504, "broker-timeout"));
+    gate.notify_one();
+    let taken_back = || {
+        let requests = issuer.requests();
+        let mut revocations = requests.iter().filter(|seen| seen.uri == "/revoke");
+        revocations.any(|seen| memchr::memmem::find(&seen.body, b"tok-0123456789abcdef").is_some())
+    };
+    for _ in 0..100 {
+        if taken_back() {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert!(taken_back());
+    let told = ("unknown".to_owned(), None);
+    assert!(!records(&harness, "issue").contains(&told));
+    harness.finish().await;
+
+    let rude = Upstream::tcp(|mut stream| async move {
+        use tokio::io::AsyncReadExt as _;
+        let mut read = Vec::new();
+        // The whole form, and then the connection ends.
+        while memchr::memmem::find(&read, b"grant_type=client_credentials").is_none() {
+            if stream.read_buf(&mut read).await.unwrap_or(0) == 0 {
+                return;
+            }
+        }
+    })
+    .await;
+    let harness = blank.routes(&kind(&rude.address)).start().await;
+    let lost = harness.agent().get("api.test:443", "/").await;
+    assert_eq!((lost.status, lost.word()), (503, "broker-unavailable"));
+    assert!(records(&harness, "issue").contains(&told));
+    harness.finish().await;
+}
+
 /// An issuer whose metadata these are; how often each place was asked.
 async fn published(
     make: impl Fn(&str) -> serde_json::Value + Send + Sync + 'static,

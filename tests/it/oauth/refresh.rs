@@ -200,6 +200,61 @@ async fn an_issuer_that_went_back_by_one_is_shown_the_one_before() {
     assert_eq!(family.lock().uses, due);
 }
 
+/// The store takes nothing for a while, and meanwhile another replica replaces the token that nobody could store: the
+/// newer one is used, none is used twice, and nobody has to start anew.
+#[tokio::test]
+async fn a_family_that_another_has_carried_on_is_taken_up_where_it_stands() {
+    use keyward::credential::Vessel as _;
+    use keyward::store::{Settings, Store};
+
+    let family: Arc<Mutex<Family>> = Arc::default();
+    let issuer = issuer(Arc::clone(&family)).await;
+    let upstream = Upstream::service(&["http/1.1"], |_| Box::pin(async { ok("fine") })).await;
+    let files = folder();
+    let harness = with(&issuer, &upstream, files.path(), "20s").start().await;
+    assert_eq!(status(&harness).await, 200);
+
+    let path = files.path().join("keyward.db");
+    let at = sqlx::sqlite::SqliteConnectOptions::new().filename(&path);
+    let file = sqlx::SqlitePool::connect_with(at).await.unwrap();
+    let deaf = "CREATE TRIGGER deaf BEFORE UPDATE ON keyward_secret
+        BEGIN SELECT RAISE(ABORT, 'the disk is full'); END";
+    sqlx::query(deaf).execute(&file).await.unwrap();
+    let other = harness.agent_with(Some(TOKEN_B));
+    let answer = other.get("api.test:443", "/").await;
+    assert_eq!((answer.status, answer.word()), (503, "store-unavailable"));
+    assert_eq!(family.lock().newest, 2, "the issuer has given the next");
+
+    let settings = Settings::Sqlite {
+        path,
+        key: keyward::credential::Source::File(files.path().join("store.key")),
+    };
+    let nothing = |_: &str| -> Option<std::ffi::OsString> { None };
+    let replica = Store::open(&settings, &nothing).await.unwrap();
+    let kept = replica.load("mail").await.unwrap().unwrap();
+    let mut state: serde_json::Value = serde_json::from_slice(kept.secret.expose()).unwrap();
+    assert_eq!(state["newest"], "refresh-token-number-1");
+    sqlx::query("DROP TRIGGER deaf")
+        .execute(&file)
+        .await
+        .unwrap();
+    family.lock().newest = 3;
+    state["before"] = state["newest"].take();
+    state["newest"] = json!("refresh-token-number-3");
+    let next = keyward::secret::Secret::from(state.to_string());
+    let version = Some(kept.version);
+    assert!(replica.replace("mail", version, &next).await.unwrap());
+
+    let answer = other.get("api.test:443", "/").await;
+    assert_eq!((answer.status, answer.word()), (200, ""));
+    let due: Vec<_> = [0, 1, 3]
+        .map(|n| format!("refresh-token-number-{n}"))
+        .into();
+    assert_eq!(family.lock().uses, due, "each one once");
+    assert!(!family.lock().dead);
+    harness.finish().await;
+}
+
 /// Two gateways, one store, one family: never do both use it at a time, and never does one use what the other replaced.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_gateways_use_one_family_one_after_the_other() {

@@ -208,6 +208,162 @@ async fn a_login_by_sso_is_shown_to_the_portal() {
     assert_eq!(asked.lock().len(), 2);
 }
 
+/// CreateToken as the API reference of IAM Identity Center's OIDC describes it: JSON in camel case, seconds.
+#[tokio::test]
+async fn a_token_of_an_sso_session_is_renewed_and_written_back() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    const CONFIG: &str = "[default]\nsso_session = corp\nsso_account_id = 123456789012\nsso_role_name = Reader\n\
+        [sso-session corp]\nsso_region = eu-west-1\nsso_start_url = https://corp.example/start\n";
+    const CACHED: &str = ".aws/sso/cache/ee0bfd2552fbd840c02cc48b6e823320543c450f.json";
+    let (url, asked) = service(|line| {
+        match line.split(' ').nth(1).unwrap() {
+        "/token" => (200, r#"{"accessToken":"renewed-token","tokenType":"Bearer","expiresIn":3600,"refreshToken":"next-refresh","idToken":null}"#.into()),
+        _ => (200, r#"{"roleCredentials":{"accessKeyId":"ASIASSO","secretAccessKey":"sso-secret","sessionToken":"sso-token","expiration":1795318200000}}"#.into()),
+    }
+    });
+    let (broken, refusals) = service(|line| {
+        match line.split(' ').nth(1).unwrap() {
+        "/token" => (400, r#"{"error":"invalid_grant","error_description":"Invalid refresh token provided"}"#.into()),
+        _ => (200, r#"{"roleCredentials":{"accessKeyId":"ASIASSO","secretAccessKey":"sso-secret","sessionToken":"sso-token","expiration":1795318200000}}"#.into()),
+    }
+    });
+    let cached = |end: &str, registered: &str| {
+        format!(
+            r#"{{"startUrl":"https://corp.example/start","region":"eu-west-1","accessToken":"of-the-browser","expiresAt":"{end}","clientId":"a client","clientSecret":"client-secret","registrationExpiresAt":"{registered}","refreshToken":"first-refresh","more":[1]}}"#
+        )
+    };
+    let (over, soon) = ("2026-11-22T02:00:00Z", "2026-11-22T03:04:59Z");
+    let (registered, lapsed) = ("2026-12-01T00:00:00Z", "2026-11-22T03:00:00Z");
+    for (end, until, at, shown) in [
+        (over, registered, &url, Ok("renewed-token")),
+        (soon, registered, &url, Ok("renewed-token")),
+        (
+            "2026-11-22T03:05:01Z",
+            registered,
+            &url,
+            Ok("of-the-browser"),
+        ),
+        // A registration that has lapsed renews nothing, and a refusal takes nothing away that is still good.
+        (soon, lapsed, &url, Ok("of-the-browser")),
+        (over, lapsed, &url, Err(IssueError::Refused)),
+        (soon, registered, &broken, Ok("of-the-browser")),
+        (over, registered, &broken, Err(IssueError::Refused)),
+    ] {
+        let home = home(CONFIG, &[(CACHED, &cached(end, until))]);
+        let place = ("HOME", home.path().to_str().unwrap());
+        let ends = [
+            place,
+            ("AWS_ENDPOINT_URL_SSO", at),
+            ("AWS_ENDPOINT_URL_SSO_OIDC", at),
+        ];
+        let (asked, case) = (
+            if at == &url { &asked } else { &refusals },
+            format!("{end} {until}"),
+        );
+        asked.lock().clear();
+        for _ in 0..2 {
+            assert_eq!(found(&ends).await.map(drop), shown.map(drop), "{case}");
+        }
+        let said = asked.lock().clone();
+        let renewals: Vec<_> = said
+            .iter()
+            .filter(|text| text.starts_with("POST /token "))
+            .collect();
+        let portal = said
+            .iter()
+            .find(|text| text.starts_with("GET /federation/"));
+        if let Ok(token) = shown {
+            let field = format!("x-amz-sso_bearer_token: {token}\r\n");
+            assert!(portal.unwrap().contains(&field), "{case}");
+        }
+        let file = home.path().join(CACHED);
+        let text = std::fs::read_to_string(&file).unwrap();
+        if shown != Ok("renewed-token") {
+            assert_eq!(text, cached(end, until), "{case}");
+            continue;
+        }
+        assert_eq!(renewals.len(), 1, "once, and then it is had");
+        let (head, body) = renewals[0].split_once("\r\n\r\n").unwrap();
+        assert!(head.contains("content-type: application/json"), "{head}");
+        let body: serde_json::Value = serde_json::from_str(body).unwrap();
+        let due = serde_json::json!({
+            "clientId": "a client",
+            "clientSecret": "client-secret",
+            "grantType": "refresh_token",
+            "refreshToken": "first-refresh",
+        });
+        assert_eq!(body, due);
+        let left: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let mut due: serde_json::Value = serde_json::from_str(&cached(end, until)).unwrap();
+        due["accessToken"] = "renewed-token".into();
+        due["refreshToken"] = "next-refresh".into();
+        due["expiresAt"] = "2026-11-22T04:00:00Z".into();
+        assert_eq!(left, due, "all else stays");
+        let mode = std::fs::metadata(&file).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600);
+        assert_eq!(
+            std::fs::read_dir(file.parent().unwrap()).unwrap().count(),
+            1
+        );
+    }
+}
+
+/// Where the file cannot be replaced, what was renewed is had all the same, and its refresh token used once.
+#[tokio::test]
+async fn a_renewed_token_that_cannot_be_written_back_is_kept_in_memory() {
+    const CONFIG: &str = "[default]\nsso_session = corp\nsso_account_id = 123456789012\nsso_role_name = Reader\n\
+        [sso-session corp]\nsso_region = eu-west-1\nsso_start_url = https://corp.example/start\n";
+    const CACHED: &str = ".aws/sso/cache/ee0bfd2552fbd840c02cc48b6e823320543c450f.json";
+    const TEXT: &str = r#"{"accessToken":"of-the-browser","expiresAt":"2026-11-22T03:01:00Z","clientId":"c","clientSecret":"s","refreshToken":"first-refresh"}"#;
+    let (url, asked) = service(|line| {
+        match line.split(' ').nth(1).unwrap() {
+        "/token" => (200, r#"{"accessToken":"renewed-token","tokenType":"Bearer","expiresIn":60,"refreshToken":"next-refresh"}"#.into()),
+        _ => (200, r#"{"roleCredentials":{"accessKeyId":"ASIASSO","secretAccessKey":"sso-secret","sessionToken":"sso-token","expiration":1795318200000}}"#.into()),
+    }
+    });
+    let home = home(CONFIG, &[(CACHED, TEXT)]);
+    let file = home.path().join(CACHED);
+    // What would be renamed over the file stands there as a folder: this fails for every user, root too.
+    let beside = format!("{}.keyward-{}", file.display(), std::process::id());
+    std::fs::create_dir(&beside).unwrap();
+    let place = ("HOME", home.path().to_str().unwrap());
+    let ends = [
+        place,
+        ("AWS_ENDPOINT_URL_SSO", &*url),
+        ("AWS_ENDPOINT_URL_SSO_OIDC", &*url),
+    ];
+    for _ in 0..2 {
+        found(&ends).await.unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), TEXT);
+    let said = asked.lock().clone();
+    let renewals = said.iter().filter(|text| text.starts_with("POST /token "));
+    let shown: Vec<_> = renewals.map(|text| text.contains("next-refresh")).collect();
+    assert_eq!(shown, [false, true], "each refresh token once");
+    assert!(
+        said.last()
+            .unwrap()
+            .contains("x-amz-sso_bearer_token: renewed-token")
+    );
+
+    // Whoever signs in again is believed.
+    std::fs::write(
+        &file,
+        TEXT.replace("of-the-browser", "of-another-day")
+            .replace("03:01", "09:01"),
+    )
+    .unwrap();
+    found(&ends).await.unwrap();
+    assert!(
+        asked
+            .lock()
+            .last()
+            .unwrap()
+            .contains("x-amz-sso_bearer_token: of-another-day")
+    );
+}
+
 #[tokio::test]
 async fn a_process_gives_keys_and_sees_no_secret_of_keyward() {
     for (said, expected) in [
