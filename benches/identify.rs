@@ -169,6 +169,7 @@ async fn main() {
             uid,
             gid: rustix::process::getegid().as_raw(),
             handle: None,
+            inode: None,
         };
         let link = Link {
             unix: Some(Arc::new(unix)),

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::Shared;
-use super::body::Upload;
 use super::exchange::read_whole;
 use super::record::Entry;
 use super::refusal::Refusal;
 use super::tunnel::Tunnel;
+use super::upload::Upload;
 use crate::approval::{self, Ask, Field, Mode, NotAsked, NotGranted, Status, Subject};
 use crate::head::Head;
 use crate::policy::{Digest, Grant, Pending, Permit};

@@ -14,6 +14,7 @@ use super::record::{ByteCount, Entry};
 use super::refusal::Refusal;
 use super::sign::Lied;
 use super::slice::Cut;
+use super::upload::{Chunked, Up, Upload};
 use super::upstream::Checkout;
 use crate::inject::{BadChunks, Chunks};
 use crate::scrub::{Decoder, Scrubber, Watch};
@@ -28,52 +29,6 @@ enum Inner {
     Up(Up),
     Chunks(Box<Chunked>),
     Answer(Box<Answer>),
-}
-
-/// What an agent sends as a body: as it comes, or read whole before, and counted then.
-#[derive(Debug)]
-pub(super) enum Upload {
-    /// As it comes.
-    Stream(Incoming),
-    /// All of it.
-    Read(Bytes),
-}
-
-impl Upload {
-    /// Nothing.
-    pub(super) fn none() -> Self {
-        Self::Read(Bytes::new())
-    }
-}
-
-impl HttpBody for Upload {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match self.get_mut() {
-            Self::Stream(incoming) => Pin::new(incoming).poll_frame(cx),
-            Self::Read(bytes) if bytes.is_empty() => Poll::Ready(None),
-            Self::Read(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Stream(incoming) => incoming.is_end_stream(),
-            Self::Read(bytes) => bytes.is_empty(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Stream(incoming) => incoming.size_hint(),
-            Self::Read(bytes) => SizeHint::with_exact(bytes.len() as u64),
-        }
-    }
 }
 
 /// Why a body broke off. The agent sees a cut connection or a reset stream, never a text.
@@ -112,95 +67,13 @@ impl Body {
 
     /// An agent's body whose chunks are checked, and signed anew where they are signed. It keeps its length.
     pub(super) fn chunks(incoming: Upload, count: ByteCount, chunks: Chunks, lied: Lied) -> Self {
-        Self(Inner::Chunks(Box::new(Chunked {
-            up: Up::new(incoming, count),
-            chunks,
-            ready: VecDeque::new(),
-            ended: false,
-            lied,
-        })))
+        let up = Up::new(incoming, count);
+        Self(Inner::Chunks(Box::new(Chunked::new(up, chunks, lied))))
     }
 
     /// An upstream's body on its way to the agent.
     pub(super) fn answer(answer: Answer) -> Self {
         Self(Inner::Answer(Box::new(answer)))
-    }
-}
-
-#[derive(Debug)]
-struct Up {
-    incoming: Upload,
-    count: ByteCount,
-}
-
-impl Up {
-    fn new(incoming: Upload, count: ByteCount) -> Self {
-        count.set_open(!incoming.is_end_stream());
-        Self { incoming, count }
-    }
-
-    fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        loop {
-            let frame = match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
-                None => {
-                    self.count.set_open(false);
-                    return Poll::Ready(None);
-                }
-                Some(Err(error)) => return Poll::Ready(Some(Err(BodyError::Source(error)))),
-                Some(Ok(frame)) => frame,
-            };
-            if let Ok(data) = frame.into_data() {
-                if let Upload::Stream(_) = self.incoming {
-                    self.count.add(data.len());
-                }
-                self.count.set_open(!self.incoming.is_end_stream());
-                return Poll::Ready(Some(Ok(Frame::data(data))));
-            }
-        }
-    }
-}
-
-/// A body in S3's chunked form.
-#[derive(Debug)]
-struct Chunked {
-    up: Up,
-    chunks: Chunks,
-    ready: VecDeque<Bytes>,
-    ended: bool,
-    lied: Lied,
-}
-
-impl Chunked {
-    fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        loop {
-            if let Some(data) = self.ready.pop_front() {
-                return Poll::Ready(Some(Ok(Frame::data(data))));
-            }
-            if self.ended {
-                return Poll::Ready(None);
-            }
-            let taken = match ready!(self.up.poll_frame(cx)) {
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => self.chunks.push(data, &mut self.ready),
-                    Err(_) => continue,
-                },
-                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-                None => {
-                    self.ended = true;
-                    self.chunks.finish().map(|end| self.ready.push_back(end))
-                }
-            };
-            if let Err(error) = taken {
-                self.lied.tell();
-                return Poll::Ready(Some(Err(error.into())));
-            }
-        }
     }
 }
 
@@ -508,8 +381,8 @@ impl HttpBody for Body {
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Inner::Full(bytes) => bytes.is_empty(),
-            Inner::Up(up) => up.incoming.is_end_stream(),
-            Inner::Chunks(chunked) => chunked.ended && chunked.ready.is_empty(),
+            Inner::Up(up) => up.is_end_stream(),
+            Inner::Chunks(chunked) => chunked.is_end_stream(),
             Inner::Answer(answer) => answer.is_end_stream(),
         }
     }
@@ -517,8 +390,8 @@ impl HttpBody for Body {
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Inner::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Inner::Up(up) => up.incoming.size_hint(),
-            Inner::Chunks(chunked) => chunked.up.incoming.size_hint(),
+            Inner::Up(up) => up.size_hint(),
+            Inner::Chunks(chunked) => chunked.size_hint(),
             Inner::Answer(answer) => answer.size_hint(),
         }
     }

@@ -17,7 +17,7 @@ use hyper::upgrade::OnUpgrade;
 
 use super::answer;
 use super::ask::{Answer, Asking};
-use super::body::{Body, Upload};
+use super::body::Body;
 use super::bound;
 use super::record::Entry;
 use super::refusal::Refusal;
@@ -25,6 +25,7 @@ use super::sign::{self, Lied};
 use super::slice;
 use super::tunnel::{Grant, Tunnel};
 use super::upgrade;
+use super::upload::Upload;
 use super::watch;
 use crate::clock::Now;
 use crate::credential::Live;

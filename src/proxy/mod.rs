@@ -43,6 +43,7 @@ mod slice;
 mod stream;
 mod tunnel;
 mod upgrade;
+mod upload;
 mod upstream;
 mod watch;
 mod wire;

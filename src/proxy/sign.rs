@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use http::header::{CONTENT_ENCODING, HeaderMap, HeaderValue};
 use hyper::body::Body as _;
 
-use super::body::{Body, Upload};
+use super::body::Body;
 use super::exchange::read_whole;
 use super::record::Entry;
 use super::refusal::Refusal;
 use super::tunnel::Tunnel;
+use super::upload::Upload;
 use crate::head::{Framing, Head};
 use crate::inject::Signer;
 
