@@ -12,6 +12,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -767,6 +768,9 @@ trust = ["ca.pem"]
 connect-to = {{ "api.test:443" = "127.0.0.1:{}" }}
 [agent.builder]
 [agent.searcher]
+[trust.local]
+agent = {{ id = "searcher" }}
+peer = {{ uids = [{}] }}
 [credential.api.static]
 value = {{ env = "API_KEY" }}
 [[route]]
@@ -782,7 +786,8 @@ methods = ["POST"]
 credential = "api"
 inject = "bearer"
 "#,
-        server.1
+        server.1,
+        fs::metadata(home.path()).unwrap().uid()
     );
     fs::write(home.path().join("keyward.toml"), text).unwrap();
     let script = r#"
@@ -802,6 +807,9 @@ inject = "bearer"
         echo "too deep: $(as "$low" "\"$PROGRAM\" session delegate --agent searcher 2>&1; echo exit=\$?")"
         curl -sS -o /dev/null "$KEYWARD_URL/revoke" --data-urlencode "token=$sub"
         echo "child over: $(as "$sub" "$hop") below over: $(as "$low" "$hop")"
+        # A table says that processes of this user are the searcher; here the token alone says who is who.
+        echo "no token: $(env -i curl -s -m 20 -o /dev/null -w "%{http_code}" "$KEYWARD_URL/token" -d grant_type=client_credentials) \
+$(env -i curl -s -m 20 -o /dev/null -w "%{http_connect}" -x "$KEYWARD_URL" --cacert "$SSL_CERT_FILE" https://api.test/x)"
         echo "parent: $(as "$KEYWARD_TOKEN" "$get")"
     "#;
     let script = script.replace("\"$PROGRAM\"", env!("CARGO_BIN_EXE_keyward"));
@@ -821,6 +829,7 @@ inject = "bearer"
             "below reads: right Bearer ****",
             "too deep: keyward: 400 invalid_request",
             "child over: 407 below over: 407",
+            "no token: 401 407",
             "parent: right Bearer ****",
         ] {
             assert!(text.contains(expected), "{expected}\n{text}\n{said}");

@@ -95,14 +95,6 @@ pub(super) async fn pass_on(
     }
     let mut record = entry.take().ok_or(Refusal::BadUpstream)?;
     record.answered(status);
-    let connection = match connection {
-        // An agent that reads nothing before all is sent would wait for us, and we for it.
-        Some(connection) if !bodiless && record.up.is_open() => {
-            connection.part();
-            None
-        }
-        connection => connection,
-    };
     let body = if bodiless {
         // What follows a head that has no body is nobody's, and is not passed on: its connection goes with it.
         if incoming.is_end_stream()
@@ -121,6 +113,7 @@ pub(super) async fn pass_on(
         if !streams {
             answer.until(deadline);
         }
+        answer.part();
         if scrub.is_some()
             && !streams
             && let Err(error) = settle_validators(&mut answer, &mut headers).await
@@ -212,7 +205,7 @@ async fn settle_validators(answer: &mut Answer, headers: &mut HeaderMap) -> Resu
         .map_err(|error| match error {
             BodyError::Undecodable => Refusal::Undecodable,
             BodyError::Source(_) | BodyError::Chunks(_) => Refusal::BadUpstream,
-            BodyError::TimedOut => Refusal::UpstreamTimeout,
+            BodyError::TimedOut | BodyError::Over => Refusal::UpstreamTimeout,
         })?;
     if ended && !answer.altered() {
         return Ok(());

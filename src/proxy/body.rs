@@ -9,6 +9,7 @@ use http::HeaderMap;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::record::{ByteCount, Entry};
 use super::refusal::Refusal;
@@ -47,6 +48,9 @@ pub enum BodyError {
     /// It took longer than the limit.
     #[error("the request took longer than its total time")]
     TimedOut,
+    /// The request's record is closed: nothing more goes up that it would not tell of.
+    #[error("the request is over")]
+    Over,
 }
 
 impl Body {
@@ -94,6 +98,8 @@ pub(super) struct Answer {
     timer: Option<Pin<Box<Sleep>>>,
     entry: Entry,
     connection: Option<Checkout>,
+    /// What moves the connection where the request is still on its way up; it ends with the answer.
+    upload: Option<AbortOnDropHandle<()>>,
 }
 
 /// What happens to the bytes.
@@ -133,6 +139,16 @@ impl Answer {
             timer: None,
             entry,
             connection,
+            upload: None,
+        }
+    }
+
+    /// Where the upstream answers while the request is still on its way up, has both move for themselves: an agent that
+    /// reads nothing before all is sent would wait for us, and we for it.
+    pub(super) fn part(&mut self) {
+        if self.entry.up.is_open() {
+            let connection = self.connection.take();
+            self.upload = connection.and_then(|connection| connection.part(self.deadline));
         }
     }
 
@@ -289,6 +305,7 @@ impl Answer {
     /// The body is whole: its connection can serve another request.
     fn end(&mut self) {
         self.ended = true;
+        self.upload = None;
         if let Some(connection) = self.connection.take() {
             connection.give_back();
         }
@@ -303,6 +320,7 @@ impl Answer {
                 // Nobody waits for what comes behind the slice: its connection goes with it.
                 self.ready.clear();
                 self.connection = None;
+                self.upload = None;
                 self.ended = true;
                 return Poll::Ready(None);
             }

@@ -197,22 +197,25 @@ impl Shared {
 
     /// Whether a session that was just begun and kept has lost one of those that it was handed on from: here, or by what
     /// the store knows of other replicas' orders and this process has not heard yet.
-    pub(super) async fn is_orphan(&self, session: &Session) -> bool {
+    ///
+    /// # Errors
+    /// [`Unknown`] where the store does not say.
+    pub(super) async fn is_orphan(&self, session: &Session) -> Result<bool, Unknown> {
         let Some(parent) = session.parent() else {
-            return false;
+            return Ok(false);
         };
         let Some(parent) = self.sessions.by_id(parent) else {
-            return true;
+            return Ok(true);
         };
         let mut above = Some(parent);
         while let Some(one) = above {
             // What ends with this process is in no store: nobody else can end it, and its tree ends here.
             if !self.keeper.lasts() || !one.idles() || one.is_implicit() {
-                return false;
+                return Ok(false);
             }
             above = one.parent().and_then(|id| self.sessions.by_id(id));
         }
-        !matches!(self.keeper.store.find(session.id()).await, Ok(Some(_)))
+        Ok(self.keeper.store.find(session.id()).await?.is_none())
     }
 
     /// Takes a session up that began elsewhere; `None` where its time is past.

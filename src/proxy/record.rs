@@ -55,6 +55,7 @@ pub(super) struct ByteCount(Arc<Count>);
 struct Count {
     bytes: AtomicU64,
     open: AtomicBool,
+    closed: AtomicBool,
 }
 
 impl ByteCount {
@@ -69,6 +70,11 @@ impl ByteCount {
     /// Says whether there is more of the body.
     pub(super) fn set_open(&self, open: bool) {
         self.0.open.store(open, Ordering::Relaxed);
+    }
+
+    /// Whether the record is closed: what is counted from now on is told nowhere.
+    pub(super) fn is_closed(&self) -> bool {
+        self.0.closed.load(Ordering::Acquire)
     }
 
     /// Whether the body has not ended yet.
@@ -233,6 +239,7 @@ impl Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
+        self.up.0.closed.store(true, Ordering::Release);
         let now = self.shared.clock.mono();
         let took = now.saturating_duration_since(self.began.mono);
         let decision = match self.refusal {

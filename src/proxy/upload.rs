@@ -78,6 +78,9 @@ impl Up {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         loop {
+            if self.count.is_closed() {
+                return Poll::Ready(Some(Err(BodyError::Over)));
+            }
             let frame = match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
                 None => {
                     self.count.set_open(false);

@@ -17,7 +17,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tracing::warn;
 
 use super::body::Body;
@@ -417,11 +417,20 @@ impl Checkout {
         }
     }
 
-    /// Lets the connection go its own way, in a task: whoever reads the answer need not be there for the upload to go on.
-    /// It serves no other request.
-    pub(super) fn part(self) {
-        if let Sender::Http1(link) = self.sender {
-            self.pool.upstream.tracker.spawn(link.finish());
+    /// Has the connection moved in a task, so that the upload goes on while nobody reads the answer. It serves no other
+    /// request, and ends with the handle that is given back, or at the deadline.
+    pub(super) fn part(self, deadline: Option<Instant>) -> Option<AbortOnDropHandle<()>> {
+        match self.sender {
+            Sender::Http1(link) => {
+                let task = self.pool.upstream.tracker.spawn(async move {
+                    match deadline {
+                        Some(at) => drop(tokio::time::timeout_at(at, link.finish()).await),
+                        None => link.finish().await,
+                    }
+                });
+                Some(AbortOnDropHandle::new(task))
+            }
+            Sender::Http2(_) => None,
         }
     }
 

@@ -288,6 +288,50 @@ async fn an_answer_that_nobody_reads_yet_does_not_hold_up_the_upload() {
     harness.finish().await;
 }
 
+/// What the record of a request tells is all that went up: an upload ends with the answer, over both protocols.
+#[tokio::test]
+async fn an_upload_does_not_outlive_its_record() {
+    for alpn in ["http/1.1", "h2"] {
+        let (told, mut tells) = tokio::sync::mpsc::unbounded_channel();
+        let upstream = Upstream::streaming(&[alpn], move |_, mut body| {
+            let told = told.clone();
+            drop(tokio::spawn(async move {
+                let mut bytes = 0;
+                while let Some(Ok(frame)) = body.frame().await {
+                    bytes += frame.data_ref().map_or(0, Bytes::len);
+                }
+                told.send(bytes).ok();
+            }));
+            Box::pin(async { ok("ok") })
+        })
+        .await;
+        let harness = Setup::new(BEARER)
+            .to("api.test:443", &upstream)
+            .start()
+            .await;
+        let agent = harness.agent();
+        let mut tunnel = agent.tunnel("api.test:443", &["http/1.1"]).await;
+        let head = "POST /x HTTP/1.1\r\nHost: api.test\r\nTransfer-Encoding: chunked\r\n\r\n";
+        tunnel
+            .write_all(format!("{head}4\r\nhalf\r\n").as_bytes())
+            .await
+            .unwrap();
+        assert_eq!(tunnel.answer().await.status(), 200, "{alpn}");
+        let recorded = harness.record(|r| r["event"] == "request").await;
+        // Until nobody takes it any more; a megabyte is more than all that buffers on the way hold of it.
+        for _ in 0..64 {
+            let piece = format!("4000\r\n{}\r\n", "x".repeat(0x4000));
+            if tunnel.write_all(piece.as_bytes()).await.is_err() {
+                break;
+            }
+        }
+        let arrived = within(tells.recv()).await.unwrap();
+        assert_eq!(recorded["bytes-up"], arrived, "{alpn}");
+        drop(tunnel);
+        harness.finish().await;
+    }
+}
+
 const OTHER_ROUTE: &str =
     "[[route]]\nhosts = [\"other.test\"]\ncredential = \"o\"\ninject = \"bearer\"\n";
 

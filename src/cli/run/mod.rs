@@ -136,6 +136,9 @@ async fn session(
         listeners: vec![listener.clone()],
         admin: Admin::default(),
         agents: registered(&prepared),
+        // The token that it is given says who the command is. A table that knows its process by another agent's name, or
+        // evidence that lies about, would make it any agent of the file.
+        trust: Vec::new(),
         ..prepared.config.clone()
     };
     let mut known: HashMap<String, OsString> = HashMap::clone(caller);

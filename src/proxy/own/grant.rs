@@ -281,9 +281,10 @@ async fn issue(front: &Front, snapshot: &Snapshot, opening: Opening) -> Result<V
     let kept = shared.keep(&session).await;
     // A parent that ended while this was computed takes its child along.
     let orphan = shared.is_orphan(&session).await;
-    if kept.is_err() || orphan {
+    if kept.is_err() || !matches!(orphan, Ok(false)) {
         shared.end_session(session.id(), "parent", None).await.ok();
-        return Err(if kept.is_err() { STORE } else { OVER });
+        let known = kept.is_ok() && orphan.is_ok();
+        return Err(if known { OVER } else { STORE });
     }
     let iat = now.wall.as_second();
     let expires = session
