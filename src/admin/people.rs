@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use jiff::Timestamp;
 
 use super::operators::{Bearer, Caller, Gate, Operators};
@@ -367,6 +369,30 @@ impl People {
         let tie = self.operators.tie(named, token)?;
         let same = Secret::from(tie).equals(kept.as_bytes());
         same.then(|| named.unwrap_or(CONSOLE).into())
+    }
+
+    /// What a pass is called where it must not be shown: enough to end it, and no more.
+    pub(super) fn name_of(token: &str) -> String {
+        BASE64URL.encode(digest_of(token.as_bytes()))
+    }
+
+    /// Ends the browser's pass of this name, if there is one.
+    pub(super) async fn end_named(&self, name: &str) -> Result<(), Silent> {
+        let digest = BASE64URL.decode(name).ok();
+        let Some(digest) = digest.and_then(|digest| digest.try_into().ok()) else {
+            return Ok(());
+        };
+        let Some(pass) = self.passes.find(&digest).await?.filter(|pass| pass.browser) else {
+            return Ok(());
+        };
+        self.passes.end(&digest).await?;
+        match &pass.holder {
+            Holder::Person(user) => {
+                self.record((user.provider.as_str(), Some(user)), SIGNED_OUT);
+            }
+            Holder::Operator(_) => self.record((CONSOLE, None), SIGNED_OUT),
+        }
+        Ok(())
     }
 
     /// Ends a pass.

@@ -19,7 +19,7 @@ use super::{CONFIG, NO, UNAVAILABLE, USAGE, complain, consult};
 use crate::app::Environment;
 use crate::clock::SystemClock;
 use crate::config::Config;
-use crate::issuer::{Client, Endpoint, Network};
+use crate::issuer::{Client, Endpoint, Network, visible};
 use crate::tls::Connector;
 
 /// Where the running keyward is.
@@ -131,9 +131,10 @@ pub(super) fn say_no(status: StatusCode, body: &Value) -> u8 {
     let said = |name: &str| body.get(name).and_then(Value::as_str).unwrap_or_default();
     let word = said("type").rsplit(':').next().unwrap_or_default();
     complain(&format_args!(
-        "{} {word}: {}",
+        "{} {}: {}",
         status.as_u16(),
-        said("detail")
+        visible(word),
+        visible(said("detail"))
     ));
     if let Some(faults) = body.get("faults").and_then(Value::as_array) {
         for fault in faults {

@@ -73,7 +73,7 @@ impl Known {
 pub enum UserEvidence {
     /// OpenID Connect Core 1.0 §2.
     IdToken,
-    /// RFC 9068, or a JWT of that shape.
+    /// RFC 9068, or a JWT of that shape that cannot be an ID token of another party.
     AccessToken,
 }
 
@@ -238,19 +238,18 @@ impl One {
     /// Whether the token is of the type that it was shown as.
     fn fits(&self, token: &Unverified<'_>, shown_as: UserEvidence) -> bool {
         let is_access = token.is_access_token();
+        let party = token.claims.get("azp");
+        let is_party = party.is_some_and(|party| *party == *self.login.client_id);
+        // That it is for us at all was checked.
+        let audiences = token.claims.get("aud").and_then(Value::as_array);
+        let is_alone = audiences.is_none_or(|all| all.len() == 1);
         match shown_as {
-            UserEvidence::AccessToken => true,
+            // What does not say that it is an access token may be an ID token that another party got, and each of several
+            // audiences could show it here. One that is for us alone is shown to nobody else, whoever asked for it.
+            UserEvidence::AccessToken => is_access || is_alone || is_party,
             // OpenID Connect Core 1.0 §3.1.3.7, items 3 to 5: whom it was issued to must be we, and with several
             // audiences it must say so.
-            UserEvidence::IdToken => {
-                let party = token.claims.get("azp");
-                let audiences = token.claims.get("aud").and_then(Value::as_array);
-                let ours = match party {
-                    Some(party) => *party == *self.login.client_id,
-                    None => audiences.is_none_or(|all| all.len() == 1),
-                };
-                !is_access && ours
-            }
+            UserEvidence::IdToken => !is_access && (is_party || (party.is_none() && is_alone)),
         }
     }
 

@@ -38,6 +38,19 @@ pub const LONGEST_RETRY: Duration = Duration::from_mins(5);
 /// How long a connection waits for the next request.
 const IDLE: Duration = Duration::from_mins(1);
 
+/// What somebody else wrote, as a log or a terminal may show it: no character of it moves a cursor, or turns the direction of
+/// what follows, and a backslash is two.
+pub fn visible(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '"' | '\'' => shown.push(c),
+            _ => shown.extend(c.escape_debug()),
+        }
+    }
+    shown
+}
+
 /// What all calls to issuers share: trust, and where to dial. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Network {
@@ -206,6 +219,20 @@ impl fmt::Debug for Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_another_wrote_moves_no_cursor() {
+        for (text, shown) in [
+            (
+                "a plain \"word\", it's so: é",
+                "a plain \"word\", it's so: é",
+            ),
+            ("\u{1b}[2J\r\n", "\\u{1b}[2J\\r\\n"),
+            ("\u{9b}\u{202e}\\", "\\u{9b}\\u{202e}\\\\"),
+        ] {
+            assert_eq!(visible(text), shown);
+        }
+    }
 
     fn answer(retry_after: &str) -> Answer {
         let mut headers = HeaderMap::new();

@@ -4,7 +4,8 @@
 //! another; later it is waited for, so that what was withdrawn long ago is not taken once more by whoever comes first. A
 //! value whose origin is out of reach is given until [`STALE`] is over. However many ask, there is one call at a time.
 //! Whoever misses something in a fresh value has it fetched at once, but none sooner than [`AGAIN`] after the last who did:
-//! an unknown key in every token must not become a flood at the issuer (CVE-2025-64527).
+//! an unknown key in every token must not become a flood at the issuer (CVE-2025-64527). Until then nobody knows whether it
+//! is there, and that is said.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -41,7 +42,7 @@ pub trait Origin: Debug + Send + Sync + 'static {
     }
 }
 
-/// There is no value, and none could be fetched.
+/// There is no value, or none that is newer, and none could be fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Gone;
 
@@ -125,13 +126,14 @@ impl<O: Origin> Refreshed<O> {
         }
     }
 
-    /// Another value than the one that was seen, where the origin has one and may be asked; else the same again. An
-    /// origin that is down might have another, so there is none then.
+    /// A value that was fetched after the one that was seen.
+    ///
+    /// # Errors
+    /// [`Gone`] where there is none: the origin is down, or may not be asked again yet. It might have another.
     pub async fn renewed(&self, seen: Arc<O::Value>) -> Result<Arc<O::Value>, Gone> {
         let value = self.fly(Some(Arc::clone(&seen)), Cause::Missed).await?;
-        let last = self.0.flight.lock().await.last;
-        let failed = last.is_some_and(|(_, good)| !good);
-        if failed && Arc::ptr_eq(&value, &seen) {
+        // Each fetch makes a value of its own, also where nothing in it has changed.
+        if Arc::ptr_eq(&value, &seen) {
             return Err(Gone);
         }
         Ok(value)
@@ -306,7 +308,8 @@ mod tests {
         let seen = refreshed.renewed(seen).await.unwrap();
         assert_eq!((*seen, counter.calls.load(Ordering::SeqCst)), (1, 2));
         for _ in 0..50 {
-            assert_eq!(*refreshed.renewed(Arc::clone(&seen)).await.unwrap(), 1);
+            let again = refreshed.renewed(Arc::clone(&seen)).await;
+            assert_eq!(again, Err(Gone), "nobody looked");
         }
         assert_eq!(counter.calls.load(Ordering::SeqCst), 2);
         clock.advance(AGAIN);

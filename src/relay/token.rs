@@ -18,7 +18,7 @@ use crate::clock::Clock;
 use crate::host::Target;
 use crate::identity::Presented;
 use crate::issuer::spiffe::workload::{self, Address};
-use crate::issuer::{Answer, Endpoint, Network};
+use crate::issuer::{Answer, Endpoint, Network, visible};
 use crate::secret::Secret;
 use crate::tls::Connector;
 
@@ -229,15 +229,15 @@ impl Evidence {
             error,
             error_description,
         } = answer.json().unwrap_or_default();
-        let visible = |text: String| -> String {
-            let text = text.chars().filter(|c| !c.is_control());
-            text.take(200).collect()
+        let shown = |text: String| {
+            let text: String = text.chars().take(200).collect();
+            visible(&text)
         };
         Err(Fault::Refused(format!(
             "{} {} {}",
             answer.status.as_u16(),
-            visible(error),
-            visible(error_description)
+            shown(error),
+            shown(error_description)
         )))
     }
 

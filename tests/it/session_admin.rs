@@ -251,6 +251,33 @@ fn text(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
+/// What a gateway writes is shown, and draws nothing on the terminal.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_gateway_says_moves_no_cursor() {
+    for error in ["access_denied", "authorization_pending"] {
+        let gateway = Upstream::plain(move |_| {
+            let nasty = "no\u{1b}[2J\r\u{202e}\u{9b}31m \"here\"";
+            let answer = json!({
+                "error": error, "error_description": nasty, "ticket": nasty, "code": nasty, "interval": 1,
+            });
+            let mut answer = ok(answer.to_string());
+            *answer.status_mut() = http::StatusCode::BAD_REQUEST;
+            Box::pin(async move { answer })
+        })
+        .await;
+        let url = format!("http://{}", gateway.address);
+        let own = [("KEYWARD_URL", &*url), ("KEYWARD_TOKEN", TOKEN_A)];
+        let output = keyward(&["session", "delegate", "--agent", "b", "--no-wait"], &own);
+        let shown = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            shown.contains("no\\u{1b}[2J\\r\\u{202e}\\u{9b}31m \"here\""),
+            "{error}: {shown:?}"
+        );
+        let moves = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
+        assert!(!shown.contains(moves), "{error}: {shown:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_command_line_lists_ends_suspends_and_delegates() {
     let (harness, _upstream) = started().await;

@@ -309,6 +309,9 @@ fn field(form: &[u8], name: &str) -> Option<String> {
 const USED: &str = "This URL is unknown, used or too old: it is good once, for 10 minutes. A restart writes a new one.";
 /// The cookie of the browser's pass.
 const PASS: &str = "keyward";
+/// The cookie that names the browser's pass, so that the next sign-in can end it. It opens nothing: over http other ports of
+/// the host can see it.
+const BEFORE: &str = "keyward-before";
 /// The cookie of a browser that began a sign-in.
 const BEGUN: &str = "keyward-login";
 
@@ -370,19 +373,28 @@ impl<'a> Cookies<'a> {
         )
     }
 
-    /// A new pass; the one that the browser had before ends.
+    /// A new pass; the one that the browser had before ends. The pass itself does not say which that is: over http its cookie
+    /// stays below its own path, and none that is strict comes along with a provider's redirect. So a name of it does.
     async fn entered(&self, token: &str, mut page: Page) -> Page {
-        if let Ok(Some((caller, old))) = self.caller().await {
-            self.people.sign_out(old.as_bytes(), &caller).await.ok();
+        if let Some(before) = self.get(BEFORE) {
+            self.people.end_named(before).await.ok();
         }
         let home = self.home(token);
         self.set(&mut page, (PASS, token), (&home, "SameSite=Strict"));
+        let name = People::name_of(token);
+        self.set(
+            &mut page,
+            (BEFORE, &name),
+            (self.sign_ins(), "SameSite=Lax"),
+        );
         page
     }
 
     fn left(&self, token: &str, mut page: Page) -> Page {
         let more = "SameSite=Strict; Max-Age=0";
         self.set(&mut page, (PASS, ""), (&self.home(token), more));
+        let more = "SameSite=Lax; Max-Age=0";
+        self.set(&mut page, (BEFORE, ""), (self.sign_ins(), more));
         page
     }
 
@@ -407,6 +419,11 @@ impl<'a> Cookies<'a> {
         let more = "SameSite=Lax; Max-Age=0";
         self.set(&mut page, (BEGUN, ""), (self.answers(), more));
         page
+    }
+
+    /// Above where all sign-ins end.
+    fn sign_ins(&self) -> &'static str {
+        if self.secure { "/" } else { "/login/" }
     }
 
     /// Where the provider sends the browser back to; `__Host-` wants the path of everything.

@@ -16,7 +16,7 @@ use super::super::{BUG, NO, UNAVAILABLE, USAGE, acting, complain, consult};
 use crate::agent::{AgentId, Name};
 use crate::app::Environment;
 use crate::clock::SystemClock;
-use crate::issuer::{Client, Endpoint, Network};
+use crate::issuer::{Client, Endpoint, Network, visible};
 use crate::proxy::UpstreamSettings;
 use crate::secret::Secret;
 use crate::syscall::{self, Role};
@@ -225,8 +225,8 @@ impl Gateway {
                 let waits = if waits { "; waiting" } else { "" };
                 complain(&format_args!(
                     "a person has to approve this: approval {}, code {}{waits}",
-                    said("ticket"),
-                    said("code")
+                    refused.shown("ticket"),
+                    refused.shown("code")
                 ));
             }
             if !waits {
@@ -298,13 +298,18 @@ impl Refused {
         member.unwrap_or_default()
     }
 
+    /// The same for the terminal: the gateway, or whoever answers in its place, does not draw there.
+    fn shown(&self, name: &str) -> String {
+        visible(self.said(name))
+    }
+
     /// Says it; the exit code.
     fn say(&self) -> u8 {
         complain(&format_args!(
             "{} {}: {}",
             self.status.as_u16(),
-            self.said("error"),
-            self.said("error_description")
+            self.shown("error"),
+            self.shown("error_description")
         ));
         if self.status.is_server_error() {
             UNAVAILABLE

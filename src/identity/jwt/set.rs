@@ -193,7 +193,8 @@ async fn ask(client: &Client, request: http::request::Builder) -> Result<Answer,
     Ok(answer)
 }
 
-/// The key by which a token says that it was signed; asked for anew where it is not known.
+/// The key by which a token says that it was signed; asked for anew where it is not known. Where nobody may ask just now, nobody
+/// knows whether the token is good: [`AttestError::Unavailable`].
 pub(in crate::identity) async fn key_of<O: Origin>(
     keys: &Refreshed<O>,
     find: impl Fn(&O::Value) -> Option<&Arc<Key>>,

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{FileId, Found, Judge, Place, Sums, is_within, socket};
+use super::{Beyond, FileId, Found, Judge, Place, is_within, socket};
 use crate::identity::Link;
 use crate::identity::settings::PeerSettings;
 
@@ -49,12 +49,13 @@ pub struct Callers {
 impl Callers {
     /// Knows those that match every list that is not empty, and learns this of them.
     pub fn new(settings: PeerSettings, learnt: Learnt) -> Self {
+        let beyond = if learnt == Learnt::default() {
+            Beyond::Nothing
+        } else {
+            Beyond::Told
+        };
         Self {
-            judge: Arc::new(Judge {
-                settings,
-                sums: Sums::default(),
-                names: learnt != Learnt::default(),
-            }),
+            judge: Arc::new(Judge::new(settings, beyond)),
             learnt,
         }
     }

@@ -2,12 +2,16 @@
 //! there are.
 
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::net::UnixStream;
+use std::sync::OnceLock;
 
+use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with,
 };
 
 use super::socket::Row;
+use crate::identity::UnixPeer;
 
 /// `SOCK_DIAG_BY_FAMILY`.
 const BY_FAMILY: u16 = 20;
@@ -28,21 +32,48 @@ const UID: usize = 80;
 const INODE: usize = 84;
 
 /// The established socket with these ends. `Err`: the kernel cannot be asked so.
-pub(super) fn row(local: SocketAddr, remote: SocketAddr) -> Result<Option<Row>, rustix::io::Errno> {
+pub(super) fn row(local: SocketAddr, remote: SocketAddr) -> Result<Option<Row>, Errno> {
     let answer = ask(&question(local, remote))?;
     Ok(read(&answer, local.port(), remote.port()))
 }
 
+/// Whether the kernel says of unix sockets at all which are two ends of one connection: unix_diag is a module that it may not
+/// have, and a sandbox around us may keep it away.
+pub(super) fn answers() -> bool {
+    static ANSWERS: OnceLock<bool> = OnceLock::new();
+    if let Some(known) = ANSWERS.get() {
+        return *known;
+    }
+    // Where there is nothing to try it with just now, nobody is let in for that.
+    tried().is_none_or(|found| *ANSWERS.get_or_init(|| found))
+}
+
+/// `None`: there was no socket to be had.
+fn tried() -> Option<bool> {
+    let (ours, _theirs) = UnixStream::pair().ok()?;
+    let inode = UnixPeer::inode_of(&ours)?;
+    match ask_of_unix(inode) {
+        Ok(found) => Some(found.is_some()),
+        Err(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS) => None,
+        Err(_) => Some(false),
+    }
+}
+
 /// The inode of the other end of a connection of unix sockets, of which ours has this one. `None`: the kernel does not say.
+/// It looks in the network namespace that we are in.
 pub(super) fn other_end(inode: u64) -> Option<u64> {
+    ask_of_unix(inode).ok()?
+}
+
+fn ask_of_unix(inode: u64) -> Result<Option<u64>, Errno> {
     const ASKED: u32 = 16 + 24;
-    let inode = u32::try_from(inode).ok()?;
+    let inode = u32::try_from(inode).map_err(|_| Errno::INVAL)?;
     let mut question = Vec::with_capacity(ASKED as usize);
     question.extend_from_slice(&ASKED.to_ne_bytes());
     question.extend_from_slice(&BY_FAMILY.to_ne_bytes());
     question.extend_from_slice(&REQUEST.to_ne_bytes());
     question.extend_from_slice(&[0; 8]);
-    let family = u8::try_from(AddressFamily::UNIX.as_raw()).ok()?;
+    let family = u8::try_from(AddressFamily::UNIX.as_raw()).unwrap_or_default();
     question.extend_from_slice(&[family, 0, 0, 0]);
     // In any state.
     question.extend_from_slice(&u32::MAX.to_ne_bytes());
@@ -50,7 +81,7 @@ pub(super) fn other_end(inode: u64) -> Option<u64> {
     question.extend_from_slice(&SHOW_PEER.to_ne_bytes());
     // Any cookie.
     question.extend_from_slice(&[0xff; 8]);
-    peer_in(&ask(&question).ok()?, inode)
+    Ok(peer_in(&ask(&question)?, inode))
 }
 
 /// The peer in an answer about this inode: after its header of 16 and its message of 16 bytes attributes follow, each with
@@ -76,7 +107,7 @@ fn peer_in(answer: &[u8], inode: u32) -> Option<u64> {
     None
 }
 
-fn ask(question: &[u8]) -> Result<Vec<u8>, rustix::io::Errno> {
+fn ask(question: &[u8]) -> Result<Vec<u8>, Errno> {
     let socket = socket_with(
         AddressFamily::NETLINK,
         SocketType::DGRAM,
@@ -146,7 +177,6 @@ fn read(answer: &[u8], local: u16, remote: u16) -> Option<Row> {
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsFd as _;
-    use std::os::unix::net::UnixStream;
 
     use super::*;
 
@@ -154,6 +184,7 @@ mod tests {
     fn the_other_end_of_a_unix_socket_is_found_while_it_is_there() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let inode = |socket: &UnixStream| rustix::fs::fstat(socket.as_fd()).unwrap().st_ino;
+        assert!(answers());
         assert_eq!(other_end(inode(&ours)), Some(inode(&theirs)));
         assert_eq!(other_end(inode(&theirs)), Some(inode(&ours)));
         let own = inode(&ours);

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use tracing::debug;
 
 use super::mapping::Mapping;
 use super::settings::PeerSettings;
@@ -34,8 +35,50 @@ pub(super) struct PeerProvider {
 struct Judge {
     settings: PeerSettings,
     sums: Sums,
-    /// Whether what the process runs is looked at beyond these settings.
-    names: bool,
+    beyond: Beyond,
+}
+
+/// What the process runs, beyond these settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Beyond {
+    /// Is nobody's concern.
+    Nothing,
+    /// Is told on, or compared: where it is not known for certain it is left out.
+    Told,
+    /// Says which agent it is.
+    Decides,
+}
+
+/// By what the holders of the other end are found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(
+    not(target_os = "linux"),
+    expect(dead_code, reason = "other kernels say it of none")
+)]
+enum Holders {
+    /// Its inode.
+    Of(u64),
+    /// The kernel says it of other sockets, and not of this one: it knows those of our own network namespace, to which the
+    /// socket of a client elsewhere belongs as little as the end of it that was made for us.
+    Hidden,
+    /// This kernel says it of none.
+    Unasked,
+}
+
+impl Holders {
+    #[cfg(target_os = "linux")]
+    fn of(unix: &UnixPeer) -> Self {
+        match unix.inode.and_then(diag::other_end) {
+            Some(end) => Self::Of(end),
+            None if diag::answers() => Self::Hidden,
+            None => Self::Unasked,
+        }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn of(_: &UnixPeer) -> Self {
+        Self::Unasked
+    }
 }
 
 /// A process that matched.
@@ -62,15 +105,14 @@ enum Place {
 
 impl PeerProvider {
     pub(super) fn new((name, agent): (Arc<str>, Mapping), settings: &PeerSettings) -> Self {
-        let names = !matches!(agent, Mapping::Id(_));
+        let beyond = match agent {
+            Mapping::Id(_) => Beyond::Nothing,
+            _ => Beyond::Decides,
+        };
         Self {
             name,
             agent,
-            judge: Arc::new(Judge {
-                settings: settings.clone(),
-                sums: Sums::default(),
-                names,
-            }),
+            judge: Arc::new(Judge::new(settings.clone(), beyond)),
         }
     }
 }
@@ -104,17 +146,14 @@ impl TrustProvider for PeerProvider {
 }
 
 /// The executable of the process at the other end, if it is this user's and can be told; within, `None` where its file
-/// cannot be seen.
+/// cannot be seen, or nobody can say that it is what speaks.
 pub(super) async fn process_of(link: &Link, uid: u32) -> Option<Option<PathBuf>> {
     let place = Place::of(link)?;
-    let judge = Judge {
-        settings: PeerSettings {
-            uids: vec![uid],
-            ..PeerSettings::default()
-        },
-        sums: Sums::default(),
-        names: true,
+    let settings = PeerSettings {
+        uids: vec![uid],
+        ..PeerSettings::default()
     };
+    let judge = Judge::new(settings, Beyond::Told);
     let look = tokio::task::spawn_blocking(move || judge.look(&place));
     Some(look.await.ok()??.executable().map(Path::to_owned))
 }
@@ -131,6 +170,17 @@ impl Place {
 }
 
 impl Judge {
+    fn new(settings: PeerSettings, beyond: Beyond) -> Self {
+        // Found out before anybody asks.
+        #[cfg(target_os = "linux")]
+        diag::answers();
+        Self {
+            settings,
+            sums: Sums::default(),
+            beyond,
+        }
+    }
+
     fn look(&self, place: &Place) -> Option<Found> {
         match place {
             Place::Unix(unix) => self.look_at_unix(unix),
@@ -168,19 +218,36 @@ impl Judge {
 
     fn look_at_unix(&self, unix: &UnixPeer) -> Option<Found> {
         // Another PID namespace's process has no number here.
-        let facts = (unix.pid != 0).then(|| Facts::of(unix.pid)).flatten();
+        let mut facts = (unix.pid != 0).then(|| Facts::of(unix.pid)).flatten();
         if !self.matches(unix.pid, (unix.uid, unix.gid), facts.as_ref()) {
             return None;
         }
-        if let Some(facts) = &facts {
+        if let Some(facts) = &mut facts {
             // It has not changed meanwhile, and, where the kernel can say so, is the one that connected.
             let same = Facts::of(unix.pid).as_ref() == Some(facts);
             let handle = unix.handle.as_ref();
             if !same || handle.is_some_and(|handle| !process::is_same(handle, unix.pid)) {
                 return None;
             }
-            if (self.names || self.needs_facts()) && !self.holders_match(unix, facts) {
-                return None;
+            match Holders::of(unix) {
+                Holders::Of(end) => {
+                    let counts = self.beyond != Beyond::Nothing || self.needs_facts();
+                    if counts && !self.holders_match(end, unix.pid, facts) {
+                        return None;
+                    }
+                }
+                Holders::Unasked => {}
+                Holders::Hidden => {
+                    debug!(
+                        pid = unix.pid,
+                        "nobody can say which program speaks on this unix socket: it was made in another network \
+                         namespace, or its other end is closed; by user and control group it could match"
+                    );
+                    if self.needs_program() {
+                        return None;
+                    }
+                    facts.forget_program();
+                }
             }
         }
         Some(Found {
@@ -193,14 +260,10 @@ impl Judge {
 
     /// Whether all that hold the other end run what the one runs that connected, as far as we may look. The kernel says who
     /// connected and not who speaks: a process can hand its end on, or leave it to a child and become another program.
-    #[cfg(target_os = "linux")]
-    fn holders_match(&self, unix: &UnixPeer, connected: &Facts) -> bool {
-        let Some(end) = unix.inode.and_then(diag::other_end) else {
-            return true;
-        };
+    fn holders_match(&self, end: u64, who: u32, connected: &Facts) -> bool {
         socket::holders(end)
             .into_iter()
-            .filter(|pid| *pid != unix.pid)
+            .filter(|pid| *pid != who)
             .all(|pid| {
                 // One that is gone by now speaks no more.
                 Facts::of(pid).is_none_or(|facts| {
@@ -211,9 +274,14 @@ impl Judge {
             })
     }
 
-    #[cfg(not(target_os = "linux"))]
-    fn holders_match(&self, _: &UnixPeer, _: &Facts) -> bool {
-        true
+    /// Whether the program decides. Neither a user nor a control group comes of becoming another program.
+    fn needs_program(&self) -> bool {
+        let PeerSettings {
+            executables,
+            sha256,
+            ..
+        } = &self.settings;
+        self.beyond == Beyond::Decides || !(executables.is_empty() && sha256.is_empty())
     }
 
     /// Whether more is asked for than the socket itself says.

@@ -56,6 +56,11 @@ impl Facts {
         };
         (self::start(pid)? == start).then_some(facts)
     }
+
+    /// What runs is not known for certain to be what is meant.
+    pub(super) fn forget_program(&mut self) {
+        (self.executable, self.file) = (None, None);
+    }
 }
 
 impl FileId {

@@ -528,6 +528,85 @@ async fn the_cookie_of_a_pass_is_shown_to_no_other_port() {
     world.harness.finish().await;
 }
 
+/// What a browser shows below `/login/` after this page: cookies of other paths stay away.
+fn on_the_way_in(page: &Page, host: &str) -> Browser {
+    let mut browser = Browser::default();
+    for cookie in page.all("set-cookie") {
+        let (_, path) = cookie.split_once("; Path=").unwrap();
+        let path = path.split(';').next().unwrap();
+        let (name, value) = cookie.split(';').next().unwrap().split_once('=').unwrap();
+        if "/login/".starts_with(path) && !value.is_empty() {
+            let key = (host.to_owned(), name.to_owned());
+            browser.cookies.insert(key, value.to_owned());
+        }
+    }
+    browser
+}
+
+/// Who signs in anew, as whomever and however, has no other pass left: the one before opens nothing from then on.
+#[tokio::test]
+async fn a_new_sign_in_ends_the_pass_that_the_browser_had() {
+    let Some(world) = World::new().await else {
+        return;
+    };
+    let host = parts(&world.base).0;
+    for how in ["once", "token", "person"] {
+        let url = world.harness.app().console_url().unwrap();
+        let mut first = Browser::default();
+        let page = first.get(&url).await;
+        assert_eq!(page.status, 303);
+        let home = world.at(&page.get("location"));
+        assert!(first.get(&home).await.body.contains("<h2>Agents</h2>"));
+        // The provider's redirect comes from another site.
+        for cookie in page.all("set-cookie") {
+            let is_shown = cookie.contains("Path=/login/;");
+            assert!(!is_shown || cookie.contains("SameSite=Lax"), "{cookie}");
+        }
+        let mut again = on_the_way_in(&page, &host);
+        for (_, shown) in again.cookies.iter() {
+            let mut thief = Browser::default();
+            let key = (host.clone(), "keyward".to_owned());
+            thief.cookies.insert(key, shown.clone());
+            let page = thief.get(&home).await;
+            assert!(!page.body.contains("<h2>"), "it opens nothing itself");
+        }
+        let page = match how {
+            "once" => {
+                let url = world.harness.app().console_url().unwrap();
+                again.get(&url).await
+            }
+            "token" => {
+                let (at, body) = (world.at("/login/token"), format!("token={ALICE}"));
+                again.send("POST", &at, &[&world.origin()], &body).await
+            }
+            _ => {
+                let back = world.there_and_back(&mut again, "alice").await;
+                again.get(&back).await
+            }
+        };
+        let set = page.all("set-cookie");
+        assert!(
+            set.iter().any(|cookie| cookie.starts_with("keyward=")),
+            "{how}: {set:?}"
+        );
+        let old = first.get(&home).await;
+        assert!(
+            !old.body.contains("<h2>"),
+            "{how}: the pass before it ended"
+        );
+        // Another browser's goes on, and a failed sign-in ends nothing.
+        let mut other = Browser::default();
+        let url = world.harness.app().console_url().unwrap();
+        let page = other.get(&url).await;
+        let home = world.at(&page.get("location"));
+        let mut failing = on_the_way_in(&page, &host);
+        let used = failing.get(&url).await;
+        assert_eq!(used.status, 403);
+        assert!(other.get(&home).await.body.contains("<h2>Agents</h2>"));
+    }
+    world.harness.finish().await;
+}
+
 /// What a pass was given for is over when that is: the operator's token, any operator's for the console's own URL, and the
 /// login of a person.
 #[tokio::test]

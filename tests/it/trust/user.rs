@@ -211,6 +211,12 @@ async fn what_is_no_persons_token_is_refused() {
     let now = jiff::Timestamp::now().as_second();
     let access = json!({"alg": "ES256", "kid": "k1", "typ": "at+jwt"});
     let access = world.pair.token(&access, &world.claims("alice"));
+    let several = |party: &str| {
+        let mut claims = with("aud", json!(["keyward", "other"]));
+        claims["azp"] = json!(party);
+        claims
+    };
+    let others = world.sign(&several("other"));
     let robot = world.sign(&world.claims("robot:1"));
     let header = json!({"alg": "ES256", "kid": "k1"});
     let stranger = Pair::p256().token(&header, &world.claims("alice"));
@@ -258,6 +264,12 @@ async fn what_is_no_persons_token_is_refused() {
         ("the agent's own session token", own.clone(), ACCESS_TOKEN),
         ("a static token", TOKEN_A.to_owned(), ACCESS_TOKEN),
         ("another type", good.clone(), JWT),
+        ("another's ID token", others, ACCESS_TOKEN),
+        (
+            "an ID token of several, and no party",
+            world.sign(&with("aud", json!(["keyward", "other"]))),
+            ACCESS_TOKEN,
+        ),
     ] {
         let refused = world.bind((&token, kind), (&own, ACCESS_TOKEN)).await;
         assert_eq!(refused.error(), (400, "invalid_request"), "{what}");
@@ -279,8 +291,21 @@ async fn what_is_no_persons_token_is_refused() {
     ];
     let refused = world.harness.agent().form("/token", "", &alone).await;
     assert_eq!(refused.error(), (400, "invalid_request"));
-    // The same are good where they belong.
-    for (token, kind) in [(&good, ID_TOKEN), (&access, ACCESS_TOKEN)] {
+    // The same are good where they belong. An access token says what it is, is for us alone, or was issued to us.
+    let marked = json!({"alg": "ES256", "kid": "k1", "typ": "application/at+jwt"});
+    let marked = world.pair.token(&marked, &several("other"));
+    let mut bearer = several("other");
+    bearer["typ"] = json!("Bearer");
+    for (token, kind) in [
+        (&good, ID_TOKEN),
+        (&world.sign(&several("keyward")), ID_TOKEN),
+        (&access, ACCESS_TOKEN),
+        (&marked, ACCESS_TOKEN),
+        (&world.sign(&bearer), ACCESS_TOKEN),
+        (&good, ACCESS_TOKEN),
+        (&world.sign(&with("azp", json!("other"))), ACCESS_TOKEN),
+        (&world.sign(&several("keyward")), ACCESS_TOKEN),
+    ] {
         let granted = world.bind((token, kind), (&own, ACCESS_TOKEN)).await;
         assert_eq!(part(granted.token(), 1)["user"], "alice");
     }
