@@ -563,7 +563,7 @@ async fn a_new_sign_in_ends_the_pass_that_the_browser_had() {
             assert!(!is_shown || cookie.contains("SameSite=Lax"), "{cookie}");
         }
         let mut again = on_the_way_in(&page, &host);
-        for (_, shown) in again.cookies.iter() {
+        for shown in again.cookies.values() {
             let mut thief = Browser::default();
             let key = (host.clone(), "keyward".to_owned());
             thief.cookies.insert(key, shown.clone());

@@ -198,6 +198,7 @@ async fn an_email_that_is_not_verified_names_nobody() {
 
 /// What is no token of a person for us makes no session for one.
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a list of tokens")]
 async fn what_is_no_persons_token_is_refused() {
     let world = World::new().await;
     let own = world.harness.session(("a", TOKEN_A), &[]).await;
