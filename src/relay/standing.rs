@@ -274,7 +274,8 @@ impl Standings {
             if self.put(&standing) {
                 return Ok(standing);
             }
-            self.sessions.end(|one| std::ptr::eq(one, &*standing));
+            self.sessions
+                .end(|one| std::ptr::eq(one, &raw const *standing));
         }
         Err(Fault::NoEvidence(
             "the certificate is another again and again".to_owned(),
