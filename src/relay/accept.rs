@@ -182,12 +182,13 @@ pub(super) async fn serve(shared: Arc<Shared>, socket: Socket, seats: Arc<Seats>
         };
         match socket.next().await {
             Ok((stream, link)) => {
-                let front = Front::new(Arc::clone(&shared), link);
+                let mut front = Front::new(Arc::clone(&shared), link);
                 let (seats, all) = (Arc::clone(&seats), Arc::clone(&shared));
                 shared.tracker.spawn(async move {
                     let seat = seats.take(&all, &front).await;
                     drop(at_the_door);
-                    if let Some((_seat, patience)) = seat {
+                    if let Some((seat, patience)) = seat {
+                        front.sit(seat);
                         front::serve(front, stream, patience).await;
                     }
                 });

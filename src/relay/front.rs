@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
-    CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
-    TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::{Either, Empty};
@@ -18,7 +18,7 @@ use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::AsyncWriteExt as _;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, OwnedSemaphorePermit};
 use tracing::{debug, warn};
 
 use super::Shared;
@@ -69,6 +69,8 @@ pub(super) struct Front {
     link: Link,
     /// Whether it is served, and what the gateway is told of it: found out once.
     caller: OnceCell<Option<Caller>>,
+    /// Its place among the others; a tunnel keeps it.
+    seat: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 /// A process that is served.
@@ -83,7 +85,13 @@ impl Front {
             shared,
             link,
             caller: OnceCell::new(),
+            seat: None,
         }
+    }
+
+    /// Takes its place, for as long as the connection or a tunnel of it is open.
+    pub(super) fn sit(&mut self, seat: OwnedSemaphorePermit) {
+        self.seat = Some(Arc::new(seat));
     }
 
     /// Whether this is the connection of a process that is served, as it is now. A process can become another program
@@ -186,9 +194,21 @@ async fn forward(front: &Front, request: Request<Incoming>) -> Result<Response<D
         return connect(front, request).await;
     }
     if request.uri().scheme().is_none() {
+        // Of a browser's page, which is somebody else's word in the name of whoever looks at it.
+        if request.headers().contains_key(ORIGIN) {
+            return Err(Refused::Own(
+                Refusal::Denied(""),
+                "A page in a browser may not ask the relay: send the request without Origin.",
+            ));
+        }
         match request.uri().path() {
             "/healthz" if *request.method() == Method::GET => {
-                probe(&front.shared).await?;
+                let shared = &front.shared;
+                match front.caller().await {
+                    Ok(_) => shared.health.of(shared).await?,
+                    // Nobody else makes it call the gateway.
+                    Err(_) => shared.standings.state()?,
+                }
                 return Ok(Response::new(Either::Right(Body::full(
                     Bytes::from_static(b"ok\n"),
                 ))));
@@ -250,7 +270,7 @@ async fn connect(front: &Front, mut request: Request<Incoming>) -> Result<Respon
         hyper::upgrade::on(&mut request),
         hyper::upgrade::on(response),
     );
-    tunnel(shared, agent, gateway);
+    tunnel(front, agent, gateway);
     Ok(Response::new(Either::Right(Body::empty())))
 }
 
@@ -313,7 +333,7 @@ async fn pass(front: &Front, mut request: Request<Incoming>) -> Result<Response<
             let mut head = Response::new(Either::Right(Body::empty()));
             *head.status_mut() = response.status();
             *head.headers_mut() = response.headers().clone();
-            tunnel(shared, agent, hyper::upgrade::on(response));
+            tunnel(front, agent, hyper::upgrade::on(response));
             Ok(head)
         }
         _ => Ok(down(response)),
@@ -430,9 +450,10 @@ fn strip(headers: &mut HeaderMap) {
 }
 
 /// Copies both ways until either side ends, or the relay does.
-fn tunnel(shared: &Arc<Shared>, agent: OnUpgrade, gateway: OnUpgrade) {
-    let cut = shared.cut.clone();
-    shared.tracker.spawn(async move {
+fn tunnel(front: &Front, agent: OnUpgrade, gateway: OnUpgrade) {
+    let (cut, seat) = (front.shared.cut.clone(), front.seat.clone());
+    front.shared.tracker.spawn(async move {
+        let _seat = seat;
         tokio::select! {
             () = cut.cancelled() => {}
             copied = splice(agent, gateway) => {
@@ -454,10 +475,4 @@ async fn splice(agent: OnUpgrade, gateway: OnUpgrade) -> Option<(u64, u64)> {
     near.write_all(&gateway.read_buf).await.ok()?;
     let copied = tokio::io::copy_bidirectional_with_sizes(&mut near, &mut far, PIECE, PIECE);
     copied.await.ok()
-}
-
-/// Whether a request would get to the gateway now.
-pub(super) async fn probe(shared: &Shared) -> Result<(), Fault> {
-    let standing = shared.standings.current().await?;
-    shared.gateway.open(&standing.connector).await.map(drop)
 }

@@ -15,8 +15,10 @@ mod certificate;
 mod fault;
 mod front;
 mod gateway;
+mod health;
 mod look;
 mod person;
+mod sessions;
 mod standing;
 mod token;
 
@@ -34,13 +36,14 @@ use crate::host::Target;
 use crate::identity::{Callers, Learnt, PeerSettings};
 use accept::{Seats, Socket};
 use gateway::Gateway;
+use health::Health;
 use standing::Standings;
 
 pub use accept::BindError;
 pub use aws::{Aws, AwsProof};
 pub use certificate::Certificate;
 pub use fault::Fault;
-pub use person::{Absent, Proved, SignIn};
+pub use person::{Absent, Kept, Proved, SignIn};
 pub use token::Token;
 
 /// What a relay is told.
@@ -66,7 +69,7 @@ pub struct Settings {
     pub tells: Option<Learnt>,
     /// Whether a process's own `Proxy-Authorization` is passed on in place of the relay's.
     pub passes: bool,
-    /// Connections of allowed processes at once.
+    /// Connections of allowed processes at once, tunnels among them.
     pub max_connections: usize,
 }
 
@@ -98,6 +101,7 @@ struct Shared {
     passes: bool,
     tracker: TaskTracker,
     ids: front::Ids,
+    health: Health,
     /// Fires at the start of a drain: finish what runs.
     drain: CancellationToken,
     /// Fires at its end: stop.
@@ -125,7 +129,8 @@ impl Relay {
     pub async fn start(settings: Settings, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
         let tracker = TaskTracker::new();
         let gateway = Gateway::new(settings.gateway.clone(), settings.connect_to.clone());
-        let standings = Standings::new(&settings, clock);
+        let cut = CancellationToken::new();
+        let standings = Standings::new(&settings, clock, cut.clone());
         let follower = certificate::Follower::open(&settings, &standings)
             .await
             .map_err(StartError::Evidence)?;
@@ -144,8 +149,9 @@ impl Relay {
             passes: settings.passes,
             tracker: tracker.clone(),
             ids: front::Ids::new(),
+            health: Health::default(),
             drain: drain.clone(),
-            cut: CancellationToken::new(),
+            cut,
         });
         let (standings, stop) = (Arc::clone(&shared.standings), shared.cut.clone());
         let background = TaskTracker::new();
@@ -154,6 +160,8 @@ impl Relay {
                 () = stop.cancelled() => {}
                 () = follower.follow() => {}
                 () = standings.keep_fresh() => {}
+                () = standings.keep_looking() => {}
+                () = standings.keep_ending() => {}
             }
         });
         let seats = Seats::new(settings.max_connections);
@@ -184,10 +192,11 @@ impl Relay {
     /// # Errors
     /// What a process's request would meet.
     pub async fn probe(&self) -> Result<(), Fault> {
-        front::probe(&self.shared).await
+        health::probe(&self.shared).await
     }
 
-    /// Stops accepting, lets what runs finish for as long as `grace`, and cuts the rest.
+    /// Stops accepting, lets what runs finish for as long as `grace`, and cuts the rest. A renewal of the person's sign-in
+    /// is waited for: it ends by the deadlines of its calls.
     pub async fn shut_down(self, grace: Duration) {
         self.shared.drain.cancel();
         self.shared.tracker.close();
@@ -199,5 +208,6 @@ impl Relay {
         self.shared.tracker.wait().await;
         self.background.close();
         self.background.wait().await;
+        self.shared.standings.settle().await;
     }
 }

@@ -11,14 +11,15 @@ use crate::secret::Secret;
 /// A sign-in that somebody else keeps, and may end or replace at any time.
 #[async_trait]
 pub trait SignIn: Debug + Send + Sync {
-    /// Who is signed in now, with an ID token that holds: renewed where it is about to end.
+    /// Who is signed in now, with an ID token that holds: renewed where it is about to end. It is never broken off: what
+    /// a provider gives is given once.
     ///
     /// # Errors
     /// [`Absent`].
     async fn current(&self) -> Result<Proved, Absent>;
 
-    /// Whether this ID token is still the one that is kept.
-    async fn keeps(&self, id_token: &Secret) -> bool;
+    /// What has become of this proof. Asks nobody elsewhere.
+    async fn look(&self, proved: &Proved) -> Kept;
 }
 
 /// A person, and what proves it.
@@ -28,6 +29,17 @@ pub struct Proved {
     pub user: User,
     /// An ID token of theirs.
     pub id_token: Secret,
+}
+
+/// What has become of a person's proof.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// It is the one that is kept.
+    Same,
+    /// The same person has another.
+    Renewed,
+    /// Nobody is signed in any more, or somebody else is.
+    Gone,
 }
 
 /// Why there is nobody.

@@ -1,21 +1,28 @@
 //! As who the relay stands before the gateway: a certificate, and a session token where the evidence is one.
 //!
-//! The token is renewed ahead of its end and whenever the certificate changes, by one exchange for all who wait. Until
-//! the new one is there the old one serves, so that nothing that rotates costs a request.
+//! The token is renewed ahead of its end and whenever the certificate changes, by one exchange for all who wait, and which
+//! goes on though they go away. Until the new one is there the old one serves, so that nothing that rotates costs a request.
+//! Of a person it is looked first whether they are signed in: where they are not, what there is ends before anything else.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use http::header::HeaderValue;
 use jiff::Timestamp;
-use tokio::sync::{Mutex, Notify, watch};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use super::Settings;
 use super::fault::Fault;
-use super::person::Proved;
+use super::person::{Absent, Kept, Proved};
+use super::sessions::Sessions;
 use super::token::Evidence;
+use crate::agent::User;
 use crate::clock::{Clock, Now};
 use crate::tls::Connector;
 
@@ -31,27 +38,30 @@ pub(super) struct Standing {
     times: Option<(Instant, Instant)>,
     /// For whom the token is.
     person: Option<Proved>,
+    /// The gateway no longer takes it, or the person has another proof.
+    is_stale: AtomicBool,
 }
 
 /// The standing of now, and how the next comes about.
 #[derive(Debug)]
 pub(super) struct Standings {
-    evidence: Evidence,
+    evidence: Arc<Evidence>,
     clock: Arc<dyn Clock>,
-    /// By the newest certificate; none before the first.
+    /// By the newest certificate; none before the first. It and `current` are put under its lock.
     connector: watch::Sender<Option<(Arc<Connector>, Timestamp)>>,
     current: ArcSwapOption<Standing>,
-    turn: Mutex<Turn>,
-    /// The certificate is another.
+    /// Whoever holds it renews for all.
+    turn: Arc<tokio::sync::Mutex<()>>,
+    /// What the last renewal came to, where it failed.
+    failed: Mutex<Option<(Instant, Fault)>>,
+    /// The certificate or the person's proof is another.
     changed: Notify,
-}
-
-/// What the last renewal came to. Whoever holds it renews for all.
-#[derive(Debug, Default)]
-struct Turn {
-    failed: Option<(Instant, Fault)>,
-    /// Of people who are signed in no more: the gateway is to end them.
-    spent: Vec<Arc<Standing>>,
+    sessions: Sessions,
+    /// Renewals, until `stop`.
+    flights: TaskTracker,
+    stop: CancellationToken,
+    /// Renewals of the person's sign-in, which nothing breaks off.
+    sign_ins: TaskTracker,
 }
 
 /// For how long a failure is told to whoever asks, before it is tried again.
@@ -60,12 +70,19 @@ const REST: Duration = Duration::from_millis(500);
 const LOOK: Duration = Duration::from_secs(1);
 /// For how long the first certificate is waited for.
 const FIRST: Duration = Duration::from_secs(3);
+/// How often it is begun anew where certificate or person are others by the end.
+const TRIES: u32 = 3;
 
 impl Standings {
-    pub(super) fn new(settings: &Settings, clock: Arc<dyn Clock>) -> Arc<Self> {
+    /// Nothing is renewed any more once `stop` fires.
+    pub(super) fn new(
+        settings: &Settings,
+        clock: Arc<dyn Clock>,
+        stop: CancellationToken,
+    ) -> Arc<Self> {
         let gateway = settings.gateway.clone();
         Arc::new(Self {
-            evidence: Evidence {
+            evidence: Arc::new(Evidence {
                 token: settings.token.clone(),
                 person: settings.person.clone(),
                 connect_to: settings
@@ -74,12 +91,17 @@ impl Standings {
                     .unwrap_or_else(|| gateway.clone()),
                 gateway,
                 clock: Arc::clone(&clock),
-            },
+            }),
             clock,
             connector: watch::Sender::new(None),
             current: ArcSwapOption::empty(),
-            turn: Mutex::default(),
+            turn: Arc::default(),
+            failed: Mutex::default(),
             changed: Notify::new(),
+            sessions: Sessions::default(),
+            flights: TaskTracker::new(),
+            stop,
+            sign_ins: TaskTracker::new(),
         })
     }
 
@@ -89,140 +111,227 @@ impl Standings {
 
     /// There is no certificate any more: nothing is proved until there is another.
     pub(super) fn withdraw(&self) {
-        self.connector.send_replace(None);
-        self.current.store(None);
+        self.connector.send_modify(|newest| {
+            *newest = None;
+            self.current.store(None);
+        });
+        self.sessions.end(|_| true);
     }
 
     /// Takes another certificate, which ends then, or other roots.
     pub(super) fn use_connector(&self, connector: Connector, until: Timestamp) {
         let connector = Arc::new(connector);
-        self.connector
-            .send_replace(Some((Arc::clone(&connector), until)));
-        if !self.evidence.is_exchanged() {
-            self.current.store(Some(Arc::new(Standing {
-                connector,
-                until,
-                authorization: None,
-                times: None,
-                person: None,
-            })));
-        }
+        let is_exchanged = self.evidence.is_exchanged();
+        self.connector.send_modify(|newest| {
+            if !is_exchanged {
+                let bare = Standing::bare(Arc::clone(&connector), until);
+                self.current.store(Some(Arc::new(bare)));
+            }
+            *newest = Some((connector, until));
+        });
         // The token is bound to the certificate that it was got with: the two change together.
         self.changed.notify_one();
     }
 
     /// The standing to use now.
-    pub(super) async fn current(&self) -> Result<Arc<Standing>, Fault> {
-        let is_good = |standing: &Standing| standing.is_good(self.clock.now());
-        let seen = self.current.load_full();
-        if let Some(current) = &seen
-            && is_good(current)
-            && self.is_kept(current).await
-        {
-            return Ok(Arc::clone(current));
+    pub(super) async fn current(self: &Arc<Self>) -> Result<Arc<Standing>, Fault> {
+        for _ in 0..TRIES {
+            let standing = match self.good() {
+                Some(current) => current,
+                None => self.renew(false).await?,
+            };
+            if self.is_kept(&standing).await {
+                return Ok(standing);
+            }
         }
-        let is_other =
-            |current: &Arc<Standing>| seen.as_ref().is_none_or(|seen| !Arc::ptr_eq(seen, current));
-        self.renew(|current| is_other(current) && is_good(current))
-            .await
+        Err(Fault::NoEvidence(
+            "the sign-in is another again and again".to_owned(),
+        ))
+    }
+
+    /// The standing that there is, if it serves.
+    fn good(&self) -> Option<Arc<Standing>> {
+        let now = self.clock.now();
+        let current = self.current.load_full();
+        current.filter(|current| current.is_good(now))
+    }
+
+    /// What is known without asking anybody: whether there is a standing, else why not.
+    pub(super) fn state(&self) -> Result<(), Fault> {
+        if self.good().is_some() {
+            return Ok(());
+        }
+        let failed = self.failed.lock().clone();
+        let unknown = || Fault::NoEvidence("there is no session yet".to_owned());
+        Err(failed.map_or_else(unknown, |(_, fault)| fault))
     }
 
     /// Whether the person for whom it is is still signed in, by the same ID token. It is looked at each time: from the
-    /// moment at which somebody signs out nothing is done in their name.
+    /// moment at which somebody signs out nothing is done in their name, and what was begun in it ends.
     async fn is_kept(&self, standing: &Standing) -> bool {
-        match (&self.evidence.person, &standing.person) {
-            (Some(sign_in), Some(person)) => sign_in.keeps(&person.id_token).await,
-            (Some(_), None) => false,
-            (None, _) => true,
+        let (sign_in, person) = match (&self.evidence.person, &standing.person) {
+            (Some(sign_in), Some(person)) => (sign_in, person),
+            (Some(_), None) => return false,
+            (None, _) => return true,
+        };
+        match sign_in.look(person).await {
+            Kept::Same => true,
+            Kept::Renewed => {
+                standing.is_stale.store(true, Ordering::Relaxed);
+                false
+            }
+            Kept::Gone => {
+                self.end_of(|user| *user == person.user);
+                false
+            }
         }
+    }
+
+    /// Ends all that is for these people.
+    fn end_of(&self, which: impl Fn(&User) -> bool) {
+        let is_theirs = |standing: &Standing| standing.user().is_some_and(&which);
+        let current = self.current.load_full();
+        if current.as_deref().is_some_and(is_theirs) {
+            self.current.compare_and_swap(&current, None);
+        }
+        self.sessions.end(is_theirs);
     }
 
     /// Another than `spent`, which the gateway no longer takes. `None`: there can be none.
     pub(super) async fn after(
-        &self,
+        self: &Arc<Self>,
         spent: &Arc<Standing>,
     ) -> Result<Option<Arc<Standing>>, Fault> {
         if !self.evidence.is_exchanged() {
             let newer = self.current.load_full();
             return Ok(newer.filter(|newer| !Arc::ptr_eq(newer, spent)));
         }
-        let renewed = self.renew(|current| !Arc::ptr_eq(current, spent)).await;
-        renewed.map(Some)
+        spent.is_stale.store(true, Ordering::Relaxed);
+        self.current().await.map(Some)
     }
 
-    /// Renews, unless by one's turn somebody else has, or has just failed to.
-    async fn renew(
-        &self,
-        will_do: impl Fn(&Arc<Standing>) -> bool,
-    ) -> Result<Arc<Standing>, Fault> {
-        let mut turn = self.turn.lock().await;
-        if let Some(current) = self.current.load_full().filter(|current| will_do(current)) {
+    /// Renews, unless by one's turn somebody else has, or has just failed to. `ahead`: one that is about to end will not
+    /// do, nor one by an older certificate.
+    async fn renew(self: &Arc<Self>, ahead: bool) -> Result<Arc<Standing>, Fault> {
+        let turn = Arc::clone(&self.turn).lock_owned().await;
+        if let Some(current) = self.good().filter(|good| !(ahead && self.is_due(good))) {
             return Ok(current);
         }
-        let now = self.clock.now().mono;
-        if let Some((at, fault)) = &turn.failed
+        let now = self.clock.mono();
+        if let Some((at, fault)) = &*self.failed.lock()
             && now.saturating_duration_since(*at) < REST
         {
             return Err(fault.clone());
         }
-        match self.exchange().await {
-            Ok(standing) => {
-                if turn.failed.take().is_some() {
+        let all = Arc::clone(self);
+        // A session that has begun is not forgotten because nobody waits for it any more.
+        let flight = self.flights.spawn(async move {
+            let done = tokio::select! {
+                () = all.stop.cancelled() => Err(Fault::Broke),
+                done = all.fly() => done,
+            };
+            drop(turn);
+            done
+        });
+        flight.await.unwrap_or(Err(Fault::Broke))
+    }
+
+    fn is_due(&self, standing: &Standing) -> bool {
+        let newest = self.connector.borrow();
+        let is_newest =
+            (newest.as_ref()).is_some_and(|(newest, _)| Arc::ptr_eq(newest, &standing.connector));
+        let now = self.clock.mono();
+        !is_newest || standing.times.is_some_and(|(_, due)| due <= now)
+    }
+
+    async fn fly(&self) -> Result<Arc<Standing>, Fault> {
+        let done = self.begin().await;
+        let mut failed = self.failed.lock();
+        match &done {
+            Ok(_) => {
+                if failed.take().is_some() {
                     info!("the gateway takes the evidence again");
                 }
-                let standing = Arc::new(standing);
-                let old = self.current.swap(Some(Arc::clone(&standing)));
-                let is_anothers = |old: &Arc<Standing>| old.user() != standing.user();
-                if let Some(old) = old.filter(is_anothers) {
-                    self.spend(&mut turn, old);
-                }
-                Ok(standing)
             }
             Err(fault) => {
                 // Said when it begins and when it is another, not at each try.
-                if turn.failed.as_ref().is_none_or(|(_, last)| *last != fault) {
+                if failed.as_ref().is_none_or(|(_, last)| last != fault) {
                     warn!(%fault, hint = fault.hint(), "no standing before the gateway");
                 }
-                turn.failed = Some((self.clock.now().mono, fault.clone()));
-                if matches!(fault, Fault::SignedOut(_))
-                    && let Some(old) = self.current.swap(None)
-                {
-                    self.spend(&mut turn, old);
+                *failed = Some((self.clock.mono(), fault.clone()));
+            }
+        }
+        done
+    }
+
+    /// Begins another, and puts it in place.
+    async fn begin(&self) -> Result<Arc<Standing>, Fault> {
+        for _ in 0..TRIES {
+            // What ends with the person ends now, whatever comes of the rest.
+            let person = self.person().await?;
+            let standing = Arc::new(self.exchange(person).await?);
+            self.sessions.begun(&standing, self.clock.mono());
+            if self.put(&standing) {
+                return Ok(standing);
+            }
+            self.sessions
+                .end(|one| std::ptr::eq(one, &raw const *standing));
+        }
+        Err(Fault::NoEvidence(
+            "the certificate is another again and again".to_owned(),
+        ))
+    }
+
+    /// Puts it in place, unless its certificate is no longer the one of now.
+    fn put(&self, standing: &Arc<Standing>) -> bool {
+        let mut is_put = false;
+        self.connector.send_if_modified(|newest| {
+            let newest = newest.as_ref();
+            is_put = newest.is_some_and(|(newest, _)| Arc::ptr_eq(newest, &standing.connector));
+            if is_put {
+                self.current.store(Some(Arc::clone(standing)));
+            }
+            false
+        });
+        is_put
+    }
+
+    /// Who is signed in; all that is for others ends.
+    async fn person(&self) -> Result<Option<Proved>, Fault> {
+        let Some(sign_in) = self.evidence.person.clone() else {
+            return Ok(None);
+        };
+        let asked = (self.sign_ins).spawn(async move { sign_in.current().await });
+        match asked.await.unwrap_or(Err(Absent::Unknown)) {
+            Ok(proved) => {
+                self.end_of(|user| *user != proved.user);
+                Ok(Some(proved))
+            }
+            Err(absent) => {
+                if matches!(absent, Absent::SignedOut(_)) {
+                    self.end_of(|_| true);
                 }
-                Err(fault)
+                Err(absent.into())
             }
         }
     }
 
-    /// Has the gateway end what was for somebody who is signed in no more, tunnels and all.
-    fn spend(&self, turn: &mut Turn, old: Arc<Standing>) {
-        turn.spent.push(old);
-        self.changed.notify_one();
-    }
-
-    async fn exchange(&self) -> Result<Standing, Fault> {
+    async fn exchange(&self, person: Option<Proved>) -> Result<Standing, Fault> {
         let (connector, until) = self.certified().await?;
         if until <= self.clock.now().wall {
             let why = format!("the certificate ended at {until}, and no other has come");
             return Err(Fault::NoEvidence(why));
         }
         if !self.evidence.is_exchanged() {
-            return Ok(Standing {
-                connector,
-                until,
-                authorization: None,
-                times: None,
-                person: None,
-            });
+            return Ok(Standing::bare(connector, until));
         }
         let from = self.clock.now().mono;
-        let granted = self.evidence.exchange(&connector).await?;
+        let granted = self.evidence.exchange(&connector, person.as_ref()).await?;
         Ok(Standing {
-            connector,
-            until,
             authorization: Some(granted.authorization),
             times: Some((from + granted.life, from + ahead(granted.life))),
-            person: granted.person,
+            person,
+            ..Standing::bare(connector, until)
         })
     }
 
@@ -238,7 +347,7 @@ impl Standings {
     }
 
     /// Renews ahead of each end, after each change of the certificate, and once somebody signed out or in.
-    pub(super) async fn keep_fresh(&self) {
+    pub(super) async fn keep_fresh(self: &Arc<Self>) {
         if !self.evidence.is_exchanged() {
             return std::future::pending().await;
         }
@@ -255,51 +364,78 @@ impl Standings {
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = self.changed.notified() => {}
-                () = self.left(current.as_deref()) => {}
             }
-            let spent = std::mem::take(&mut self.turn.lock().await.spent);
-            for old in spent {
-                if let Some(token) = &old.authorization {
-                    self.evidence.revoke(&old.connector, token).await;
-                }
-            }
-            let seen = current;
-            let newest = self.connector.borrow().clone();
-            let is_other = |current: &Arc<Standing>| {
-                let newest = newest.as_ref();
-                seen.as_ref().is_none_or(|seen| !Arc::ptr_eq(seen, current))
-                    && newest.is_some_and(|(newest, _)| Arc::ptr_eq(newest, &current.connector))
-            };
-            match self.renew(is_other).await {
+            match self.renew(true).await {
                 Ok(_) => failures = 0,
                 Err(_) => failures += 1,
             }
         }
     }
-}
 
-impl Standings {
-    /// Returns when the person of this standing is no longer signed in as they were.
-    async fn left(&self, current: Option<&Standing>) {
-        let Some(standing) = current.filter(|standing| standing.person.is_some()) else {
+    /// Looks whether the person is signed in as they were, where nobody asks for anything. A change is told once: where
+    /// it cannot be followed, it is tried again with the pauses of every failure.
+    pub(super) async fn keep_looking(&self) {
+        if self.evidence.person.is_none() {
             return std::future::pending().await;
-        };
+        }
         loop {
             tokio::time::sleep(LOOK).await;
-            if !self.is_kept(standing).await {
-                return;
+            let Some(current) = self.current.load_full() else {
+                continue;
+            };
+            let was_stale = current.is_stale.load(Ordering::Relaxed);
+            if !self.is_kept(&current).await && !was_stale {
+                self.changed.notify_one();
             }
         }
+    }
+
+    /// Has the gateway end what is to be ended.
+    pub(super) async fn keep_ending(&self) {
+        let newest = || {
+            let newest = self.connector.borrow();
+            newest.as_ref().map(|(newest, _)| Arc::clone(newest))
+        };
+        let ending = self
+            .sessions
+            .keep_ending(&self.evidence, &*self.clock, newest);
+        ending.await;
+    }
+
+    /// Waits for what is under way, after the stop.
+    pub(super) async fn settle(&self) {
+        self.flights.close();
+        self.flights.wait().await;
+        self.sign_ins.close();
+        self.sign_ins.wait().await;
     }
 }
 
 impl Standing {
-    fn user(&self) -> Option<&crate::agent::User> {
+    /// By a certificate alone.
+    fn bare(connector: Arc<Connector>, until: Timestamp) -> Self {
+        Self {
+            connector,
+            until,
+            authorization: None,
+            times: None,
+            person: None,
+            is_stale: AtomicBool::new(false),
+        }
+    }
+
+    /// For whom it is.
+    pub(super) fn user(&self) -> Option<&User> {
         self.person.as_ref().map(|person| &person.user)
     }
 
+    /// Whether the gateway has ended it by its time.
+    pub(super) fn is_over(&self, now: Instant) -> bool {
+        self.times.is_some_and(|(end, _)| end <= now)
+    }
+
     fn is_good(&self, now: Now) -> bool {
-        now.wall < self.until && self.times.is_none_or(|(end, _)| now.mono < end)
+        now.wall < self.until && !self.is_over(now.mono) && !self.is_stale.load(Ordering::Relaxed)
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
-use http::{Method, Request};
+use http::{Method, Request, StatusCode};
 use serde::Deserialize;
 
 use super::aws::{Aws, AwsProof};
@@ -50,8 +50,6 @@ pub(super) struct Evidence {
 pub(super) struct Granted {
     pub(super) authorization: HeaderValue,
     pub(super) life: Duration,
-    /// For whom it is.
-    pub(super) person: Option<Proved>,
 }
 
 /// A token, and what it is called at `/token` (RFC 8693 §3). Without a name it is no evidence there.
@@ -131,23 +129,22 @@ impl Evidence {
     }
 
     /// Turns it into what the gateway takes: a session token, or a static token as it is.
-    pub(super) async fn exchange(&self, connector: &Connector) -> Result<Granted, Fault> {
+    pub(super) async fn exchange(
+        &self,
+        connector: &Connector,
+        person: Option<&Proved>,
+    ) -> Result<Granted, Fault> {
         let shown = match &self.token {
             Some(token) => Some(token.read(&self.clock).await?),
             None => None,
         };
-        let person = match &self.person {
-            Some(sign_in) => Some(sign_in.current().await?),
-            None => None,
-        };
-        let granting = self.grant(connector, shown, person.as_ref());
+        let granting = self.grant(connector, shown, person);
         let granted = tokio::time::timeout(DEADLINE, granting).await;
         let Session { token, life } = granted.map_err(|_| Fault::TimedOut)??;
         let unusable = || Fault::Refused("its token cannot be used".to_owned());
         Ok(Granted {
             authorization: bearer(&token).ok_or_else(unusable)?,
             life,
-            person,
         })
     }
 
@@ -242,13 +239,26 @@ impl Evidence {
     }
 
     /// Ends the session of a token that was granted (RFC 7009).
-    pub(super) async fn revoke(&self, connector: &Connector, authorization: &HeaderValue) {
+    ///
+    /// # Errors
+    /// The gateway has not done so, and may yet.
+    pub(super) async fn revoke(
+        &self,
+        connector: &Connector,
+        authorization: &HeaderValue,
+    ) -> Result<(), Fault> {
         let token = authorization.to_str().unwrap_or_default();
         let token = token.strip_prefix("Bearer ").unwrap_or_default();
         let form = [("token", token)];
         let sending = self.send(connector, "revoke", &form);
-        // Where the gateway is away the session ends by its time.
-        tokio::time::timeout(DEADLINE, sending).await.ok();
+        let answer = tokio::time::timeout(DEADLINE, sending).await;
+        match answer.map_err(|_| Fault::TimedOut)??.status {
+            status if status.is_success() => Ok(()),
+            // It knows no such token (RFC 6749 §5.2), or ends none.
+            StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND => Ok(()),
+            status if status.is_server_error() => Err(Fault::Undecided),
+            status => Err(Fault::Refused(status.as_u16().to_string())),
+        }
     }
 
     async fn send(

@@ -99,10 +99,11 @@ impl Who {
         Ok(Self { provider, kept })
     }
 
-    /// Whether this is the ID token that is kept now. Reads a file.
-    pub(crate) fn keeps(&self, id_token: &Secret) -> bool {
-        let kept = self.kept.read().ok().flatten();
-        kept.is_some_and(|kept| kept.id_token.equals(id_token.expose()))
+    /// Whether this is the ID token that is kept now; `None` where none of this user is. Reads a file.
+    pub(crate) fn keeps(&self, id_token: &Secret, user: &str) -> Option<bool> {
+        let kept = self.kept.read().ok().flatten()?;
+        let is_same = kept.id_token.equals(id_token.expose());
+        (is_same || kept.user == user).then_some(is_same)
     }
 
     /// The sign-in as it is now, with an ID token that holds: renewed where the one that is kept is about to end.

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 
 use crate::cli::login::Who;
 use crate::login::Fault;
-use crate::relay::{Absent, Proved, SignIn};
+use crate::relay::{self, Absent, Proved, SignIn};
 use crate::secret::Secret;
 
 #[derive(Debug)]
@@ -23,10 +23,15 @@ impl SignIn for Kept {
         }
     }
 
-    async fn keeps(&self, id_token: &Secret) -> bool {
+    async fn look(&self, proved: &Proved) -> relay::Kept {
         let who = self.0.clone();
-        let known = Secret::new(id_token.expose().to_vec());
-        let looked = tokio::task::spawn_blocking(move || who.keeps(&known)).await;
-        looked.unwrap_or(false)
+        let token = Secret::new(proved.id_token.expose().to_vec());
+        let user = proved.user.name.clone();
+        let looked = tokio::task::spawn_blocking(move || match who.keeps(&token, &user) {
+            Some(true) => relay::Kept::Same,
+            Some(false) => relay::Kept::Renewed,
+            None => relay::Kept::Gone,
+        });
+        looked.await.unwrap_or(relay::Kept::Gone)
     }
 }

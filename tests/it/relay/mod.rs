@@ -1,6 +1,7 @@
 //! `keyward relay` beside real clients, before a real gateway: all three are programs of their own.
 
 mod aws;
+mod desk;
 mod person;
 mod states;
 mod world;

@@ -5,6 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::process::Signal;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::super::svid::Domain;
 use super::world::{Mood, Workload, World, curl};
@@ -252,4 +253,37 @@ async fn no_more_is_told_of_a_process_than_was_asked_for() {
         let told = format!("--tell-process={name}");
         assert_eq!(ask(&told).await, "403 000", "the executable counts: {name}");
     }
+}
+
+/// A tunnel keeps the place of its connection for as long as it is open.
+#[tokio::test]
+async fn tunnels_count_among_the_connections() {
+    let world = World::new(MESH).await;
+    let domain = Domain::new("prod.example");
+    world.write("prod.pem", &domain.pem);
+    world.write_svid(&domain.svid(&[RELAY]));
+    let _gateway = world.start_gateway();
+    let words = [&CERTIFICATE[..], &["--max-connections", "2"]].concat();
+    let relay = world.start_relay(&words, &[]);
+    let ask = async || {
+        let address = &relay.address;
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let head = b"CONNECT api.test:443 HTTP/1.1\r\nHost: api.test:443\r\n\r\n";
+        stream.write_all(head).await.unwrap();
+        stream
+    };
+    let mut start = [0; 12];
+    let mut first = ask().await;
+    first.read_exact(&mut start).await.unwrap();
+    assert_eq!(&start, b"HTTP/1.1 200");
+    let mut second = ask().await;
+    second.read_exact(&mut start).await.unwrap();
+    assert_eq!(&start, b"HTTP/1.1 200");
+    let mut third = ask().await;
+    let early = third.read_exact(&mut start);
+    let early = tokio::time::timeout(Duration::from_secs(1), early).await;
+    assert!(early.is_err(), "there are two places");
+    drop(first);
+    third.read_exact(&mut start).await.unwrap();
+    assert_eq!(&start, b"HTTP/1.1 200");
 }
