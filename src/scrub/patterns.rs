@@ -135,7 +135,10 @@ impl Patterns {
     /// `value` with every hit masked, and a beginning of eight bytes of a secret or more at its end, for what is at hand
     /// as a whole: a header's value, a reason phrase, a trailer. `None`, and nothing allocated, where there is neither.
     pub fn scrub_value(&self, value: &[u8]) -> Option<Vec<u8>> {
-        if value.len() < self.least.min(TELLING) {
+        // Most fields are shorter than any key: all that one can hold is a beginning, which has a whole opening.
+        let is_short = value.len() < self.least;
+        let may_hold = || self.openings.find(value, 0, &mut Cursor::default());
+        if is_short && (value.len() < TELLING || may_hold().is_none()) {
             return None;
         }
         let mut found = Findings::default();
