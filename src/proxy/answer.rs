@@ -291,11 +291,11 @@ fn ends_here(name: &HeaderName) -> bool {
         || name.as_str().starts_with("keyward-")
 }
 
-/// Masks secrets in values, and drops a field whose name holds one.
+/// Masks secrets in values, and drops a field whose name holds one, in whatever case.
 fn scrub_fields(mut headers: HeaderMap, patterns: &Patterns) -> HeaderMap {
     let mut named: Vec<HeaderName> = Vec::new();
     for name in headers.keys() {
-        if patterns.scrub_value(name.as_str().as_bytes()).is_some() {
+        if patterns.is_in_name(name.as_str().as_bytes()) {
             named.push(name.clone());
         }
     }
@@ -333,6 +333,22 @@ mod tests {
         assert_eq!(
             cleaned.keys().map(HeaderName::as_str).collect::<Vec<_>>(),
             ["x-kept"]
+        );
+    }
+
+    #[test]
+    fn a_field_whose_lower_cased_name_holds_a_secret_is_dropped() {
+        let secret = crate::secret::Secret::from("sk-Qm7vX2pLr9TzWc4NdYb8".to_owned());
+        let patterns = Patterns::compile([&secret]);
+        let mut headers = HeaderMap::new();
+        for name in [&b"X-sk-Qm7vX2pLr9TzWc4NdYb8"[..], b"X-Request-Id"] {
+            let name = HeaderName::from_bytes(name).unwrap();
+            headers.insert(name, HeaderValue::from_static("1"));
+        }
+        let cleaned = clean_head(headers, Some(&patterns));
+        assert_eq!(
+            cleaned.keys().map(HeaderName::as_str).collect::<Vec<_>>(),
+            ["x-request-id"]
         );
     }
 

@@ -60,6 +60,8 @@ enum Reading {
 
 /// The fewest bytes of a secret that are searched for, and the length of an opening.
 pub(super) const LEAST: usize = 4;
+/// So many bytes of a secret, at the very end of what is searched, are masked though the rest of it does not come.
+pub(super) const TELLING: usize = 8;
 
 impl Form {
     /// All forms of `secret`; none for fewer than [`LEAST`] bytes, which would mask half of any answer.
@@ -161,6 +163,41 @@ impl Form {
     /// Whether nothing is left to read at `symbol`.
     pub(super) fn ends(&self, symbol: usize) -> bool {
         symbol >= self.symbols.len()
+    }
+
+    /// Whether its first `symbols` tell [`TELLING`] bytes of the secret, or more.
+    pub(super) fn tells(&self, symbols: usize) -> bool {
+        let (of, bytes) = match self.alphabet {
+            Alphabet::Text => (1, 1),
+            Alphabet::Base64 => (4, 3),
+            Alphabet::Hex | Alphabet::Exact => (2, 1),
+        };
+        symbols * bytes >= TELLING * of
+    }
+
+    /// Whether it stands in `name`, of whatever case its letters are. A name of a field holds no UTF-16, and hex is of
+    /// either case anyway.
+    pub(super) fn stands_in_name(&self, name: &[u8]) -> bool {
+        matches!(self.alphabet, Alphabet::Text | Alphabet::Base64)
+            && (0..name.len()).any(|at| self.begins_name(name.get(at..).unwrap_or_default()))
+    }
+
+    fn begins_name(&self, name: &[u8]) -> bool {
+        let mut rest = name;
+        self.symbols.iter().all(|&symbol| {
+            let same = |byte: u8| self.alphabet.fold(byte).eq_ignore_ascii_case(&symbol);
+            let len = match (rest, escape::read(rest)) {
+                (_, Escape::Byte { value, len })
+                    if self.alphabet.escapes(symbol) && same(value) =>
+                {
+                    len
+                }
+                ([byte, ..], _) if same(*byte) => 1,
+                _ => return false,
+            };
+            rest = rest.get(len..).unwrap_or_default();
+            true
+        })
     }
 
     /// Every byte that some way to write this form has.

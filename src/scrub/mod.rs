@@ -7,8 +7,10 @@
 //! **The forms.** As it is; base64 and base64url at each of the three alignments, padded or not; hex of either case;
 //! percent-encoded, with `+` for a space; escaped as in JSON; as HTML character references, numeric ones with up to
 //! eight zeros before; UTF-16 of either byte order. Of the escaped forms any subset of the characters may be escaped,
-//! in any mixture. Not searched for: base64 broken into lines, an encoding of an encoding (save escaped `+` and `/` of
-//! base64), and what anyone can make up (reversed, rot13, encrypted): this is a net under the allow-list, not the wall.
+//! in any mixture. In a field's name the letters are of any case. At the very end of a stream, a message or a value, a
+//! beginning of eight bytes of a secret or more is masked too. Not searched for: another case, base64 broken into
+//! lines, an encoding of an encoding (save escaped `+` and `/` of base64), and what anyone can make up (reversed,
+//! rot13, encrypted): this is a net under the allow-list, not the wall.
 //!
 //! **The search.** Every form has some forty possible first four bytes. They are searched for with vector instructions,
 //! and where one stands, an automaton of all forms reads on until nothing that it read may become a hit.

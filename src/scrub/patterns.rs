@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
-use super::form::{Form, LEAST, Place, Walk};
+use super::form::{Form, LEAST, Place, TELLING, Walk};
 use super::machine::{Classes, Machine, ROOT, Reader, Spot};
 use super::openings::{Cursor, Openings};
 use super::sought::Shelf;
@@ -132,15 +132,18 @@ impl Patterns {
             + self.forms.iter().map(|form| form.size()).sum::<usize>()
     }
 
-    /// `value` with every hit masked, for what is at hand as a whole: a header's name or value, a reason phrase, a
-    /// trailer. `None`, and nothing allocated, where there is no hit.
+    /// `value` with every hit masked, and a beginning of eight bytes of a secret or more at its end, for what is at hand
+    /// as a whole: a header's value, a reason phrase, a trailer. `None`, and nothing allocated, where there is neither.
     pub fn scrub_value(&self, value: &[u8]) -> Option<Vec<u8>> {
-        // Most fields are shorter than any key.
-        if value.len() < self.least {
+        // Most fields are shorter than any key: all that one can hold is a beginning, which has a whole opening.
+        let is_short = value.len() < self.least;
+        let may_hold = || self.openings.find(value, 0, &mut Cursor::default());
+        if is_short && (value.len() < TELLING || may_hold().is_none()) {
             return None;
         }
         let mut found = Findings::default();
         self.scan(value, 0, &mut found);
+        self.end_of(value.len(), &mut found);
         if found.hits.is_empty() {
             return None;
         }
@@ -149,6 +152,28 @@ impl Patterns {
             mask(&mut value, hit);
         }
         Some(value)
+    }
+
+    /// Whether the name of a field holds a secret, of whatever case its letters are: names come lower-cased.
+    pub fn is_in_name(&self, name: &[u8]) -> bool {
+        // Most names are shorter than any key.
+        if name.len() < self.least {
+            return false;
+        }
+        let mut found = Findings::default();
+        self.scan(name, 0, &mut found);
+        !found.hits.is_empty() || self.forms.iter().any(|form| form.stands_in_name(name))
+    }
+
+    /// Makes hits of what is open at the end of all input, after `len` bytes, and tells too much of a secret: who cuts an
+    /// echo short would else get all of it but its last byte.
+    pub(super) fn end_of(&self, len: usize, found: &mut Findings) {
+        for thread in std::mem::take(&mut found.open) {
+            let form = self.forms.get(thread.form as usize);
+            if form.is_some_and(|form| form.tells(thread.place.symbol)) {
+                found.hits.push(thread.start..len);
+            }
+        }
     }
 
     /// Searches `input` for what begins at `from` or later.

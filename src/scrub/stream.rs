@@ -77,15 +77,15 @@ impl Scrubber {
         &self.watch
     }
 
-    /// The end of the stream, or of a part after which nothing can go on (a message): gives all that is held. The
-    /// scrubber is at a beginning again.
+    /// The end of the stream, or of a part after which nothing can go on (a message): gives all that is held; of a secret
+    /// that is cut short there, no more than seven bytes. The scrubber is at a beginning again.
     pub fn finish(&mut self) -> Bytes {
-        let hits = std::mem::take(&mut self.hits);
-        self.open.clear();
-        self.release(Findings {
-            hits,
-            open: Vec::new(),
-        })
+        let mut found = Findings {
+            hits: std::mem::take(&mut self.hits),
+            open: std::mem::take(&mut self.open),
+        };
+        self.watch.end_of(self.held.len(), &mut found);
+        self.release(found)
     }
 
     /// Whether anything was masked in what was given so far.

@@ -34,6 +34,9 @@ pub enum WebSocketError {
     /// What no frame may be.
     #[error("a websocket frame is malformed")]
     Malformed,
+    /// Too many frames within what may be the beginning of a secret.
+    #[error("a websocket message has too many fragments")]
+    Fragments,
 }
 
 #[derive(Debug)]
@@ -79,6 +82,8 @@ const CLOSE: u8 = 8;
 const CONTINUATION: u8 = 0;
 /// RFC 6455 §5.5.
 const MOST_CONTROL: u64 = 125;
+/// The most parts that wait. The scrubber bounds what waits of a message; this is for the frames without any of it.
+const MOST_PARTS: usize = 1024;
 
 impl WebSocketScrubber {
     /// A scrubber for the bytes behind the head of the 101.
@@ -106,6 +111,9 @@ impl WebSocketScrubber {
         let mut rest = chunk.clone();
         while !rest.is_empty() {
             self.step(&mut rest, &mut out)?;
+            if self.queue.len() > MOST_PARTS {
+                return Err(WebSocketError::Fragments);
+            }
         }
         let same = !waited && !self.altered && self.queue.is_empty() && !self.is_within_kept();
         self.altered |= before;
@@ -206,10 +214,15 @@ impl WebSocketScrubber {
     }
 
     fn data(&mut self, piece: Bytes, mask: Mask, out: &mut Vec<Bytes>) {
-        self.queue.push_back(Part::Payload {
-            left: piece.len(),
-            mask,
-        });
+        // Only within a frame do two of these stand beside one another: they are one, however the frame was cut.
+        if let Some(Part::Payload { left, .. }) = self.queue.back_mut() {
+            *left += piece.len();
+        } else {
+            self.queue.push_back(Part::Payload {
+                left: piece.len(),
+                mask,
+            });
+        }
         let released = self.message.push(mask.applied(piece));
         self.release(released, out);
     }
@@ -233,20 +246,13 @@ impl WebSocketScrubber {
             return;
         };
         let mut payload = mask.applied(payload.freeze());
-        // The status code of a close frame (§5.5.1) is no text.
-        let code = if opcode == CLOSE {
-            payload.len().min(2)
-        } else {
-            0
-        };
+        // The status code of a close frame (§5.5.1) is searched too: it may be the beginning of a secret, no status.
         self.closed |= opcode == CLOSE;
-        let code = payload.split_to(code);
         if let Some(clean) = self.message.watch().scrub_value(&payload) {
             payload = clean.into();
             self.altered = true;
         }
-        let whole = Bytes::from([code, payload].concat());
-        self.wire(mask.applied(whole), out);
+        self.wire(mask.applied(payload), out);
     }
 
     /// Sends `bytes` on, behind what waits.

@@ -67,6 +67,26 @@ fn a_value_is_scrubbed_as_a_stream_is() {
 }
 
 #[test]
+fn a_name_holds_a_secret_in_any_case() {
+    let patterns = patterns(&["sk-Qm7vX2pLr9TzWc4NdYb8"]);
+    let encoded = STANDARD_NO_PAD.encode("u:sk-Qm7vX2pLr9TzWc4NdYb8");
+    for name in [
+        "x-sk-qm7vx2plr9tzwc4ndyb8-y",
+        "sk-%51m7vx2plr9tzwc4ndyb8",
+        "SK-QM7VX2PLR9TZWC4NDYB8",
+        "sk-Qm7vX2pLr9TzWc4NdYb8",
+        "x%73k-qm7vx2plr9tzwc4ndyb8",
+        "x-736B2D516d37765832704c7239547a5763344e64596238",
+        encoded.to_ascii_lowercase().as_str(),
+    ] {
+        assert!(patterns.is_in_name(name.as_bytes()), "{name}");
+    }
+    for name in ["", "content-type", "x-sk-qm7vx2plr9tzwc4ndyb9-y"] {
+        assert!(!patterns.is_in_name(name.as_bytes()), "{name}");
+    }
+}
+
+#[test]
 fn a_percent_encoded_grpc_message_is_masked() {
     let patterns = patterns(&["hunter2-hunter2%"]);
     assert_eq!(
@@ -123,9 +143,11 @@ fn near_misses_and_other_text_stay() {
         b"{\"id\":\"chatcmpl-1\",\"text\":\"the task is \\\"risky\\\"\\n\",\"q\":\"a%20b&amp;c\"}",
         b"c2stUW03dlgycExyOVR6V2M0TmRZ",
     ] {
+        // Something follows: a beginning at the very end is masked.
+        let text = [text, b"."].concat();
         let all: Vec<usize> = (0..text.len()).collect();
-        assert_eq!(scrubbed(&patterns, text, &[]), text);
-        assert_eq!(scrubbed(&patterns, text, &all), text);
+        assert_eq!(scrubbed(&patterns, &text, &[]), text);
+        assert_eq!(scrubbed(&patterns, &text, &all), text);
     }
 }
 

@@ -87,9 +87,49 @@ fn control_payloads_are_scrubbed_and_a_close_keeps_its_code() {
 }
 
 #[test]
+fn a_close_whose_code_begins_the_secret_is_masked_whole() {
+    let close = |text: &str| frame(0x88, text.as_bytes(), Some([7, 0, 1, 2]));
+    let stars = "*".repeat(TOKEN.len());
+    assert_eq!(pass(&close(TOKEN), &[]).unwrap(), close(&stars));
+}
+
+#[test]
+fn a_message_that_ends_within_the_secret_is_masked() {
+    let wire = |text: &str| [frame(0x01, text.as_bytes(), None), frame(0x80, b"", None)].concat();
+    let stars = "*".repeat(TOKEN.len() - 1);
+    let cut = &TOKEN[..TOKEN.len() - 1];
+    assert_eq!(pass(&wire(cut), &[5]).unwrap(), wire(&stars));
+    assert_eq!(pass(&wire(&TOKEN[..7]), &[5]).unwrap(), wire(&TOKEN[..7]));
+}
+
+#[test]
+fn what_waits_is_bounded() {
+    for fragments in [
+        frame(0x00, b"", None),
+        [frame(0x00, b"", None), frame(0x8a, b"pong", None)].concat(),
+    ] {
+        let begun = frame(0x01, &TOKEN.as_bytes()[..1], None);
+        let few = [&*begun, &fragments.repeat(100)].concat();
+        assert_eq!(pass(&few, &[3]).unwrap(), few);
+        let many = [&*begun, &fragments.repeat(10_000)].concat();
+        assert_eq!(pass(&many, &[3]), Err(WebSocketError::Fragments));
+    }
+    // One frame that comes a byte at a time is one part of what waits.
+    let long = "sk-Qm7vX2pLr9TzWc4NdYb8".repeat(200);
+    let wire = frame(0x81, long.as_bytes(), Some([1, 2, 3, 4]));
+    let mut scrubber = WebSocketScrubber::new(patterns(&[&long]));
+    let mut out = Vec::new();
+    for byte in wire {
+        out.extend(scrubber.push(Bytes::from(vec![byte])).unwrap());
+    }
+    let stars = "*".repeat(long.len());
+    assert_eq!(out, frame(0x81, stars.as_bytes(), Some([1, 2, 3, 4])));
+}
+
+#[test]
 fn a_complete_message_is_released_at_once() {
     let mut scrubber = WebSocketScrubber::new(patterns(&[TOKEN]));
-    let wire = Bytes::from(frame(0x81, &TOKEN.as_bytes()[..10], None));
+    let wire = Bytes::from(frame(0x81, &TOKEN.as_bytes()[..7], None));
     let out = scrubber.push(wire.clone()).unwrap();
     assert_eq!((out.as_ptr(), &out), (wire.as_ptr(), &wire));
     let fragment = frame(0x01, b"half sk-Qm", None);
