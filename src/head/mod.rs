@@ -242,6 +242,17 @@ impl Head {
     pub fn folded_path(&self) -> Option<String> {
         (self.empty_segment || self.parameter).then(|| path::folded(self.path()))
     }
+
+    /// The path as servers read it that decode `%2F` before they route: as it then stands, and folded as by
+    /// [`Self::folded_path`]. Empty where no `%2F` stands in it.
+    pub fn decoded_paths(&self) -> Vec<String> {
+        if !self.encoded_slash {
+            return Vec::new();
+        }
+        let decoded = path::with_slashes(self.path());
+        let folded = path::folded(&decoded);
+        vec![decoded, folded]
+    }
 }
 
 fn check_size(uri: &Uri, headers: &HeaderMap) -> Result<(), Unclean> {

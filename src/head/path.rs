@@ -20,7 +20,7 @@ pub(super) struct Canonical {
 
 pub(super) fn canonical(given: &PathAndQuery) -> Result<Canonical, Unclean> {
     let (path, query) = (given.path(), given.query());
-    if path == "*" {
+    if path == "*" && query.is_none() {
         return Ok(Canonical {
             text: given.clone(),
             encoded_slash: false,
@@ -44,7 +44,7 @@ pub(super) fn canonical(given: &PathAndQuery) -> Result<Canonical, Unclean> {
     }
     if !path.contains('%') {
         return Ok(Canonical {
-            text: given.clone(),
+            text: rooted(given)?,
             encoded_slash: false,
             empty_segment: has_empty_segment(path)?,
             parameter: path.contains(';'),
@@ -54,7 +54,7 @@ pub(super) fn canonical(given: &PathAndQuery) -> Result<Canonical, Unclean> {
     let empty_segment = has_empty_segment(&text)?;
     if encoded_slash {
         // Where `%2F` is let through, a server may decode it before it looks for dot segments.
-        has_empty_segment(&text.replace("%2F", "/"))?;
+        has_empty_segment(&with_slashes(&text))?;
     }
     let parameter = text.contains(';');
     if let Some(query) = query {
@@ -68,6 +68,21 @@ pub(super) fn canonical(given: &PathAndQuery) -> Result<Canonical, Unclean> {
         empty_segment,
         parameter,
     })
+}
+
+/// The text with a path in it. Where there is none, before `?` or before a fragment that was dropped, `path()` says `/`
+/// all the same, and what is written upstream would be nothing: a request line of two words.
+fn rooted(given: &PathAndQuery) -> Result<PathAndQuery, Unclean> {
+    match given.as_str() {
+        "/" => Ok(PathAndQuery::from_static("/")),
+        text if text.starts_with('/') => Ok(given.clone()),
+        text => PathAndQuery::from_maybe_shared(format!("/{text}")).map_err(|_| Unclean::Path),
+    }
+}
+
+/// A canonical path as a server reads it that decodes `%2F` before it routes.
+pub(super) fn with_slashes(path: &str) -> String {
+    path.replace("%2F", "/")
 }
 
 /// Whether a segment but the last is empty. There is no dot segment, with or without a parameter behind it (`..;x`).
@@ -123,10 +138,6 @@ fn decode(path: &str) -> Result<(String, bool), Unclean> {
             b'.' | b'\\' | 0..=0x1f | 0x7f | 0xc0 | 0xc1 | 0xf5..=0xff => {
                 return Err(Unclean::Path);
             }
-            // `%25` followed by two hexadecimal digits would decode a second time.
-            b'%' if rest.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2 => {
-                return Err(Unclean::Path);
-            }
             _ => {
                 encoded_slash |= byte == b'/';
                 out.push('%');
@@ -136,6 +147,15 @@ fn decode(path: &str) -> Result<(String, bool), Unclean> {
         }
     }
     out.push_str(rest);
+    // `%25` followed by two hexadecimal digits would decode a second time. It is looked for in what is sent, since the
+    // digits may have been encoded themselves.
+    let decodes_again = |after: &str| {
+        let digits = after.bytes().take(2);
+        digits.filter(u8::is_ascii_hexdigit).count() == 2
+    };
+    if out.split("%25").skip(1).any(decodes_again) {
+        return Err(Unclean::Path);
+    }
     Ok((out, encoded_slash))
 }
 

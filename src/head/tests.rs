@@ -188,6 +188,12 @@ fn paths_have_one_spelling() {
         "/a%00b",
         "/a%0d%0ab",
         "/%252e%252e/admin",
+        "/%25%32%65%25%32%65/admin",
+        "/%25%36%31dmin",
+        "/%252%65/x",
+        "/%25%32e/x",
+        "/token%25%37%33",
+        "/%25%2532",
         "/%c0%ae/x",
         "/a%",
         "/a%2",
@@ -207,6 +213,8 @@ fn paths_have_one_spelling() {
         ("/100%25", "/100%25"),
         ("/a?b//c/../d", "/a?b//c/../d"),
         ("/a?", "/a?"),
+        ("/100%25%2F", "/100%25%2F"),
+        ("/100%25%25", "/100%25%25"),
     ] {
         assert_eq!(
             h1("GET", given, &[]).unwrap().path_and_query(),
@@ -231,6 +239,57 @@ fn paths_have_one_spelling() {
     }
     assert_eq!(h1("OPTIONS", "*", &[]).unwrap().path(), "*");
     assert_eq!(h1("GET", "*", &[]).unwrap_err(), Unclean::Path);
+}
+
+/// What hyper writes into the request line is the text of this URI.
+fn written(head: Head) -> String {
+    let (_, path, _) = head.into_parts();
+    Uri::from(path).to_string()
+}
+
+#[test]
+fn a_request_line_is_never_without_a_path() {
+    for (uri, line) in [
+        ("https://api.test#x", "/"),
+        ("https://api.test/#x", "/"),
+        ("https://api.test", "/"),
+        ("https://api.test?a=b#x", "/?a=b"),
+        ("https://api.test?#x", "/?"),
+    ] {
+        for method in ["GET", "POST", "OPTIONS"] {
+            assert_eq!(written(h1(method, uri, &[]).unwrap()), line, "{uri}");
+            assert_eq!(written(h2(method, uri, &[]).unwrap()), line, "{uri}");
+        }
+        let asks = [
+            ("connection", "upgrade"),
+            ("upgrade", "websocket"),
+            ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+            ("sec-websocket-version", "13"),
+        ];
+        assert_eq!(written(h1("GET", uri, &asks).unwrap()), line, "{uri}");
+    }
+    // As h2 makes it of `:path: #x`.
+    for (path, line) in [("#x", "/"), ("?a", "/?a")] {
+        let mut given = parts("GET", "https://api.test/", Version::HTTP_2, &[]);
+        let mut uri = given.uri.into_parts();
+        uri.path_and_query = Some(PathAndQuery::from_maybe_shared(path).unwrap());
+        given.uri = Uri::from_parts(uri).unwrap();
+        let head = Head::clean(given, &target()).unwrap();
+        assert_eq!(written(head), line, "{path}");
+    }
+}
+
+#[test]
+fn an_encoded_slash_has_the_readings_of_a_decoder() {
+    for (given, decoded) in [
+        ("/a%2fb", &["/a/b", "/a/b"][..]),
+        ("/a/%2Fb%2f", &["/a//b/", "/a/b/"]),
+        ("/a;x%2Fb?c%2Fd", &["/a;x/b", "/a/b"]),
+        ("/a/b?c%2Fd", &[]),
+    ] {
+        let head = h1("GET", given, &[]).unwrap();
+        assert_eq!(head.decoded_paths(), decoded, "{given}");
+    }
 }
 
 #[test]
@@ -318,6 +377,17 @@ fn sizes_are_bounded() {
 }
 
 proptest! {
+    /// Percent signs, digits and letters, each plain or encoded: what one pass decodes, the next must not.
+    #[test]
+    fn what_is_encoded_twice_is_refused(path in "/((%(25|3[0-9]|[46][1-6]|2[eEfF]))|[%0-9a-fA-F/]){0,12}") {
+        if path.parse::<Uri>().is_ok()
+            && let Ok(head) = h1("GET", &path, &[])
+        {
+            let again = h1("GET", head.path_and_query().as_str(), &[]).unwrap();
+            prop_assert_eq!(again.path_and_query(), head.path_and_query());
+        }
+    }
+
     #[test]
     fn cleaning_twice_changes_nothing(path in "/[a-zA-Z0-9%./;_~-]{0,30}", value in "[ -~]{0,30}") {
         if path.parse::<Uri>().is_ok()

@@ -108,6 +108,13 @@ impl Conditions {
             .is_some_and(|preset| preset.mints(method, path))
     }
 
+    /// Whether there is a guard here that `other` does not have, or has otherwise.
+    pub(super) fn asks_beyond(&self, other: &Self) -> bool {
+        (self.when.is_some() && self.when != other.when)
+            || (!self.source.is_empty() && self.source != other.source)
+            || (self.approval.is_some() && self.approval != other.approval)
+    }
+
     /// Checks every guard.
     ///
     /// # Errors

@@ -115,6 +115,12 @@ pub enum Denial {
         /// The route that matched.
         route: Arc<str>,
     },
+    /// `%2F` stands in the path, and another route would refuse it or ask more where it is read as a slash.
+    #[error("route {route} does not decide this path where %2F in it is read as a slash")]
+    DecodedSlash {
+        /// The route that matched.
+        route: Arc<str>,
+    },
     /// `//` stands in the path, and the route does not sign for S3, or another would match without it.
     #[error("route {route} does not allow an empty segment in the path")]
     EmptySegment {
@@ -143,6 +149,7 @@ impl Denial {
             Self::Condition { route, .. }
             | Self::Scope { route }
             | Self::EncodedSlash { route }
+            | Self::DecodedSlash { route }
             | Self::EmptySegment { route }
             | Self::Minting { route }
             | Self::WebSocket { route } => Some(route),
@@ -227,13 +234,21 @@ impl Policy {
         if head.is_websocket() && conditions.approval.is_some() {
             return Err(Denial::WebSocket { route: named() });
         }
-        let readings = [Some(head.path()), folded.as_deref()];
-        if readings
+        let decoded = head.decoded_paths();
+        let mut readings = [Some(head.path()), folded.as_deref()]
             .into_iter()
             .flatten()
-            .any(|path| conditions.forbids_minting(head.method(), path))
-        {
+            .chain(decoded.iter().map(String::as_str));
+        if readings.any(|path| conditions.forbids_minting(head.method(), path)) {
             return Err(Denial::Minting { route: named() });
+        }
+        // A name with a slash in it may well be no route's when it is decoded, but never one of a stricter route.
+        for path in &decoded {
+            let other = query.candidates.find(head.method(), path);
+            let other = other.filter(|other| !Arc::ptr_eq(other, route));
+            if other.is_some_and(|other| self.is_stricter(query, (other, route), (head, path))) {
+                return Err(Denial::DecodedSlash { route: named() });
+            }
         }
         conditions
             .check(query.source, query.now.wall)
@@ -242,6 +257,24 @@ impl Policy {
                 unmet,
             })?;
         Ok(Arc::clone(route))
+    }
+
+    /// Whether the first of two routes, which would decide this reading of the path, comes earlier, refuses it, or asks
+    /// what the second does not.
+    fn is_stricter(
+        &self,
+        query: &Query<'_>,
+        (other, route): (&Arc<Route>, &Arc<Route>),
+        (head, path): (&Head, &str),
+    ) -> bool {
+        let mut earlier = query.candidates.before(route);
+        let guards = |route: &Route| self.conditions.get(route.index);
+        let (Some(theirs), Some(ours)) = (guards(other), guards(route)) else {
+            return true;
+        };
+        earlier.any(|one| Arc::ptr_eq(one, other))
+            || theirs.asks_beyond(ours)
+            || theirs.forbids_minting(head.method(), path)
     }
 }
 

@@ -144,6 +144,137 @@ proptest! {
     }
 }
 
+/// What is said to a request of `api.test`: `None`, or the denial.
+fn denied(routes: Vec<(Route, Conditions)>, method: &str, path: &str) -> Option<super::Denial> {
+    let (routes, conditions): (Vec<_>, Vec<_>) = routes.into_iter().unzip();
+    let policy = Policy::new(conditions);
+    let target = Arc::new(Target::from_connect("api.test:443").unwrap());
+    let agent: crate::agent::AgentId = "one".parse().unwrap();
+    let request = http::Request::builder().method(method).uri(path);
+    let request = request.header("host", "api.test").body(()).unwrap();
+    let query = Query {
+        agent: &agent,
+        session: &"s".into(),
+        chain: std::slice::from_ref(&agent),
+        person: None,
+        scope: &crate::delegation::Scope::ALL,
+        permissions: &crate::delegation::Scope::ALL,
+        target: &target,
+        source: None,
+        now: ManualClock::new("2026-11-20T12:00:00Z".parse().unwrap()).now(),
+        candidates: &Table::new(routes).candidates(&target, &agent),
+    };
+    let head = Head::clean(request.into_parts().0, &target).unwrap();
+    match policy.evaluate(&query, head) {
+        Verdict::Deny(denial, _) => Some(denial),
+        Verdict::Allow(_) | Verdict::Ask(_) => None,
+    }
+}
+
+/// A route over these paths that lets `%2F` through, with these guards.
+fn encoded(index: usize, path: &'static str, conditions: Conditions) -> (Route, Conditions) {
+    let written = Written {
+        host: "api.test",
+        method: None,
+        path: Some(path),
+        agent: None,
+        credential: Some("mail"),
+    };
+    let route = Route {
+        encoded_slash: true,
+        ..written.route(index)
+    };
+    (route, conditions)
+}
+
+fn guarded() -> Conditions {
+    Conditions {
+        source: vec!["192.0.2.0/24".parse().unwrap()],
+        ..Conditions::default()
+    }
+}
+
+#[test]
+fn an_encoded_slash_passes_no_stricter_route() {
+    use super::Denial::{Condition, DecodedSlash};
+
+    let before = || {
+        vec![
+            encoded(0, "/v1/admin/**", guarded()),
+            encoded(1, "/**", Conditions::default()),
+        ]
+    };
+    let after = || {
+        vec![
+            encoded(0, "/v1/*", Conditions::default()),
+            encoded(1, "/v1/*/**", guarded()),
+        ]
+    };
+    for path in [
+        "/v1/admin%2fx",
+        "/v1%2Fadmin/x",
+        "/v1/%2fadmin/x",
+        "/v1%2F%2Fadmin",
+        "/%2fv1/admin/x",
+        "/v1%2Fadmin;y/x",
+        "/v1;%2Fadmin/x",
+    ] {
+        let said = denied(before(), "GET", path);
+        // One with a parameter is told apart already where nothing is decoded.
+        let refused = matches!(
+            said,
+            Some(DecodedSlash { .. } | super::Denial::EmptySegment { .. })
+        );
+        assert!(refused, "{path}: {said:?}");
+    }
+    let said = denied(before(), "GET", "/v1/admin/x");
+    assert!(matches!(said, Some(Condition { .. })), "{said:?}");
+    for path in ["/v1/a%2fadmin", "/sites/https%3A%2F%2Fexample.com%2F/query"] {
+        assert_eq!(denied(before(), "GET", path), None, "{path}");
+    }
+    let said = denied(after(), "GET", "/v1/a%2fb");
+    assert!(matches!(said, Some(DecodedSlash { .. })), "{said:?}");
+    let alone = vec![encoded(0, "/v1/*", Conditions::default())];
+    assert_eq!(denied(alone, "GET", "/v1/group%2fproject"), None);
+}
+
+#[test]
+fn an_encoded_slash_mints_nothing() {
+    let presets = crate::preset::Presets::shipped();
+    let gitlab = || Conditions {
+        minting: presets.get("gitlab").cloned(),
+        ..Conditions::default()
+    };
+    let routes = || vec![encoded(0, "/**", gitlab())];
+    let plain = || {
+        let own = encoded(0, "/api/v4/user%2F*", Conditions::default());
+        vec![own, encoded(1, "/**", gitlab())]
+    };
+    for path in [
+        "/api/v4/user/keys",
+        "/api/v4/user/%2fkeys",
+        "/api/v4/user%2f%2fkeys",
+        "/%2fapi/v4/user/keys",
+        "/api/v4/user%2Fkeys",
+    ] {
+        let said = denied(routes(), "POST", path);
+        let minting = matches!(said, Some(super::Denial::Minting { .. }));
+        assert!(minting, "{path}: {said:?}");
+    }
+    let said = denied(plain(), "POST", "/api/v4/user%2Fkeys");
+    assert!(
+        matches!(said, Some(super::Denial::DecodedSlash { .. })),
+        "{said:?}"
+    );
+    for path in [
+        "/api/v4/projects/group%2Fproject/issues",
+        "/api/v4/projects/1/repository/files/src%2Flib.rs",
+        "/@scope%2fname",
+    ] {
+        assert_eq!(denied(routes(), "POST", path), None, "{path}");
+    }
+}
+
 /// What a request's digest covers, as plain values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Told {

@@ -135,6 +135,11 @@ impl Candidates {
         self.0.iter().find(|route| route.covers(method, path))
     }
 
+    /// The routes that are asked before this one.
+    pub fn before(&self, route: &Arc<Route>) -> impl Iterator<Item = &Arc<Route>> {
+        self.0.iter().take_while(|one| !Arc::ptr_eq(one, route))
+    }
+
     /// The routes, in file order.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Route>> {
         self.0.iter()

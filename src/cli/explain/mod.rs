@@ -306,7 +306,7 @@ fn rule(denial: &Denial) -> Option<&'static str> {
             ..
         } => Some("source"),
         Denial::Scope { .. } => Some("permissions"),
-        Denial::EncodedSlash { .. } => Some("encoded-slash"),
+        Denial::EncodedSlash { .. } | Denial::DecodedSlash { .. } => Some("encoded-slash"),
         Denial::EmptySegment { .. } => Some("inject"),
         Denial::Minting { .. } => Some("minting"),
         Denial::WebSocket { .. } => Some("websocket"),

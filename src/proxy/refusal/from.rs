@@ -32,6 +32,9 @@ impl From<&Denial> for Refusal {
             Denial::EncodedSlash { .. } => Self::Malformed(
                 "The path holds %2F, which this route does not allow. Ask the operator for encoded-slash = true if the service needs it.",
             ),
+            Denial::DecodedSlash { .. } => Self::Malformed(
+                "The path holds %2F, and with a slash in its place another route would decide. Send it with / if that is meant; otherwise ask the operator, who can name this path in the route's paths.",
+            ),
             Denial::EmptySegment { .. } => Self::Malformed(
                 "The path holds an empty segment (//) or a parameter (;), and services read such paths in two ways. Send it without; a key of S3 may hold //, where the same route matches both readings.",
             ),
