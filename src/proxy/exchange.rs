@@ -41,6 +41,7 @@ const MAX_EDITED_BODY: usize = 1024 * 1024;
 /// How long the body in which a placeholder is replaced may take: what was judged must not wait for hours.
 const MOST_JUDGED_AGO: Duration = Duration::from_secs(30);
 
+static A_IM: HeaderName = HeaderName::from_static("a-im");
 static CONNECT_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("connect-accept-encoding");
 static GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 
@@ -124,11 +125,8 @@ async fn forward(
     let only_signed = signer.is_some() && grant.credentials.len() < 2;
     let watched = !patterns.is_empty() || !grant.credentials.is_empty();
     let scrubs = (lease.is_some() || watched) && !only_signed;
-    let slice = if scrubs && !route.ranges {
-        slice::take(&mut head)
-    } else {
-        None
-    };
+    let slices = !scrubs || route.ranges;
+    let slice = (!slices).then(|| slice::take(&mut head)).flatten();
     narrow(&mut head, watched);
     let bound = injection.and_then(Injection::bound);
     if let Some(bound) = bound {
@@ -178,6 +176,7 @@ async fn forward(
         method,
         scrub,
         slice,
+        slices,
         deadline,
     };
     answer::pass_on(response, way, Some(connection), entry).await
@@ -295,6 +294,8 @@ fn narrow(head: &mut Head, watched: bool) {
     if let Some(readable) = accepted.and_then(|accepted| readable_codings(accepted.as_bytes())) {
         headers.insert(ACCEPT_ENCODING, readable);
     }
+    // Deltas and codings of an instance, beside the content coding (RFC 3229 §10.5.3).
+    headers.remove(&A_IM);
     // The Connect protocol codes each message of a stream by itself.
     headers.remove(&CONNECT_ACCEPT_ENCODING);
     if grpc || headers.contains_key(&GRPC_ACCEPT_ENCODING) {
