@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, TE};
+use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, TE, TRANSFER_ENCODING};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, Version, uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, Version, uri};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
@@ -446,6 +446,7 @@ fn address(tunnel: &Tunnel, request: &mut Request<Body>, protocol: Protocol) {
             *request.version_mut() = Version::HTTP_11;
             request.headers_mut().insert(HOST, tunnel.host.clone());
             request.headers_mut().remove(TE);
+            frame(request);
             // A second try may come from a connection of the other protocol.
             if request.uri().authority().is_some() {
                 let path = request.uri().path_and_query().cloned();
@@ -455,6 +456,7 @@ fn address(tunnel: &Tunnel, request: &mut Request<Body>, protocol: Protocol) {
         Protocol::Http2 => {
             *request.version_mut() = Version::HTTP_2;
             request.headers_mut().remove(HOST);
+            request.headers_mut().remove(TRANSFER_ENCODING);
             let mut parts = uri::Parts::default();
             parts.scheme = Some(tunnel.scheme());
             parts.authority = Some(tunnel.authority.clone());
@@ -463,6 +465,16 @@ fn address(tunnel: &Tunnel, request: &mut Request<Body>, protocol: Protocol) {
                 *request.uri_mut() = absolute;
             }
         }
+    }
+}
+
+/// hyper takes a GET or HEAD that does not say how long its body is for one without, and drops the body.
+fn frame(request: &mut Request<Body>) {
+    let bodiless = matches!(*request.method(), Method::GET | Method::HEAD);
+    let unsaid = request.body().size_hint().exact().is_none();
+    if bodiless && unsaid && !request.body().is_end_stream() {
+        let chunked = HeaderValue::from_static("chunked");
+        request.headers_mut().insert(TRANSFER_ENCODING, chunked);
     }
 }
 
