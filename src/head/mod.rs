@@ -5,16 +5,19 @@
 //! [`Target`], drops what is hop-by-hop, and keeps parsed parts from which the upstream's request is built anew
 //! (RFC 9110 §7.6.1, RFC 9112 §6 and §11, RFC 9113 §8).
 
+mod field;
 mod path;
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Method, Uri, Version, request::Parts};
 
+use self::field::{dashed, ends_here, reroutes};
 use crate::host::{Scheme, Target};
+
+pub(crate) use self::field::remove_twins;
 
 /// A clean request head. Framing and hop-by-hop fields are gone; the path is in one canonical spelling.
 #[derive(Debug)]
@@ -87,43 +90,6 @@ pub const MAX_HEAD: usize = 64 * 1024;
 pub const MAX_VALUE: usize = 16 * 1024;
 /// The most fields in one head.
 pub const MAX_FIELDS: usize = 100;
-
-/// Fields that end at each hop (RFC 9110 §7.6.1), framing that is written anew, what only proxies exchange, and our own.
-fn ends_here(name: &str) -> bool {
-    matches!(
-        name,
-        "connection"
-            | "keep-alive"
-            | "proxy-connection"
-            | "proxy-authenticate"
-            | "proxy-authorization"
-            | "te"
-            | "trailer"
-            | "transfer-encoding"
-            | "content-length"
-            | "upgrade"
-            | "expect"
-            | "http2-settings"
-            | "sec-websocket-key"
-            | "sec-websocket-extensions"
-    ) || name.starts_with("keyward-")
-}
-
-/// Fields by which some servers route or dispatch a request anew: what was judged would not be what is done.
-fn reroutes(name: &str) -> bool {
-    name.starts_with("x-forwarded-")
-        || matches!(
-            name,
-            "forwarded"
-                | "x-host"
-                | "x-original-url"
-                | "x-original-host"
-                | "x-rewrite-url"
-                | "x-http-method"
-                | "x-http-method-override"
-                | "x-method-override"
-        )
-}
 
 impl Head {
     /// Checks and cleans one head that arrived for `target`.
@@ -351,15 +317,6 @@ fn check_fields(headers: &HeaderMap, http2: bool) -> Result<(), Unclean> {
         }
     }
     Ok(())
-}
-
-/// The name as servers read it that turn fields into variables (RFC 3875 §4.1.18): `_` and `-` are one to them.
-fn dashed(name: &str) -> Cow<'_, str> {
-    if name.contains('_') {
-        Cow::Owned(name.replace('_', "-"))
-    } else {
-        Cow::Borrowed(name)
-    }
 }
 
 /// RFC 9113 §8.2.2: malformed on HTTP/2.

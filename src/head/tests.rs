@@ -158,6 +158,36 @@ fn hop_by_hop_fields_go_and_nominated_ones_with_them() {
 }
 
 #[test]
+fn what_would_lead_a_request_elsewhere_goes_in_both_spellings() {
+    for name in [
+        "x-http-host-override",
+        "x-original-uri",
+        "x-original-method",
+        "x-override-url",
+        "x-http-path-override",
+        "x-envoy-original-path",
+        "x-backend-host",
+        "x-method",
+        "x-wp-method",
+        "x-real-ip",
+        "true-client-ip",
+        "client-ip",
+        "x-client-ip",
+        "x-cluster-client-ip",
+        "cf-connecting-ip",
+        "x-forwarded-for",
+        "x-original-url",
+        "x-method-override",
+    ] {
+        let other = name.replace('-', "_");
+        let head = h1("GET", "/x", &[(name, "evil"), (&other, "evil")]).unwrap();
+        assert_eq!(head.headers().len(), 1, "{name}");
+    }
+    let head = h1("GET", "/x", &[("client-ip-list", "a"), ("x-methods", "b")]).unwrap();
+    assert_eq!(head.headers().len(), 3);
+}
+
+#[test]
 fn connection_specific_fields_are_malformed_on_http2() {
     for field in [
         ("connection", "x"),

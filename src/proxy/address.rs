@@ -62,16 +62,20 @@ const SPECIAL_V6: [Ipv6Net; 5] = [
     v6([0x5f00, 0, 0, 0, 0, 0, 0, 0], 16),
 ];
 
-/// Metadata services of AWS, GCP, Azure, Oracle, Alibaba, and the credential endpoints of ECS and EKS.
-const METADATA: [IpAddr; 8] = [
+/// Metadata services of AWS, GCP, Azure, Oracle, Alibaba, Tencent, Scaleway, and the credential endpoints of ECS and EKS.
+const METADATA: [IpAddr; 12] = [
     IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
     IpAddr::V4(Ipv4Addr::new(169, 254, 170, 2)),
     IpAddr::V4(Ipv4Addr::new(169, 254, 170, 23)),
+    IpAddr::V4(Ipv4Addr::new(169, 254, 0, 23)),
+    IpAddr::V4(Ipv4Addr::new(169, 254, 42, 42)),
     IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
     IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
     IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23)),
+    IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42)),
 ];
 
 /// Checks one resolved address. `own` are the addresses that we listen on.
@@ -82,7 +86,11 @@ pub(super) fn check(
 ) -> Result<SocketAddr, Forbidden> {
     let ip = address.ip().to_canonical();
     let seen = [Some(ip), embedded(ip)];
-    if seen.iter().flatten().any(|ip| METADATA.contains(ip)) || is_own(ip, address.port(), own) {
+    let is_metadata = |ip: &IpAddr| METADATA.contains(ip);
+    if seen.iter().flatten().any(is_metadata)
+        || local_readings(ip).iter().any(is_metadata)
+        || is_own(ip, address.port(), own)
+    {
         return Err(Forbidden::Never);
     }
     for ip in seen.into_iter().flatten() {
@@ -115,7 +123,7 @@ fn is_special(ip: IpAddr) -> bool {
     }
 }
 
-/// The IPv4 address that an IPv6 one stands for: IPv4-compatible, NAT64 (RFC 6052, RFC 8215), 6to4, Teredo.
+/// The IPv4 address that an IPv6 one stands for wherever it is dialled: NAT64 (RFC 6052 §2.1), 6to4, Teredo.
 fn embedded(ip: IpAddr) -> Option<IpAddr> {
     let IpAddr::V6(ip) = ip else { return None };
     let v4 = |high: u16, low: u16| {
@@ -123,14 +131,33 @@ fn embedded(ip: IpAddr) -> Option<IpAddr> {
         Some(IpAddr::V4(Ipv4Addr::from(bits)))
     };
     match ip.segments() {
-        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x64, 0xff9b, 1, _, _, _, high, low] => {
-            v4(high, low)
-        }
-        [0, 0, 0, 0, 0, 0, high, low] if high != 0 => v4(high, low),
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => v4(high, low),
         [0x2002, high, low, ..] => v4(high, low),
         [0x2001, 0, _, _, _, _, high, low] => v4(!high, !low),
         _ => None,
     }
+}
+
+/// What an address of the local NAT64 prefix (RFC 8215) or an IPv4-compatible one may stand for. Both are special as they
+/// are; where the operator allows them, this network alone knows how long its prefix is, and with it at which bits the
+/// IPv4 address stands (RFC 6052 §2.2).
+fn local_readings(ip: IpAddr) -> Vec<IpAddr> {
+    let IpAddr::V6(ip) = ip else {
+        return Vec::new();
+    };
+    let o = ip.octets();
+    let readings = match ip.segments() {
+        // Prefixes of 48, 56, 64 and 96 bits: bits 64 to 71 are left out.
+        [0x64, 0xff9b, 1, ..] => vec![
+            [o[6], o[7], o[9], o[10]],
+            [o[7], o[9], o[10], o[11]],
+            [o[9], o[10], o[11], o[12]],
+            [o[12], o[13], o[14], o[15]],
+        ],
+        [0, 0, 0, 0, 0, 0, ..] => vec![[o[12], o[13], o[14], o[15]]],
+        _ => Vec::new(),
+    };
+    readings.into_iter().map(IpAddr::from).collect()
 }
 
 #[cfg(test)]
@@ -155,6 +182,15 @@ mod tests {
             "169.254.170.23:80",
             "[64:ff9b::a9fe:a9fe]:80",
             "[2002:a9fe:a9fe::]:80",
+            "169.254.0.23:80",
+            "169.254.42.42:80",
+            "[fd00:42::42]:80",
+            "[fd20:ce::254]:80",
+            "[::169.254.169.254]:80",
+            "[64:ff9b:1:a9fe:a9:fe00:808:808]:80",
+            "[64:ff9b:1:a9:fe:a9fe:808:808]:80",
+            "[64:ff9b:1:0:a9:fea9:fe00:808]:80",
+            "[64:ff9b:1::a9fe:a9fe]:80",
         ] {
             assert_eq!(
                 check(address.parse().unwrap(), &all, &[]),
@@ -192,6 +228,9 @@ mod tests {
             "[2002:7f00:1::]:443",
             "[2001:0:4136:e378:8000:63bf:80ff:fffe]:443",
             "[64:ff9b:1::a00:1]:443",
+            "[64:ff9b:1::808:808]:443",
+            "[64:ff9b:1:a00:0:100:808:808]:443",
+            "[::8.8.8.8]:443",
             "[4000::1]:443",
         ] {
             assert_eq!(judge(address), Err(Forbidden::Private), "{address}");

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::body::{Answer, Body, BodyError, Stages};
 use super::record::Entry;
 use super::refusal::Refusal;
-use super::slice::Asked;
+use super::slice::{self, Asked};
 use super::upstream::Checkout;
 use crate::route::TokenAnswer;
 use crate::scrub::{Decoder, Patterns, Scrubber, Watch};
@@ -21,6 +21,7 @@ const READ_AHEAD: usize = 64 * 1024;
 
 static GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 static CONNECT_CONTENT_ENCODING: HeaderName = HeaderName::from_static("connect-content-encoding");
+static IM: HeaderName = HeaderName::from_static("im");
 
 /// Digests of a body, which no longer hold once it is altered or decoded.
 static DIGESTS: [HeaderName; 5] = [
@@ -49,6 +50,8 @@ pub(super) struct Way {
     pub(super) scrub: Option<Watch>,
     /// The slice that is meant, where the upstream was asked for the whole.
     pub(super) slice: Option<Asked>,
+    /// Whether the upstream may cut it by itself.
+    pub(super) slices: bool,
     /// When it has to be there.
     pub(super) deadline: Instant,
 }
@@ -63,6 +66,7 @@ pub(super) async fn pass_on(
         method,
         scrub,
         slice,
+        slices,
         deadline,
     }: Way,
     connection: Option<Checkout>,
@@ -73,7 +77,7 @@ pub(super) async fn pass_on(
         return Err(Refusal::BadUpstream);
     }
     if scrub.is_some() {
-        check_codings(&parts.headers)?;
+        check_codings(parts.status, &parts.headers)?;
     }
     let mut headers = clean_head(parts.headers, scrub.as_deref());
     let bodiless = method == Method::HEAD
@@ -82,6 +86,9 @@ pub(super) async fn pass_on(
             StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
         )
         || incoming.is_end_stream();
+    if !slices && !bodiless && slice::is_cut(parts.status, &headers) {
+        return Err(Refusal::BadUpstream);
+    }
     let stages = if bodiless {
         Stages::Pass
     } else {
@@ -132,13 +139,17 @@ pub(super) async fn pass_on(
     Ok(response)
 }
 
-/// Codings below the content coding, and a content coding that `Connection` would take away: what is in the body then
+/// Codings below the content coding, manipulations of an instance (RFC 3229 §10.4.1), and a content coding that `Connection` would take away: what is in the body then
 /// cannot be known.
-fn check_codings(headers: &HeaderMap) -> Result<(), Refusal> {
+fn check_codings(status: StatusCode, headers: &HeaderMap) -> Result<(), Refusal> {
+    if status == StatusCode::IM_USED {
+        return Err(Refusal::Undecodable);
+    }
     // One pass: a look-up by name costs as much as the comparison of a whole small head.
     for (name, value) in headers {
         let value = value.as_bytes();
-        if (*name == GRPC_ENCODING || *name == CONNECT_CONTENT_ENCODING) && value != b"identity" {
+        let codes = *name == GRPC_ENCODING || *name == CONNECT_CONTENT_ENCODING || *name == IM;
+        if codes && value != b"identity" {
             return Err(Refusal::Undecodable);
         }
         let is_unread = *name == TRANSFER_ENCODING && !value.eq_ignore_ascii_case(b"chunked");

@@ -23,6 +23,7 @@ use super::plain::{self, Refused};
 use super::refusal::Refusal;
 use super::services::Base;
 use super::tunnel::{Grant, Tunnel};
+use crate::head::remove_twins;
 use crate::identity::{AttestError, Presented};
 
 /// Answers a request under a service's base, or gives it back where it is under none.
@@ -83,6 +84,7 @@ async fn opened(
     // The token was for us, and the cookies are of whatever else listens on this host.
     for (name, _) in &base.keys {
         headers.remove(name);
+        remove_twins(headers, name);
     }
     headers.remove(AUTHORIZATION);
     headers.remove(COOKIE);

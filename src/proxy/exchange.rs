@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, TE};
+use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, TE, TRANSFER_ENCODING};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, Version, uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, Version, uri};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
@@ -41,6 +41,7 @@ const MAX_EDITED_BODY: usize = 1024 * 1024;
 /// How long the body in which a placeholder is replaced may take: what was judged must not wait for hours.
 const MOST_JUDGED_AGO: Duration = Duration::from_secs(30);
 
+static A_IM: HeaderName = HeaderName::from_static("a-im");
 static CONNECT_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("connect-accept-encoding");
 static GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 
@@ -124,11 +125,8 @@ async fn forward(
     let only_signed = signer.is_some() && grant.credentials.len() < 2;
     let watched = !patterns.is_empty() || !grant.credentials.is_empty();
     let scrubs = (lease.is_some() || watched) && !only_signed;
-    let slice = if scrubs && !route.ranges {
-        slice::take(&mut head)
-    } else {
-        None
-    };
+    let slices = !scrubs || route.ranges;
+    let slice = (!slices).then(|| slice::take(&mut head)).flatten();
     narrow(&mut head, watched);
     let bound = injection.and_then(Injection::bound);
     if let Some(bound) = bound {
@@ -178,6 +176,7 @@ async fn forward(
         method,
         scrub,
         slice,
+        slices,
         deadline,
     };
     answer::pass_on(response, way, Some(connection), entry).await
@@ -295,6 +294,8 @@ fn narrow(head: &mut Head, watched: bool) {
     if let Some(readable) = accepted.and_then(|accepted| readable_codings(accepted.as_bytes())) {
         headers.insert(ACCEPT_ENCODING, readable);
     }
+    // Deltas and codings of an instance, beside the content coding (RFC 3229 §10.5.3).
+    headers.remove(&A_IM);
     // The Connect protocol codes each message of a stream by itself.
     headers.remove(&CONNECT_ACCEPT_ENCODING);
     if grpc || headers.contains_key(&GRPC_ACCEPT_ENCODING) {
@@ -445,6 +446,7 @@ fn address(tunnel: &Tunnel, request: &mut Request<Body>, protocol: Protocol) {
             *request.version_mut() = Version::HTTP_11;
             request.headers_mut().insert(HOST, tunnel.host.clone());
             request.headers_mut().remove(TE);
+            frame(request);
             // A second try may come from a connection of the other protocol.
             if request.uri().authority().is_some() {
                 let path = request.uri().path_and_query().cloned();
@@ -454,6 +456,7 @@ fn address(tunnel: &Tunnel, request: &mut Request<Body>, protocol: Protocol) {
         Protocol::Http2 => {
             *request.version_mut() = Version::HTTP_2;
             request.headers_mut().remove(HOST);
+            request.headers_mut().remove(TRANSFER_ENCODING);
             let mut parts = uri::Parts::default();
             parts.scheme = Some(tunnel.scheme());
             parts.authority = Some(tunnel.authority.clone());
@@ -462,6 +465,16 @@ fn address(tunnel: &Tunnel, request: &mut Request<Body>, protocol: Protocol) {
                 *request.uri_mut() = absolute;
             }
         }
+    }
+}
+
+/// hyper takes a GET or HEAD that does not say how long its body is for one without, and drops the body.
+fn frame(request: &mut Request<Body>) {
+    let bodiless = matches!(*request.method(), Method::GET | Method::HEAD);
+    let unsaid = request.body().size_hint().exact().is_none();
+    if bodiless && unsaid && !request.body().is_end_stream() {
+        let chunked = HeaderValue::from_static("chunked");
+        request.headers_mut().insert(TRANSFER_ENCODING, chunked);
     }
 }
 

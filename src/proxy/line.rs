@@ -17,7 +17,8 @@ pub(super) enum LineFault {
     /// A chunk size that is not 1 to 16 hexadecimal digits, or data of another length (RFC 9112 §7.1).
     #[error("a chunk is malformed")]
     Chunk,
-    /// `Content-Length` beside `Transfer-Encoding` (RFC 9112 §6.1): hyper would drop the one before anybody sees it.
+    /// `Content-Length` beside `Transfer-Encoding` (RFC 9112 §6.1), or twice (§6.3): hyper would drop the one before
+    /// anybody sees it.
     #[error("a head has two framings")]
     Framings,
 }
@@ -32,6 +33,7 @@ pub(super) struct Framings {
     past: bool,
     coded: bool,
     measured: bool,
+    twice: bool,
 }
 
 impl Framings {
@@ -54,7 +56,9 @@ impl Framings {
                 (b':', _) => {
                     let name = self.name.get(..self.length).unwrap_or_default();
                     self.coded |= name == b"transfer-encoding";
-                    self.measured |= name == b"content-length";
+                    let measures = name == b"content-length";
+                    self.twice |= measures && self.measured;
+                    self.measured |= measures;
                     self.past = true;
                 }
                 // Most names differ from both at their first letter.
@@ -70,7 +74,7 @@ impl Framings {
                 (_, None) => self.past = true,
             }
         }
-        if self.coded && self.measured {
+        if self.twice || (self.coded && self.measured) {
             Err(LineFault::Framings)
         } else {
             Ok(())
@@ -287,8 +291,12 @@ mod tests {
         };
         let two = b"POST /: HTTP/1.1\r\nContent-LENGTH: 4\r\nA: transfer-encoding:\r\nTransfer-Encoding: chunked\r\n\r\n";
         let one = b"POST /: HTTP/1.1\r\nContent-Length: 4\r\nX-Transfer-Encoding: a\r\nTransfer-Encodings: b\r\n\r\n";
+        let same = b"POST /: HTTP/1.1\r\nContent-Length: 4\r\nA: content-length: 4\r\ncontent-length: 4\r\n\r\n";
         for cut in 0..one.len() {
             assert!(fault(two, cut) && !fault(one, cut), "{cut}");
+        }
+        for cut in 0..same.len() {
+            assert!(fault(same, cut), "{cut}");
         }
     }
 

@@ -3,15 +3,19 @@
 //! An upstream's own slice could cut a secret so that nobody recognises it; so an injected request asks for the whole.
 //! A whole object where a slice was asked for is what RFC 9110 §14.2 allows, and what some clients write into the
 //! middle of a file. Masks are as long as what they cover: the slice of the scrubbed whole is the one that was meant.
+//! There are other ways to ask than those taken out here (`X-Range`, a parameter of the query, `Range` of a change): what
+//! comes as the upstream's own slice all the same is not passed on.
 
 use bytes::Bytes;
-use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, IF_RANGE, RANGE};
+use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, IF_RANGE, RANGE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 use crate::head::Head;
 
 /// Azure Storage takes it before `Range`.
 const X_MS_RANGE: HeaderName = HeaderName::from_static("x-ms-range");
+/// `Range` before it had that name; some servers still take it.
+const REQUEST_RANGE: HeaderName = HeaderName::from_static("request-range");
 
 /// One slice that a client asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +37,7 @@ pub(super) struct Cut {
 /// counted in. `None` where nothing is cut: several slices at once, or one that holds for an older state only, whose
 /// asker is ready for the whole (§13.1.5).
 pub(super) fn take(head: &mut Head) -> Option<Asked> {
+    head.headers_mut().remove(REQUEST_RANGE);
     // Of a change it names what is changed, as in Azure's page blobs.
     if matches!(*head.method(), Method::PUT | Method::PATCH | Method::DELETE) {
         return None;
@@ -51,6 +56,23 @@ pub(super) fn take(head: &mut Head) -> Option<Asked> {
     let asked = asked.filter(|_| is_get && !conditional)?;
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     Some(asked)
+}
+
+/// Whether this is the head of a slice that the upstream cut. Slices of other units than bytes hold whole items (rows,
+/// ids), and pass: PostgREST and Heroku say so on lists that nobody asked a slice of.
+pub(super) fn is_cut(status: StatusCode, headers: &HeaderMap) -> bool {
+    let begins = |value: &HeaderValue, with: &str| {
+        let start = value.as_bytes().trim_ascii_start().get(..with.len());
+        start.is_some_and(|start| start.eq_ignore_ascii_case(with.as_bytes()))
+    };
+    let mut ranges = headers.get_all(CONTENT_RANGE).iter().peekable();
+    let unsaid = ranges.peek().is_none();
+    // RFC 9110 §15.5.17: a 416 says how long the whole is, and brings none of it.
+    let of_bytes = ranges.any(|range| begins(range, "bytes") && !begins(range, "bytes */"));
+    let mut types = headers.get_all(CONTENT_TYPE).iter();
+    (status == StatusCode::PARTIAL_CONTENT && unsaid)
+        || of_bytes
+        || types.any(|value| begins(value, "multipart/byteranges"))
 }
 
 fn one(headers: &HeaderMap, name: &HeaderName) -> Option<Asked> {
@@ -162,6 +184,45 @@ mod tests {
             ("0-9", None),
         ] {
             assert_eq!(parsed(text), asked, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_slice_of_the_upstreams_own_is_known() {
+        let cut = |status: u16, fields: &[(&'static str, &'static str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in fields {
+                headers.append(*name, HeaderValue::from_static(value));
+            }
+            is_cut(StatusCode::from_u16(status).unwrap(), &headers)
+        };
+        let multipart = ("content-type", "Multipart/ByteRanges; boundary=x");
+        for (status, fields) in [
+            (206, &[][..]),
+            (206, &[("content-range", "bytes 0-29/63")]),
+            (200, &[("content-range", "Bytes 0-29/63")]),
+            (200, &[("content-range", "bytes=0-29/63")]),
+            (416, &[("content-range", "bytes 0-29/63")]),
+            (
+                206,
+                &[("content-range", "*/9"), ("content-range", "bytes 0-2/9")],
+            ),
+            (206, &[multipart]),
+            (200, &[multipart]),
+        ] {
+            assert!(cut(status, fields), "{status} {fields:?}");
+        }
+        for (status, fields) in [
+            (200, &[][..]),
+            (201, &[("x-ms-range", "bytes=0-29")]),
+            (308, &[("range", "bytes=0-29")]),
+            (416, &[("content-range", "bytes */63")]),
+            (200, &[("content-range", "0-24/*")]),
+            (206, &[("content-range", "0-24/3573458")]),
+            (206, &[("content-range", "id 01234567..89abcdef; max=200")]),
+            (200, &[("content-type", "multipart/mixed; boundary=x")]),
+        ] {
+            assert!(!cut(status, fields), "{status} {fields:?}");
         }
     }
 

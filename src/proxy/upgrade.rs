@@ -87,6 +87,7 @@ pub(super) async fn bridge(
             method: Method::GET,
             scrub,
             slice: None,
+            slices: false,
             deadline,
         };
         return answer::pass_on(response, way, None, entry).await;

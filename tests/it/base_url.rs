@@ -56,11 +56,13 @@ async fn a_base_url_brings_the_key_and_the_token_goes_no_further() {
     let upstream = Upstream::echo(&["http/1.1"]).await;
     let harness = started(&upstream).await;
     let bearer = format!("Bearer {TOKEN_A}");
-    let placements: [&[(&str, &str)]; 4] = [
+    let placements: [&[(&str, &str)]; 5] = [
         &[("x-api-key", TOKEN_A)],
         &[("Authorization", &bearer)],
         &[("authorization", &bearer), ("X-Api-Key", TOKEN_A)],
         &[("x-api-key", TOKEN_A), ("Cookie", "of=another-program")],
+        // One name to servers that turn fields into variables (RFC 3875 §4.1.18).
+        &[("Authorization", &bearer), ("X_API_KEY", TOKEN_A)],
     ];
     for fields in placements {
         let answer = ask(&harness, "/mine/v1/chat?x=1", fields).await;

@@ -52,6 +52,50 @@ async fn http1_and_http2_meet_in_all_four_combinations() {
     }
 }
 
+/// A body belongs to its request whatever its method is, also where its length is not said.
+#[tokio::test]
+async fn a_get_keeps_a_body_of_unknown_length() {
+    for alpn in ["http/1.1", "h2"] {
+        let upstream = Upstream::echo(&[alpn]).await;
+        let harness = Setup::new(BEARER)
+            .to("api.test:443", &upstream)
+            .start()
+            .await;
+        let agent = harness.agent();
+        let (mut h1, mut h2) = (
+            agent.h1("api.test:443").await,
+            agent.h2("api.test:443").await,
+        );
+        for method in ["GET", "HEAD"] {
+            for first in [true, false] {
+                let (sender, body) = channel_body();
+                let piece = Frame::data(Bytes::from_static(b"{\"query\": 1}"));
+                sender.send(Ok::<_, Infallible>(piece)).await.ok();
+                drop(sender);
+                let mut asked = request(method, "/_search", "api.test");
+                *asked.body_mut() = body;
+                let answer = if first {
+                    let chunked = "chunked".parse().unwrap();
+                    asked.headers_mut().insert("transfer-encoding", chunked);
+                    agent.ask(&mut h1, asked).await
+                } else {
+                    agent.ask_h2(&mut h2, asked).await
+                };
+                assert_eq!(answer.status, 200, "{alpn} {method}");
+                let seen = upstream.requests().pop().unwrap();
+                assert_eq!(seen.method, method);
+                assert_eq!(seen.body, "{\"query\": 1}", "{alpn} {method} {first}");
+            }
+            // One without a body is no longer than it was.
+            let answer = agent.ask(&mut h1, request(method, "/x", "api.test")).await;
+            assert_eq!(answer.status, 200);
+            let seen = upstream.requests().pop().unwrap();
+            assert_eq!(seen.get("transfer-encoding"), None);
+        }
+        harness.finish().await;
+    }
+}
+
 /// LEAK-13: gRPC's trailers pass, masked; other trailers do not.
 #[tokio::test]
 async fn grpc_trailers_pass_and_are_masked() {

@@ -218,3 +218,156 @@ async fn a_download_is_resumed_by_curl() {
     assert_eq!(upstream.requests().len(), 3);
     harness.finish().await;
 }
+
+/// Where the slices of [`short`] meet: within the secret.
+const SEAM: usize = 30;
+
+/// A small object that is cut by whatever field asks for it, and services that say things like it.
+fn short(seen: &Seen) -> Response<AnyBody> {
+    let object = format!("key: {CANARY} .");
+    let asked = ["range", "x-ms-range", "request-range", "x-range"]
+        .iter()
+        .find_map(|name| seen.get(name));
+    let (status, fields, body): (u16, &[(&str, &str)], String) = match (&*seen.uri, asked) {
+        ("/parts", _) => (
+            206,
+            &[("content-type", "multipart/byteranges; boundary=b")],
+            format!(
+                "--b\r\nContent-Range: bytes 0-{}/63\r\n\r\n{}\r\n--b--\r\n",
+                SEAM - 1,
+                &object[..SEAM]
+            ),
+        ),
+        ("/page-blob", Some(_)) => (201, &[], String::new()),
+        ("/resumed", _) => (308, &[("range", "bytes=0-29")], String::new()),
+        ("/beyond", _) => (
+            416,
+            &[("content-range", "bytes */63")],
+            "too far".to_owned(),
+        ),
+        ("/rows", _) => (206, &[("content-range", "0-24/99")], "[]".to_owned()),
+        ("/object", Some(asked)) => (
+            206,
+            &[("content-range", "bytes 0-29/63")],
+            if asked.starts_with("bytes=0-") {
+                object[..SEAM].to_owned()
+            } else {
+                object[SEAM..].to_owned()
+            },
+        ),
+        _ => (200, &[], object),
+    };
+    let mut response = Response::new(full(body));
+    *response.status_mut() = http::StatusCode::from_u16(status).unwrap();
+    for (name, value) in fields {
+        let name: http::HeaderName = name.parse().unwrap();
+        response.headers_mut().insert(name, value.parse().unwrap());
+    }
+    response
+}
+
+async fn start_short(more: &str) -> (Upstream, Harness) {
+    let upstream =
+        Upstream::service(&["http/1.1"], |seen| Box::pin(async move { short(&seen) })).await;
+    let harness = Setup::new(&format!("{BEARER}{more}"))
+        .to("api.test:443", &upstream)
+        .start()
+        .await;
+    (upstream, harness)
+}
+
+/// LEAK: two slices, neither of which holds the whole secret.
+#[tokio::test]
+async fn a_slice_that_the_upstream_cut_is_not_passed_on() {
+    let (_upstream, harness) = start_short("").await;
+    for range in ["bytes=0-29", "bytes=30-62"] {
+        for (method, field) in [
+            ("PUT", "range"),
+            ("PATCH", "range"),
+            ("DELETE", "range"),
+            ("PUT", "x-ms-range"),
+            ("PATCH", "x-ms-range"),
+            ("GET", "x-range"),
+            ("POST", "x-range"),
+        ] {
+            let answer = ask(&harness, (method, "/object"), &[(field, range)]).await;
+            let said = (answer.status, answer.word());
+            assert_eq!(said, (502, "bad-upstream"), "{method} {field}");
+        }
+        // The old name of `Range` never gets there.
+        for method in ["GET", "POST"] {
+            let answer = ask(&harness, (method, "/object"), &[("request-range", range)]).await;
+            assert_eq!(answer.status, 200, "{method}");
+            assert!(answer.text().starts_with("key: ***"), "{method}");
+        }
+    }
+    let parts = ask(&harness, ("GET", "/parts"), &[]).await;
+    assert_eq!((parts.status, parts.word()), (502, "bad-upstream"));
+    harness.finish().await;
+}
+
+#[tokio::test]
+async fn what_only_looks_like_a_slice_passes() {
+    let (upstream, harness) = start_short("").await;
+    for (asked, field, status) in [
+        (("PUT", "/page-blob"), ("x-ms-range", "bytes=0-511"), 201),
+        (("PUT", "/resumed"), ("content-range", "bytes 0-29/63"), 308),
+        (("GET", "/beyond"), ("range", "bytes=99-"), 416),
+        (("GET", "/rows"), ("prefer", "count=exact"), 206),
+    ] {
+        let answer = ask(&harness, asked, &[field]).await;
+        assert_eq!((answer.status, answer.word()), (status, ""), "{asked:?}");
+    }
+    let seen = upstream.requests();
+    assert_eq!(seen[0].get("x-ms-range").as_deref(), Some("bytes=0-511"));
+    assert_eq!(
+        seen[1].get("content-range").as_deref(),
+        Some("bytes 0-29/63")
+    );
+    harness.finish().await;
+    let (_upstream, harness) = start_short("ranges = true\n").await;
+    let answer = ask(
+        &harness,
+        ("GET", "/object"),
+        &[("request-range", "bytes=0-3")],
+    )
+    .await;
+    assert_eq!((answer.status, answer.body.len()), (206, SEAM));
+    harness.finish().await;
+}
+
+/// RFC 3229: a second kind of coding, and deltas.
+#[tokio::test]
+async fn a_manipulated_instance_is_neither_asked_for_nor_passed_on() {
+    let upstream = Upstream::service(&["http/1.1"], |seen| {
+        Box::pin(async move {
+            let mut response = Response::new(full("packed"));
+            if seen.uri != "/field" {
+                *response.status_mut() = http::StatusCode::IM_USED;
+            }
+            if seen.uri != "/status" {
+                let packed = HeaderValue::from_static("gzip");
+                response.headers_mut().insert("im", packed);
+            }
+            response
+        })
+    })
+    .await;
+    let setup = Setup::new(BEARER).to("api.test:443", &upstream);
+    let harness = setup.start().await;
+    for path in ["/both", "/field", "/status"] {
+        let answer = ask(&harness, ("GET", path), &[("a-im", "gzip")]).await;
+        assert_eq!(
+            (answer.status, answer.word()),
+            (502, "undecodable"),
+            "{path}"
+        );
+    }
+    assert!(
+        upstream
+            .requests()
+            .iter()
+            .all(|seen| seen.get("a-im").is_none())
+    );
+    harness.finish().await;
+}

@@ -10,7 +10,7 @@ use http::{HeaderMap, Method};
 use zeroize::Zeroizing;
 
 use super::{DpopKey, Material, NoProof, Placement, Proof, Signer, Slot};
-use crate::head::Head;
+use crate::head::{self, Head};
 use crate::secret::Secret;
 
 /// Placements with the secret in them. Header values are made once and marked sensitive, so that no log prints them
@@ -358,7 +358,9 @@ impl Step {
     fn apply(&self, head: &mut Head) -> Result<(), Misplaced> {
         match self {
             Self::Header(name, value) => {
-                head.headers_mut().insert(name.clone(), value.clone());
+                let headers = head.headers_mut();
+                head::remove_twins(headers, name);
+                headers.insert(name.clone(), value.clone());
             }
             Self::Query { name, pair } => set_query(head, name, pair)?,
             Self::Cookie { name, pair } => set_cookie(head, name, pair)?,
@@ -374,7 +376,9 @@ impl Step {
                 let replaced =
                     replace_once(given.as_bytes(), placeholder.as_bytes(), secret.expose())?;
                 let value = value(&[&replaced]).map_err(|_| Misplaced::Elsewhere)?;
-                head.headers_mut().insert(name.clone(), value);
+                let headers = head.headers_mut();
+                head::remove_twins(headers, name);
+                headers.insert(name.clone(), value);
             }
             Self::SubstituteQuery {
                 name,

@@ -81,6 +81,40 @@ fn what_the_agent_sent_in_the_slot_is_gone() {
 }
 
 #[test]
+fn a_field_that_servers_read_as_the_injected_one_is_gone() {
+    let fields = [
+        ("X_API_KEY", "mine"),
+        ("x_api-key", "mine"),
+        ("x-api_key", "mine"),
+        ("x-api-key", "PLACE"),
+        ("x_api_keys", "kept"),
+    ];
+    let name = HeaderName::from_static("x-api-key");
+    let whole = Placement::Header {
+        name: name.clone(),
+        format: Format::bare(),
+    };
+    let within = Placement::Substitute {
+        placeholder: "PLACE".into(),
+        slot: Slot::Header(name),
+    };
+    for placement in [whole, within] {
+        let head = injected(placement, "/", &fields).unwrap();
+        assert_eq!(header(&head, "x-api-key"), [KEY]);
+        assert_eq!(header(&head, "x_api_keys"), ["kept"]);
+        assert_eq!(head.headers().len(), 3, "{:?}", head.headers().keys());
+    }
+    // The injected name may be the one with the underscore.
+    let placement = Placement::Header {
+        name: HeaderName::from_static("private_token"),
+        format: Format::bare(),
+    };
+    let head = injected(placement, "/", &[("private-token", "mine")]).unwrap();
+    assert_eq!(header(&head, "private_token"), [KEY]);
+    assert!(header(&head, "private-token").is_empty());
+}
+
+#[test]
 fn a_placeholder_as_bearer_token_beside_the_slot_is_gone_and_a_token_of_the_agents_own_is_not() {
     const SHIPPED: &str = "sk-ant-api03-keyward-000000000000000000000000000000000000000";
     let sent = |placement, token: &str| {
