@@ -139,8 +139,8 @@ pub(super) async fn pass_on(
     Ok(response)
 }
 
-/// Codings below the content coding, manipulations of an instance (RFC 3229 §10.4.1), and a content coding that `Connection` would take away: what is in the body then
-/// cannot be known.
+/// Codings below the content coding, manipulations of an instance (RFC 3229 §10.4.1), and a content coding that
+/// `Connection` would take away: what is in the body then cannot be known.
 fn check_codings(status: StatusCode, headers: &HeaderMap) -> Result<(), Refusal> {
     if status == StatusCode::IM_USED {
         return Err(Refusal::Undecodable);
