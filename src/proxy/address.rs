@@ -131,8 +131,7 @@ fn embedded(ip: IpAddr) -> Option<IpAddr> {
         Some(IpAddr::V4(Ipv4Addr::from(bits)))
     };
     match ip.segments() {
-        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => v4(high, low),
-        [0x2002, high, low, ..] => v4(high, low),
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => v4(high, low),
         [0x2001, 0, _, _, _, _, high, low] => v4(!high, !low),
         _ => None,
     }

@@ -32,8 +32,8 @@ pub(super) struct Framings {
     /// The name has ended, or is none of the two.
     past: bool,
     coded: bool,
-    measured: bool,
-    twice: bool,
+    /// How many lines say a length.
+    lengths: u32,
 }
 
 impl Framings {
@@ -56,9 +56,7 @@ impl Framings {
                 (b':', _) => {
                     let name = self.name.get(..self.length).unwrap_or_default();
                     self.coded |= name == b"transfer-encoding";
-                    let measures = name == b"content-length";
-                    self.twice |= measures && self.measured;
-                    self.measured |= measures;
+                    self.lengths += u32::from(name == b"content-length");
                     self.past = true;
                 }
                 // Most names differ from both at their first letter.
@@ -74,7 +72,7 @@ impl Framings {
                 (_, None) => self.past = true,
             }
         }
-        if self.twice || (self.coded && self.measured) {
+        if self.lengths > u32::from(!self.coded) {
             Err(LineFault::Framings)
         } else {
             Ok(())
